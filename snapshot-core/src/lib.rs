@@ -1,0 +1,7 @@
+//! The pure domain of Ravada Snapshots: what is decided, without acting on it.
+//!
+//! Nothing here knows tokio, tonic, SQL, libvirt or a clock. Everything is a function of its arguments, so that the
+//! rules that protect somebody's work can be read in one place and tested with generated inputs.
+
+pub mod authority;
+pub mod ids;
