@@ -1,1 +1,23 @@
-//! Placeholder.
+//! The wire: generated types of the public and the inner API, their conversions to and from the domain, and the one
+//! mapping of errors to [`tonic::Status`].
+
+mod generated {
+    //! Laid out as the packages are, because the generated code refers from one to the other by relative paths.
+    #![expect(missing_docs, reason = "documented in the .proto files")]
+
+    pub mod agent {
+        pub mod v1 {
+            tonic::include_proto!("ravada.snapshot.agent.v1");
+        }
+    }
+    pub mod v1 {
+        tonic::include_proto!("ravada.snapshot.v1");
+    }
+}
+
+pub use generated::agent::v1 as agent;
+pub use generated::v1;
+
+/// The descriptors of the public services, for reflection and for the gateway's routing: an encoded
+/// `google.protobuf.FileDescriptorSet`.
+pub const PUBLIC_DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/public_descriptors.bin"));
