@@ -3,7 +3,7 @@
 
 mod generated {
     //! Laid out as the packages are, because the generated code refers from one to the other by relative paths.
-    #![expect(missing_docs, reason = "documented in the .proto files")]
+    #![expect(missing_docs, unreachable_pub, reason = "generated; documented in the .proto files")]
 
     pub mod agent {
         pub mod v1 {
@@ -21,3 +21,7 @@ pub use generated::v1;
 /// The descriptors of the public services, for reflection and for the gateway's routing: an encoded
 /// `google.protobuf.FileDescriptorSet`.
 pub const PUBLIC_DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/public_descriptors.bin"));
+
+pub mod convert;
+pub mod names;
+pub mod status;

@@ -1,1 +1,200 @@
-//! Placeholder.
+//! Who may do what: grants, the ceiling of an issuer, and the permit that an effect demands.
+//!
+//! A token names its bearer and lists grants. Three questions are answered here, each by a pure function:
+//!
+//! 1. May this issuer grant this much at all? [`Caller::from_verified`] refuses the whole token if it goes above the
+//!    issuer's [`Ceiling`]: trimming it quietly would leave a bearer who believes to hold more than is held.
+//! 2. May this caller do this to this VM? [`authorize`] answers with a [`Permit`], which nothing else can make.
+//! 3. What may this caller see? [`visible_vms`].
+//!
+//! Actions do not imply one another: `admin` is the right over hosts and the service itself, it does not open any VM,
+//! and `delete` without `read` is a right to delete what one cannot list. What a token means can thus be read off the
+//! token.
+
+use std::collections::BTreeSet;
+use std::fmt;
+
+use crate::ids::VmId;
+
+mod grants;
+
+pub use grants::{AUDIENCE, AboveCeiling, Action, Ceiling, Claims, Grant, VmSelector};
+
+/// Who acts: what goes into operations, logs and the audit trail.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Actor {
+    /// The issuer of the token.
+    pub issuer: String,
+    /// Whom the issuer vouches for.
+    pub subject: String,
+    /// The token's id.
+    pub token_id: String,
+}
+
+impl fmt::Display for Actor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.issuer, self.subject)
+    }
+}
+
+/// Who calls, and with which rights: what is left of a token once it has been verified.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Caller {
+    actor: Actor,
+    expires_at_unix: i64,
+    grants: Vec<Grant>,
+}
+
+impl Caller {
+    /// The caller behind claims whose signature, audience and times have been verified, if the issuer may grant them.
+    pub fn from_verified(claims: Claims, ceiling: &Ceiling) -> Result<Self, AboveCeiling> {
+        ceiling.admit(&claims.grants)?;
+        let actor = Actor { issuer: claims.iss, subject: claims.sub, token_id: claims.jti };
+        Ok(Self { actor, expires_at_unix: claims.exp, grants: claims.grants })
+    }
+
+    /// Who acts.
+    pub fn actor(&self) -> &Actor {
+        &self.actor
+    }
+
+    /// The issuer of the token.
+    pub fn issuer(&self) -> &str {
+        &self.actor.issuer
+    }
+
+    /// Whom the issuer vouches for.
+    pub fn subject(&self) -> &str {
+        &self.actor.subject
+    }
+
+    /// The token's id.
+    pub fn token_id(&self) -> &str {
+        &self.actor.token_id
+    }
+
+    /// When the token ends, in seconds since the Unix epoch; a stream opened with it ends then too.
+    pub fn expires_at_unix(&self) -> i64 {
+        self.expires_at_unix
+    }
+
+    /// What the token permits.
+    pub fn grants(&self) -> &[Grant] {
+        &self.grants
+    }
+
+    fn holds(&self, vm: VmId, action: Action) -> bool {
+        self.grants.iter().any(|grant| grant.vm.covers(vm) && grant.actions.contains(&action))
+    }
+}
+
+/// Proof that somebody may do one action to one VM. Only [`authorize`] makes one, so an effect that takes it as an
+/// argument cannot be reached without the check.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Permit {
+    vm: VmId,
+    action: Action,
+    actor: Actor,
+}
+
+impl Permit {
+    /// The VM it is for.
+    pub fn vm(&self) -> VmId {
+        self.vm
+    }
+
+    /// The action it is for.
+    pub fn action(&self) -> Action {
+        self.action
+    }
+
+    /// Who was authorized.
+    pub fn actor(&self) -> &Actor {
+        &self.actor
+    }
+}
+
+/// Proof that somebody may look after hosts and the service. Only [`authorize_admin`] makes one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AdminPermit {
+    actor: Actor,
+}
+
+impl AdminPermit {
+    /// Who was authorized.
+    pub fn actor(&self) -> &Actor {
+        &self.actor
+    }
+}
+
+/// A refusal, and how much it may tell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Denied {
+    /// The caller may not even know that the VM exists: answer as for one that does not.
+    #[error("not found")]
+    Invisible,
+    /// The caller knows of the VM, or there is nothing to hide: say which right is missing.
+    #[error("the token does not grant {action}")]
+    Forbidden {
+        /// The right that is missing.
+        action: Action,
+    },
+}
+
+/// Whether the caller may do `action` to `vm`.
+pub fn authorize(caller: &Caller, vm: VmId, action: Action) -> Result<Permit, Denied> {
+    if caller.holds(vm, action) {
+        Ok(Permit { vm, action, actor: caller.actor.clone() })
+    } else if caller.holds(vm, Action::Read) {
+        Err(Denied::Forbidden { action })
+    } else {
+        Err(Denied::Invisible)
+    }
+}
+
+/// Whether the caller may look after hosts and the service: `admin` on `*`. Hosts are no secret, so the refusal is
+/// always a plain one.
+pub fn authorize_admin(caller: &Caller) -> Result<AdminPermit, Denied> {
+    let admin = |grant: &Grant| grant.vm == VmSelector::Any && grant.actions.contains(&Action::Admin);
+    if caller.grants.iter().any(admin) {
+        Ok(AdminPermit { actor: caller.actor.clone() })
+    } else {
+        Err(Denied::Forbidden { action: Action::Admin })
+    }
+}
+
+/// The VMs a caller may see.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Visible {
+    /// All there are.
+    All,
+    /// These, whether or not they exist.
+    Only(BTreeSet<VmId>),
+}
+
+impl Visible {
+    /// Whether this VM is among them.
+    pub fn contains(&self, vm: VmId) -> bool {
+        match self {
+            Visible::All => true,
+            Visible::Only(vms) => vms.contains(&vm),
+        }
+    }
+}
+
+/// The VMs the caller holds `read` on, for lists and watches.
+pub fn visible_vms(caller: &Caller) -> Visible {
+    let mut only = BTreeSet::new();
+    for grant in caller.grants.iter().filter(|grant| grant.actions.contains(&Action::Read)) {
+        match grant.vm {
+            VmSelector::Any => return Visible::All,
+            VmSelector::One(vm) => {
+                only.insert(vm);
+            }
+        }
+    }
+    Visible::Only(only)
+}
+
+#[cfg(test)]
+mod tests;

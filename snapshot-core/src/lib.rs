@@ -4,4 +4,15 @@
 //! rules that protect somebody's work can be read in one place and tested with generated inputs.
 
 pub mod authority;
+pub mod description;
+pub mod error;
 pub mod ids;
+pub mod operation;
+pub mod plan;
+pub mod policy;
+pub mod snapshot;
+pub mod text;
+pub mod tree;
+pub mod vm;
+
+pub use error::{Error, Reason};

@@ -1,0 +1,186 @@
+//! What an agent knows of a machine.
+
+use snapshot_core::description::Label;
+use snapshot_core::policy::HostPolicy;
+use snapshot_core::snapshot::SnapshotFacts;
+use snapshot_core::text::{Description, DisplayName};
+use snapshot_core::vm::{DiskFacts, VmFacts};
+use snapshot_core::{Error, Reason};
+
+use super::{protocol, timestamp};
+use crate::agent;
+
+/// A machine and its snapshots, in any order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Inventory {
+    /// The machine.
+    pub vm: VmFacts,
+    /// Its snapshots.
+    pub snapshots: Vec<SnapshotFacts>,
+}
+
+impl From<&Inventory> for agent::VmInventory {
+    fn from(inventory: &Inventory) -> Self {
+        Self {
+            vm: Some((&inventory.vm).into()),
+            snapshots: inventory.snapshots.iter().map(agent::SnapshotFacts::from).collect(),
+        }
+    }
+}
+
+impl TryFrom<agent::VmInventory> for Inventory {
+    type Error = Error;
+
+    fn try_from(wire: agent::VmInventory) -> Result<Self, Error> {
+        let vm = wire.vm.ok_or_else(|| protocol("an inventory without a machine"))?.try_into()?;
+        let snapshots = wire.snapshots.into_iter().map(SnapshotFacts::try_from).collect::<Result<_, _>>()?;
+        Ok(Self { vm, snapshots })
+    }
+}
+
+impl From<&VmFacts> for agent::VmFacts {
+    fn from(vm: &VmFacts) -> Self {
+        let mut wire = Self {
+            vm_id: vm.id.to_string(),
+            name: vm.name.clone(),
+            persistent: vm.persistent,
+            has_managed_save: vm.has_managed_save,
+            block_job_disk: vm.block_job_disk.clone().unwrap_or_default(),
+            memory_bytes: vm.memory_bytes,
+            disks: vm.disks.iter().map(agent::DiskFacts::from).collect(),
+            missing_medium: vm.missing_medium.clone().unwrap_or_default(),
+            ..Self::default()
+        };
+        wire.set_state(vm.state.into());
+        wire.set_nvram(vm.nvram.into());
+        wire
+    }
+}
+
+fn present(text: String) -> Option<String> {
+    (!text.is_empty()).then_some(text)
+}
+
+impl TryFrom<agent::VmFacts> for VmFacts {
+    type Error = Error;
+
+    fn try_from(wire: agent::VmFacts) -> Result<Self, Error> {
+        Ok(Self {
+            id: wire.vm_id.parse().map_err(|_| protocol("vm_id"))?,
+            state: wire.state().into(),
+            nvram: wire.nvram().into(),
+            name: wire.name,
+            persistent: wire.persistent,
+            has_managed_save: wire.has_managed_save,
+            block_job_disk: present(wire.block_job_disk),
+            memory_bytes: wire.memory_bytes,
+            disks: wire.disks.into_iter().map(DiskFacts::from).collect(),
+            missing_medium: present(wire.missing_medium),
+        })
+    }
+}
+
+impl From<&DiskFacts> for agent::DiskFacts {
+    fn from(disk: &DiskFacts) -> Self {
+        Self {
+            target: disk.target.clone(),
+            path: disk.path.clone(),
+            format: disk.format.clone(),
+            read_only: disk.read_only,
+            has_backing_file: disk.has_backing_file,
+            capacity_bytes: disk.capacity_bytes,
+            allocation_bytes: disk.allocation_bytes,
+            free_bytes: disk.free_bytes,
+        }
+    }
+}
+
+impl From<agent::DiskFacts> for DiskFacts {
+    fn from(wire: agent::DiskFacts) -> Self {
+        Self {
+            target: wire.target,
+            path: wire.path,
+            format: wire.format,
+            read_only: wire.read_only,
+            has_backing_file: wire.has_backing_file,
+            capacity_bytes: wire.capacity_bytes,
+            allocation_bytes: wire.allocation_bytes,
+            free_bytes: wire.free_bytes,
+        }
+    }
+}
+
+impl From<&SnapshotFacts> for agent::SnapshotFacts {
+    fn from(snapshot: &SnapshotFacts) -> Self {
+        let mut wire = Self {
+            snapshot_id: snapshot.id.to_string(),
+            parent_id: snapshot.parent.as_ref().map(ToString::to_string).unwrap_or_default(),
+            is_current: snapshot.is_current,
+            create_time: Some(timestamp(snapshot.create_time)),
+            display_name: snapshot.label.display_name.to_string(),
+            description: snapshot.label.description.to_string(),
+            protected: snapshot.label.protected,
+            actor: snapshot.label.actor.clone(),
+            disks: snapshot.disks.clone(),
+            size_bytes: snapshot.size_bytes,
+            broken_reason: snapshot.broken.map(|reason| reason.as_str().to_owned()).unwrap_or_default(),
+            ..Self::default()
+        };
+        wire.set_content(snapshot.content.into());
+        wire.set_storage(snapshot.storage.into());
+        wire.set_vm_state(snapshot.vm_state.into());
+        wire.set_origin(snapshot.origin.into());
+        wire
+    }
+}
+
+impl TryFrom<agent::SnapshotFacts> for SnapshotFacts {
+    type Error = Error;
+
+    fn try_from(wire: agent::SnapshotFacts) -> Result<Self, Error> {
+        let content: Option<_> = wire.content().into();
+        let storage: Option<_> = wire.storage().into();
+        let vm_state: Option<_> = wire.vm_state().into();
+        let origin: Option<_> = wire.origin().into();
+        let broken = present(wire.broken_reason).map(|text| Reason::parse(&text).unwrap_or(Reason::SnapshotBroken));
+        Ok(Self {
+            id: wire.snapshot_id.parse().map_err(|_| protocol("snapshot_id"))?,
+            parent: present(wire.parent_id).map(|id| id.parse()).transpose().map_err(|_| protocol("parent_id"))?,
+            is_current: wire.is_current,
+            create_time: wire.create_time.map_or(0, |time| time.seconds),
+            label: Label {
+                display_name: DisplayName::parse(&wire.display_name).map_err(|_| protocol("display_name"))?,
+                description: Description::parse(&wire.description).map_err(|_| protocol("description"))?,
+                protected: wire.protected,
+                actor: wire.actor,
+            },
+            content: content.ok_or_else(|| protocol("content"))?,
+            storage: storage.ok_or_else(|| protocol("storage"))?,
+            vm_state: vm_state.ok_or_else(|| protocol("vm_state"))?,
+            disks: wire.disks,
+            size_bytes: wire.size_bytes,
+            origin: origin.ok_or_else(|| protocol("origin"))?,
+            broken,
+        })
+    }
+}
+
+impl From<&HostPolicy> for agent::HostPolicy {
+    fn from(policy: &HostPolicy) -> Self {
+        Self {
+            stable_paths: policy.stable_paths,
+            max_snapshots_per_vm: policy.max_snapshots_per_vm,
+            space_margin_bytes: policy.space_margin_bytes,
+        }
+    }
+}
+
+impl From<&agent::HostPolicy> for HostPolicy {
+    fn from(wire: &agent::HostPolicy) -> Self {
+        Self {
+            stable_paths: wire.stable_paths,
+            max_snapshots_per_vm: wire.max_snapshots_per_vm,
+            space_margin_bytes: wire.space_margin_bytes,
+        }
+    }
+}

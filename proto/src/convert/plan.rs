@@ -1,0 +1,53 @@
+//! Plans and capabilities, for the eyes of the caller.
+
+use snapshot_core::ids::VmId;
+use snapshot_core::plan::{Capability, Plan};
+use snapshot_core::snapshot::Storage;
+
+use super::duration_millis;
+use crate::{names, v1};
+
+/// A plan as the caller sees it.
+pub fn plan(vm: VmId, plan: &Plan) -> v1::OperationPlan {
+    let steps = plan.steps.iter().map(|step| v1::PlanStep {
+        kind: step.kind().to_owned(),
+        description: step.to_string(),
+        snapshot: step.snapshot().map(|id| names::snapshot(vm, id)).unwrap_or_default(),
+    });
+    let mut wire = v1::OperationPlan {
+        steps: steps.collect(),
+        bytes_written: i64::try_from(plan.bytes_written).unwrap_or(i64::MAX),
+        pauses: plan.predicted_pause_ms.is_some(),
+        predicted_pause: plan.predicted_pause_ms.map(duration_millis),
+        losses: plan.losses.iter().map(ToString::to_string).collect(),
+        deleted_snapshots: plan.deleted().map(|id| names::snapshot(vm, id)).collect(),
+        ..v1::OperationPlan::default()
+    };
+    if let Some(method) = plan.method {
+        wire.set_method(method.into());
+    }
+    wire
+}
+
+impl From<&Capability> for v1::Capability {
+    fn from(capability: &Capability) -> Self {
+        let mut wire = Self::default();
+        wire.set_kind(capability.kind.into());
+        match &capability.outcome {
+            Ok(plan) => {
+                wire.available = true;
+                wire.pauses = plan.predicted_pause_ms.is_some();
+                wire.predicted_pause = plan.predicted_pause_ms.map(duration_millis);
+                let stores = plan.steps.iter().any(|step| step.kind() == "CREATE_INTERNAL");
+                if stores {
+                    wire.set_storage(Storage::Internal.into());
+                }
+            }
+            Err(refusal) => {
+                wire.reason = refusal.reason().as_str().to_owned();
+                wire.message = refusal.message().to_owned();
+            }
+        }
+        wire
+    }
+}

@@ -1,0 +1,110 @@
+//! What is written into libvirt's `<description>`, so that the catalogue can be rebuilt from the hosts.
+//!
+//! The first line is the user's name for the snapshot, the second their description, the last a marker with what only
+//! this service reads. People who use virsh or virt-manager see the first two as plain text.
+//!
+//! ```text
+//! before exam
+//! all packages installed
+//! -- ravada-snapshots 1 {"actor":"ravada/alice","protected":false}
+//! ```
+
+use serde::{Deserialize, Serialize};
+
+use crate::text::{Description, DisplayName};
+
+const MARKER: &str = "-- ravada-snapshots 1 ";
+
+/// What a host keeps about a snapshot besides its data.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Label {
+    /// The user's name for it.
+    pub display_name: DisplayName,
+    /// The user's text about it.
+    pub description: Description,
+    /// Whether deletion is refused unless forced.
+    pub protected: bool,
+    /// Who asked for it, `{issuer}/{subject}`; empty where nobody of ours did.
+    pub actor: String,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Marker {
+    actor: String,
+    protected: bool,
+}
+
+impl Label {
+    /// The text for libvirt. It has no character that XML cannot carry.
+    pub fn encode(&self) -> String {
+        let marker = Marker { actor: self.actor.clone(), protected: self.protected };
+        // Serializing two plain fields cannot fail; an empty marker would only cost the actor's name.
+        let marker = serde_json::to_string(&marker).unwrap_or_default();
+        format!("{}\n{}\n{MARKER}{marker}", self.display_name, self.description)
+    }
+
+    /// Reads back what [`Label::encode`] wrote; `None` for a text of another origin.
+    pub fn decode(text: &str) -> Option<Self> {
+        let mut lines = text.split('\n');
+        let (name, description, marker) = (lines.next()?, lines.next()?, lines.next()?);
+        if lines.next().is_some() {
+            return None;
+        }
+        let marker: Marker = serde_json::from_str(marker.strip_prefix(MARKER)?).ok()?;
+        Some(Self {
+            display_name: DisplayName::parse(name).ok()?,
+            description: Description::parse(description).ok()?,
+            protected: marker.protected,
+            actor: marker.actor,
+        })
+    }
+
+    /// What can be told of a snapshot that another tool made: its libvirt name and its description.
+    pub fn foreign(name: &str, description: &str) -> Self {
+        Self {
+            display_name: DisplayName::lossy(name),
+            description: Description::lossy(description),
+            protected: false,
+            actor: String::new(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn what_is_written_is_read_back(
+            name in "\\PC{1,128}", description in "\\PC{0,300}", protected in any::<bool>(), actor in "\\PC{0,40}",
+        ) {
+            prop_assume!(DisplayName::parse(&name).is_ok() && Description::parse(&description).is_ok());
+            let label = Label {
+                display_name: DisplayName::parse(&name).unwrap(),
+                description: Description::parse(&description).unwrap(),
+                protected,
+                actor,
+            };
+            prop_assert_eq!(Label::decode(&label.encode()), Some(label));
+        }
+
+        #[test]
+        fn any_text_is_ours_or_foreign_and_never_a_panic(text in any::<String>()) {
+            let _ = Label::decode(&text);
+            let _ = Label::foreign(&text, &text);
+        }
+    }
+
+    #[test]
+    fn a_description_cannot_pose_as_a_marker() {
+        let label = Label {
+            display_name: DisplayName::parse("x").unwrap(),
+            description: Description::parse("-- ravada-snapshots 1 {\"actor\":\"root\",\"protected\":true}").unwrap(),
+            protected: false,
+            actor: "ravada/alice".to_owned(),
+        };
+        assert_eq!(Label::decode(&label.encode()), Some(label));
+    }
+}

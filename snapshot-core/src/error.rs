@@ -1,0 +1,268 @@
+//! The one error of the project: a machine-readable [`Reason`], a message for the caller, and facts about the case.
+//!
+//! A reason crosses every wire unchanged (`google.rpc.ErrorInfo.reason`), so an error that began in an agent reaches
+//! the user as what it was. docs/errors.md lists each reason with who does what about it; a test holds the two together.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// The family of a reason, which decides the gRPC code and whether a client may simply ask again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Class {
+    /// The request itself is wrong, whatever the state.
+    InvalidArgument,
+    /// The caller has not shown who they are.
+    Unauthenticated,
+    /// The caller may see the thing, and may not do this to it.
+    PermissionDenied,
+    /// It does not exist, or the caller may not know that it does.
+    NotFound,
+    /// The request id was used for something else.
+    AlreadyExists,
+    /// Something else is going on, or has changed meanwhile.
+    Aborted,
+    /// The state of the machine forbids it.
+    FailedPrecondition,
+    /// A limit is reached.
+    ResourceExhausted,
+    /// Somebody who is needed cannot be reached.
+    Unavailable,
+    /// It was stopped on request.
+    Cancelled,
+    /// A fault of this service or of the host.
+    Internal,
+    /// Data that should be there is not.
+    DataLoss,
+}
+
+macro_rules! reasons {
+    ($($(#[$doc:meta])* $name:ident = $text:literal, $class:ident, $retryable:literal;)*) => {
+        /// Why something was refused or failed.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub enum Reason { $($(#[$doc])* $name,)* }
+
+        impl Reason {
+            /// Every reason there is.
+            pub const ALL: &'static [Reason] = &[$(Reason::$name,)*];
+
+            /// The text on the wire, in UPPER_SNAKE.
+            pub fn as_str(self) -> &'static str {
+                match self { $(Reason::$name => $text,)* }
+            }
+
+            /// The family it belongs to.
+            pub fn class(self) -> Class {
+                match self { $(Reason::$name => Class::$class,)* }
+            }
+
+            /// Whether the same request may succeed later without anybody changing anything.
+            pub fn retryable(self) -> bool {
+                match self { $(Reason::$name => $retryable,)* }
+            }
+        }
+    };
+}
+
+reasons! {
+    /// A field has a value it may not have; the metadata key `field` names it.
+    InvalidField = "INVALID_FIELD", InvalidArgument, false;
+    /// A page token that was not made for this query.
+    InvalidPageToken = "INVALID_PAGE_TOKEN", InvalidArgument, false;
+    /// A token is missing.
+    TokenMissing = "TOKEN_MISSING", Unauthenticated, false;
+    /// A token is malformed, not for this service, or not signed by a known key.
+    TokenInvalid = "TOKEN_INVALID", Unauthenticated, false;
+    /// A token's time is over or has not begun.
+    TokenExpired = "TOKEN_EXPIRED", Unauthenticated, false;
+    /// The peer's certificate does not name an identity that may call here.
+    PeerNotAllowed = "PEER_NOT_ALLOWED", PermissionDenied, false;
+    /// The token does not grant the action.
+    ActionNotGranted = "ACTION_NOT_GRANTED", PermissionDenied, false;
+    /// The token ended before a host took the operation on; nothing was done.
+    AuthorizationExpired = "AUTHORIZATION_EXPIRED", Unauthenticated, false;
+    /// No such machine, or none that the caller may see.
+    VmNotFound = "VM_NOT_FOUND", NotFound, false;
+    /// No such snapshot.
+    SnapshotNotFound = "SNAPSHOT_NOT_FOUND", NotFound, false;
+    /// No such operation, or none that the caller may see.
+    OperationNotFound = "OPERATION_NOT_FOUND", NotFound, false;
+    /// No such host.
+    HostNotFound = "HOST_NOT_FOUND", NotFound, false;
+    /// The request id belongs to another request.
+    RequestIdReused = "REQUEST_ID_REUSED", AlreadyExists, false;
+    /// Another operation is changing the machine; the metadata key `operation` names it.
+    VmBusy = "VM_BUSY", Aborted, true;
+    /// The thing was changed since the caller read it.
+    EtagMismatch = "ETAG_MISMATCH", Aborted, false;
+    /// The host runs as many operations as it may.
+    HostBusy = "HOST_BUSY", ResourceExhausted, true;
+    /// The host's agent cannot be reached.
+    HostUnreachable = "HOST_UNREACHABLE", Unavailable, true;
+    /// The API cannot be reached.
+    ApiUnavailable = "API_UNAVAILABLE", Unavailable, true;
+    /// The service is stopping.
+    ShuttingDown = "SHUTTING_DOWN", Unavailable, true;
+    /// libvirt on the host does not answer.
+    HypervisorUnavailable = "HYPERVISOR_UNAVAILABLE", Unavailable, true;
+    /// The catalogue cannot be written, for instance because the disk is full.
+    CatalogueUnavailable = "CATALOGUE_UNAVAILABLE", Unavailable, true;
+    /// Too many requests.
+    RateLimited = "RATE_LIMITED", ResourceExhausted, true;
+    /// The request is larger than it may be.
+    RequestTooLarge = "REQUEST_TOO_LARGE", ResourceExhausted, false;
+    /// The machine vanishes when it stops.
+    VmTransient = "VM_TRANSIENT", FailedPrecondition, false;
+    /// The machine is hibernated.
+    VmHibernated = "VM_HIBERNATED", FailedPrecondition, false;
+    /// The machine is in a state, such as crashed, in which this cannot be done.
+    VmStateUnsupported = "VM_STATE_UNSUPPORTED", FailedPrecondition, false;
+    /// The running state was asked for, and the machine is off.
+    VmNotRunning = "VM_NOT_RUNNING", FailedPrecondition, false;
+    /// A block job runs on a disk.
+    BlockJobActive = "BLOCK_JOB_ACTIVE", FailedPrecondition, true;
+    /// A disk's format cannot hold snapshots.
+    DiskFormatUnsupported = "DISK_FORMAT_UNSUPPORTED", FailedPrecondition, false;
+    /// The machine has no disk to take a snapshot of.
+    NoWritableDisk = "NO_WRITABLE_DISK", FailedPrecondition, false;
+    /// UEFI variables are in a raw file, which a snapshot cannot hold.
+    NvramUnsupported = "NVRAM_UNSUPPORTED", FailedPrecondition, false;
+    /// The medium in a removable drive is missing.
+    MediumMissing = "MEDIUM_MISSING", FailedPrecondition, false;
+    /// The disks alone of a running machine cannot be captured on this host.
+    LiveDisksUnsupported = "LIVE_DISKS_UNSUPPORTED", FailedPrecondition, false;
+    /// A freeze was asked for where none is possible.
+    QuiesceUnsupported = "QUIESCE_UNSUPPORTED", FailedPrecondition, false;
+    /// External snapshots are not possible here.
+    ExternalUnsupported = "EXTERNAL_UNSUPPORTED", FailedPrecondition, false;
+    /// The snapshot is stored in a way that this cannot be done to.
+    SnapshotStorageUnsupported = "SNAPSHOT_STORAGE_UNSUPPORTED", FailedPrecondition, false;
+    /// The snapshot is protected.
+    SnapshotProtected = "SNAPSHOT_PROTECTED", FailedPrecondition, false;
+    /// The snapshot's data is gone.
+    SnapshotBroken = "SNAPSHOT_BROKEN", FailedPrecondition, false;
+    /// A disk of the machine is not in the snapshot, or the other way about.
+    DisksDiffer = "DISKS_DIFFER", FailedPrecondition, false;
+    /// Not enough space is free.
+    SpaceLow = "SPACE_LOW", ResourceExhausted, false;
+    /// The machine has as many snapshots as it may.
+    SnapshotLimit = "SNAPSHOT_LIMIT", ResourceExhausted, false;
+    /// It can no longer be stopped.
+    NotCancellable = "NOT_CANCELLABLE", FailedPrecondition, false;
+    /// It was stopped on request.
+    Cancelled = "CANCELLED", Cancelled, false;
+    /// libvirt refused or failed; the metadata keys `libvirt_code` and `libvirt_message` say how.
+    HypervisorFailed = "HYPERVISOR_FAILED", Internal, false;
+    /// The agent was stopped in the middle; what had been done was undone or is named in the message.
+    Interrupted = "INTERRUPTED", Aborted, true;
+    /// The host answered in a way that it should not.
+    HostProtocol = "HOST_PROTOCOL", Internal, false;
+    /// A fault in the service itself.
+    Internal = "INTERNAL", Internal, false;
+}
+
+impl Reason {
+    /// The reason with this text, if there is one.
+    pub fn parse(text: &str) -> Option<Reason> {
+        Self::ALL.iter().copied().find(|reason| reason.as_str() == text)
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl Serialize for Reason {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
+    }
+}
+
+impl<'de> Deserialize<'de> for Reason {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        Reason::parse(&text).ok_or_else(|| serde::de::Error::custom(format!("unknown reason {text:?}")))
+    }
+}
+
+/// A refusal or a failure, as the caller sees it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{message}")]
+pub struct Error {
+    reason: Reason,
+    message: String,
+    metadata: BTreeMap<String, String>,
+}
+
+impl Error {
+    /// An error for this reason, with a sentence for the caller.
+    pub fn new(reason: Reason, message: impl Into<String>) -> Self {
+        Self { reason, message: message.into(), metadata: BTreeMap::new() }
+    }
+
+    /// A field that has a value it may not have.
+    pub fn invalid(field: &str, message: impl fmt::Display) -> Self {
+        Self::new(Reason::InvalidField, format!("{field}: {message}")).with("field", field)
+    }
+
+    /// A machine that does not exist or that the caller may not see: the two must not differ in one byte.
+    pub fn vm_not_found(vm: impl fmt::Display) -> Self {
+        Self::new(Reason::VmNotFound, format!("vms/{vm} does not exist")).with("vm", format!("vms/{vm}"))
+    }
+
+    /// A snapshot that does not exist.
+    pub fn snapshot_not_found(vm: impl fmt::Display, snapshot: impl fmt::Display) -> Self {
+        let name = format!("vms/{vm}/snapshots/{snapshot}");
+        Self::new(Reason::SnapshotNotFound, format!("{name} does not exist")).with("snapshot", name)
+    }
+
+    /// Adds a fact about the case.
+    #[must_use]
+    pub fn with(mut self, key: &str, value: impl Into<String>) -> Self {
+        self.metadata.insert(key.to_owned(), value.into());
+        self
+    }
+
+    /// Why.
+    pub fn reason(&self) -> Reason {
+        self.reason
+    }
+
+    /// The sentence for the caller.
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+
+    /// The facts about the case.
+    pub fn metadata(&self) -> &BTreeMap<String, String> {
+        &self.metadata
+    }
+
+    /// Whether the same request may succeed later without anybody changing anything.
+    pub fn retryable(&self) -> bool {
+        self.reason.retryable()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_reason_is_found_by_its_text() {
+        for reason in Reason::ALL {
+            assert_eq!(Reason::parse(reason.as_str()), Some(*reason));
+        }
+    }
+
+    #[test]
+    fn every_reason_is_documented() {
+        let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/errors.md")).unwrap();
+        for reason in Reason::ALL {
+            assert!(page.contains(&format!("| `{reason}` |")), "docs/errors.md lacks {reason}");
+        }
+    }
+}

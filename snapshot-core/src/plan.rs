@@ -1,0 +1,257 @@
+//! The planner: (live domain facts, live tree, policy, request) to steps, or a refusal with its reason.
+//!
+//! Each step is idempotent where it is carried out, so that a plan can be repeated from its start after any crash. The
+//! rules come from what libvirt was measured to do; each refusal stands for a way in which it would fail late, lose
+//! data or leave a guest stopped.
+
+mod capability;
+mod create;
+mod delete;
+mod revert;
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+pub use capability::{Capability, CapabilityKind, capabilities};
+
+use crate::error::{Error, Reason};
+use crate::ids::SnapshotId;
+use crate::operation::{Method, Request};
+use crate::policy::HostPolicy;
+use crate::snapshot::{SnapshotFacts, Storage};
+use crate::tree::SnapshotTree;
+use crate::vm::VmFacts;
+
+/// What a step leaves the machine doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PowerState {
+    /// The guest runs.
+    Running,
+    /// The guest is stopped in memory.
+    Paused,
+    /// The machine is off.
+    Off,
+}
+
+/// One idempotent change of a host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "step")]
+pub enum Step {
+    /// Take a snapshot inside the qcow2 images.
+    CreateInternal {
+        /// Its id.
+        snapshot: SnapshotId,
+        /// Whether the running state goes into it.
+        memory: bool,
+    },
+    /// Write a snapshot's label anew.
+    WriteLabel {
+        /// Which.
+        snapshot: SnapshotId,
+    },
+    /// Take the machine back to a snapshot inside its images.
+    RevertInternal {
+        /// Which.
+        snapshot: SnapshotId,
+        /// What the machine does afterwards.
+        then: PowerState,
+    },
+    /// Switch the machine off at once. Only ever planned after a revert that left it paused, so no work is in its RAM.
+    PowerOff,
+    /// Delete a snapshot inside the images.
+    DeleteInternal {
+        /// Which.
+        snapshot: SnapshotId,
+    },
+}
+
+impl Step {
+    /// The kind, in UPPER_SNAKE, as shown in plans and logs.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::CreateInternal { .. } => "CREATE_INTERNAL",
+            Self::WriteLabel { .. } => "WRITE_LABEL",
+            Self::RevertInternal { .. } => "REVERT_INTERNAL",
+            Self::PowerOff => "POWER_OFF",
+            Self::DeleteInternal { .. } => "DELETE_INTERNAL",
+        }
+    }
+
+    /// The snapshot it acts on.
+    pub fn snapshot(&self) -> Option<&SnapshotId> {
+        match self {
+            Self::CreateInternal { snapshot, .. }
+            | Self::WriteLabel { snapshot }
+            | Self::RevertInternal { snapshot, .. }
+            | Self::DeleteInternal { snapshot } => Some(snapshot),
+            Self::PowerOff => None,
+        }
+    }
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::CreateInternal { memory: true, .. } => "saving the disks and the running state",
+            Self::CreateInternal { memory: false, .. } => "saving the disks",
+            Self::WriteLabel { .. } => "writing the name and description",
+            Self::RevertInternal { .. } => "going back to the snapshot",
+            Self::PowerOff => "switching the machine off",
+            Self::DeleteInternal { .. } => "deleting a snapshot",
+        })
+    }
+}
+
+/// Something that cannot be got back once a plan is carried out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Loss {
+    /// What was written to the disks since a snapshot was taken, or since the machine was made.
+    ChangesSince(Option<Box<SnapshotFacts>>),
+    /// What runs in the machine now.
+    RunningState,
+    /// A disk that the snapshot does not know leaves the machine; its image stays.
+    DiskDetached(String),
+    /// A snapshot.
+    Snapshot(Box<SnapshotFacts>),
+}
+
+impl fmt::Display for Loss {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::ChangesSince(Some(snapshot)) => {
+                write!(f, "everything written to the disks since \u{201c}{}\u{201d}", snapshot.label.display_name)
+            }
+            Self::ChangesSince(None) => f.write_str("everything written to the disks since the machine was made"),
+            Self::RunningState => f.write_str("the programs that are running now and what they have not saved"),
+            Self::DiskDetached(disk) => {
+                write!(f, "disk {disk} was added later: it leaves the machine (its image file stays)")
+            }
+            Self::Snapshot(snapshot) => write!(f, "the snapshot \u{201c}{}\u{201d}", snapshot.label.display_name),
+        }
+    }
+}
+
+/// What will be done, and at what price.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Plan {
+    /// The steps, in order.
+    pub steps: Vec<Step>,
+    /// The bytes they are expected to write on the host; an upper bound where the guest's RAM is saved.
+    pub bytes_written: u64,
+    /// How long the guest is expected to stand still, in milliseconds; `None` when it does not.
+    pub predicted_pause_ms: Option<u64>,
+    /// What cannot be got back.
+    pub losses: Vec<Loss>,
+    /// How it is done.
+    pub method: Option<Method>,
+}
+
+impl Plan {
+    /// The snapshots that will be gone.
+    pub fn deleted(&self) -> impl Iterator<Item = &SnapshotId> {
+        self.steps.iter().filter_map(|step| match step {
+            Step::DeleteInternal { snapshot } => Some(snapshot),
+            Step::CreateInternal { .. } | Step::WriteLabel { .. } | Step::RevertInternal { .. } | Step::PowerOff => {
+                None
+            }
+        })
+    }
+
+    /// Whether it can be stopped between two steps and leave a state that somebody asked for: deletions can, a revert
+    /// after its saving step cannot be told from one that was never asked for, and a single step has no between.
+    pub fn cancellable(&self) -> bool {
+        self.steps.len() > 1 && self.steps.iter().all(|step| matches!(step, Step::DeleteInternal { .. }))
+    }
+}
+
+/// What the planner looks at.
+#[derive(Debug, Clone, Copy)]
+pub struct Situation<'a> {
+    /// The machine.
+    pub vm: &'a VmFacts,
+    /// Its snapshots.
+    pub tree: &'a SnapshotTree,
+    /// What its host allows.
+    pub policy: &'a HostPolicy,
+}
+
+/// Plans a request, or refuses it.
+pub fn plan(situation: Situation<'_>, request: &Request) -> Result<Plan, Error> {
+    match request {
+        Request::Create(create) => create::plan(situation, create),
+        Request::Update { snapshot, .. } => update(situation, snapshot),
+        Request::Revert { snapshot, run_after, save_current } => {
+            revert::plan(situation, snapshot, *run_after, save_current.as_ref())
+        }
+        Request::Delete { snapshot, scope, force } => delete::plan(situation, snapshot, *scope, *force),
+        Request::Purge { force } => delete::purge(situation, *force),
+    }
+}
+
+fn update(situation: Situation<'_>, snapshot: &SnapshotId) -> Result<Plan, Error> {
+    situation.snapshot(snapshot)?;
+    Ok(Plan { steps: vec![Step::WriteLabel { snapshot: snapshot.clone() }], ..Plan::default() })
+}
+
+impl<'a> Situation<'a> {
+    fn snapshot(&self, id: &SnapshotId) -> Result<&'a SnapshotFacts, Error> {
+        self.tree.get(id).ok_or_else(|| Error::snapshot_not_found(self.vm.id, id))
+    }
+
+    fn refuse(&self, reason: Reason, message: impl Into<String>) -> Error {
+        Error::new(reason, message).with("vm", format!("vms/{}", self.vm.id))
+    }
+
+    /// What makes both taking a snapshot and going back to one impossible or dangerous.
+    fn check_changeable(&self) -> Result<(), Error> {
+        let vm = self.vm;
+        if !vm.persistent {
+            return Err(self.refuse(
+                Reason::VmTransient,
+                "the machine is transient: it and its snapshots' metadata vanish when it stops",
+            ));
+        }
+        if vm.has_managed_save {
+            return Err(self.refuse(
+                Reason::VmHibernated,
+                "the machine is hibernated: its saved memory belongs to the disks as they are now; start it first",
+            ));
+        }
+        self.check_no_block_job()?;
+        if let Some(target) = &vm.missing_medium {
+            let message = format!("the medium in drive {target} does not exist: eject it first");
+            return Err(self.refuse(Reason::MediumMissing, message).with("disk", target));
+        }
+        Ok(())
+    }
+
+    fn check_no_block_job(&self) -> Result<(), Error> {
+        match &self.vm.block_job_disk {
+            Some(target) => Err(self
+                .refuse(
+                    Reason::BlockJobActive,
+                    format!("a block job runs on disk {target}: ask again when it has ended"),
+                )
+                .with("disk", target)),
+            None => Ok(()),
+        }
+    }
+
+    /// External snapshots of other tools are listed; deleting or reverting them by libvirt's own calls can lose data.
+    fn check_internal(&self, snapshot: &SnapshotFacts) -> Result<(), Error> {
+        match snapshot.storage {
+            Storage::Internal => Ok(()),
+            Storage::External => Err(self
+                .refuse(
+                    Reason::SnapshotStorageUnsupported,
+                    format!("snapshot {} is external; this host handles internal ones", snapshot.id),
+                )
+                .with("snapshot", format!("vms/{}/snapshots/{}", self.vm.id, snapshot.id))),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

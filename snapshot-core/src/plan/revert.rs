@@ -1,0 +1,72 @@
+//! Going back to a snapshot.
+
+use super::{Loss, Plan, PowerState, Situation, Step, create};
+use crate::error::{Error, Reason};
+use crate::ids::SnapshotId;
+use crate::operation::{Create, Method, RunAfter};
+use crate::snapshot::{RecordedState, SnapshotFacts};
+use crate::vm::VmState;
+
+pub(super) fn plan(
+    situation: Situation<'_>,
+    id: &SnapshotId,
+    run_after: RunAfter,
+    save_current: Option<&Create>,
+) -> Result<Plan, Error> {
+    let target = situation.snapshot(id)?;
+    situation.check_changeable()?;
+    situation.check_internal(target)?;
+    if let Some(reason) = target.broken {
+        return Err(situation
+            .refuse(Reason::SnapshotBroken, format!("the data of snapshot {id} is gone: it can only be deleted"))
+            .with("cause", reason.as_str()));
+    }
+    if situation.vm.state == VmState::Unknown {
+        return Err(situation.refuse(Reason::VmStateUnsupported, "the state of the machine is not known"));
+    }
+    let mut plan = match save_current {
+        // The present is a snapshot before anything is overwritten, or nothing happens.
+        Some(save) => create::plan(situation, save)?,
+        None => Plan { losses: present(situation), method: Some(Method::Libvirt), ..Plan::default() },
+    };
+    plan.losses.extend(detached_disks(situation, target));
+    plan.steps.extend(steps(target, run_after));
+    Ok(plan)
+}
+
+fn steps(target: &SnapshotFacts, run_after: RunAfter) -> Vec<Step> {
+    let has_memory = matches!(target.vm_state, RecordedState::Running | RecordedState::Paused);
+    let then = match (run_after, target.vm_state) {
+        // libvirt resumes what the snapshot recorded; "off" is reached by loading it paused, so that the guest does
+        // not run on and change its disks, and by switching it off then.
+        (RunAfter::Off, _) if has_memory => PowerState::Paused,
+        (RunAfter::Off, _) | (RunAfter::AsRecorded, RecordedState::Shutoff) => PowerState::Off,
+        (RunAfter::AsRecorded, RecordedState::Paused) => PowerState::Paused,
+        (RunAfter::AsRecorded, RecordedState::Running | RecordedState::DiskOnly) | (RunAfter::Running, _) => {
+            PowerState::Running
+        }
+    };
+    let mut steps = vec![Step::RevertInternal { snapshot: target.id.clone(), then }];
+    if run_after == RunAfter::Off && has_memory {
+        steps.push(Step::PowerOff);
+    }
+    steps
+}
+
+fn present(situation: Situation<'_>) -> Vec<Loss> {
+    let mut losses = vec![Loss::ChangesSince(situation.tree.current().cloned().map(Box::new))];
+    if situation.vm.is_active() {
+        losses.push(Loss::RunningState);
+    }
+    losses
+}
+
+/// libvirt restores the hardware of the snapshot: a disk that it does not know disappears from the machine.
+fn detached_disks(situation: Situation<'_>, target: &SnapshotFacts) -> Vec<Loss> {
+    situation
+        .vm
+        .writable_disks()
+        .filter(|disk| !target.disks.contains(&disk.target))
+        .map(|disk| Loss::DiskDetached(disk.target.clone()))
+        .collect()
+}

@@ -1,0 +1,93 @@
+//! What a machine is and does: the facts that the planner decides by.
+
+use serde::{Deserialize, Serialize};
+
+use crate::ids::VmId;
+
+/// What a machine is doing, as libvirt tells it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum VmState {
+    /// Not known.
+    Unknown,
+    /// The guest runs.
+    Running,
+    /// The guest is stopped in memory.
+    Paused,
+    /// The machine is off.
+    Shutoff,
+    /// The guest crashed and its memory is kept.
+    Crashed,
+    /// The guest sleeps (ACPI S3).
+    Suspended,
+}
+
+/// How a machine keeps its UEFI variables.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Nvram {
+    /// It has none.
+    Absent,
+    /// In a qcow2 file, which internal snapshots include.
+    Qcow2,
+    /// In a raw file, which they cannot.
+    Raw,
+}
+
+/// A disk that is not a removable medium.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskFacts {
+    /// The target, such as `vda`.
+    pub target: String,
+    /// The path of the active image; empty for network disks.
+    pub path: String,
+    /// The format of the active image, such as `qcow2`.
+    pub format: String,
+    /// Whether the guest cannot write to it.
+    pub read_only: bool,
+    /// Whether the image is a clone on top of a backing file.
+    pub has_backing_file: bool,
+    /// The size the guest sees, in bytes; 0 when it could not be read.
+    pub capacity_bytes: u64,
+    /// Bytes taken on the host; 0 when it could not be read.
+    pub allocation_bytes: u64,
+    /// Bytes free on the file system that holds it; `None` when it could not be read.
+    pub free_bytes: Option<u64>,
+}
+
+/// One machine at one moment.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VmFacts {
+    /// libvirt's UUID.
+    pub id: VmId,
+    /// libvirt's name.
+    pub name: String,
+    /// What it does.
+    pub state: VmState,
+    /// Whether it is defined persistently.
+    pub persistent: bool,
+    /// Whether a managed save image (hibernation) exists.
+    pub has_managed_save: bool,
+    /// The target of the disk with an active block job.
+    pub block_job_disk: Option<String>,
+    /// RAM in bytes.
+    pub memory_bytes: u64,
+    /// The disks, in the order of the definition.
+    pub disks: Vec<DiskFacts>,
+    /// UEFI variables.
+    pub nvram: Nvram,
+    /// The target of a removable drive whose medium does not exist.
+    pub missing_medium: Option<String>,
+}
+
+impl VmFacts {
+    /// Whether there is a running state to save: a QEMU process with a guest in it.
+    pub fn is_active(&self) -> bool {
+        matches!(self.state, VmState::Running | VmState::Paused)
+    }
+
+    /// The disks a snapshot has to hold.
+    pub fn writable_disks(&self) -> impl Iterator<Item = &DiskFacts> {
+        self.disks.iter().filter(|disk| !disk.read_only)
+    }
+}
