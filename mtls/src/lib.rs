@@ -1,1 +1,29 @@
-//! Placeholder.
+//! TLS for services that know each other by SPIFFE id.
+//!
+//! Certificates are PEM files that may change at any time: new connections use the new ones, open connections go on.
+//! Who a peer is stands in its certificate's URI SAN and is held against a list of exact ids; being signed by the CA
+//! alone grants nothing.
+//!
+//! - [`server`]: an acceptor and a stream of connections for tonic, hyper or axum; mutual TLS within, server-only TLS
+//!   towards the public.
+//! - [`client`]: a tonic channel to one peer.
+//! - [`RequirePeer`]: a tower layer that narrows who may call one service of a listener.
+//! - [`dev_ca`]: a certificate authority for development and tests.
+//!
+//! This crate knows nothing of what is served.
+
+pub mod client;
+pub mod dev_ca;
+pub mod server;
+
+mod error;
+mod files;
+mod reload;
+mod require_peer;
+mod spiffe;
+mod verify;
+
+pub use error::TlsError;
+pub use files::{ServerFiles, TlsFiles};
+pub use require_peer::{RequirePeer, RequirePeerService};
+pub use spiffe::{AllowList, IdentityError, ParseSpiffeError, PeerIdentity, SpiffeId};

@@ -3,7 +3,12 @@
 
 mod generated {
     //! Laid out as the packages are, because the generated code refers from one to the other by relative paths.
-    #![expect(missing_docs, unreachable_pub, reason = "generated; documented in the .proto files")]
+    #![expect(
+        missing_docs,
+        clippy::allow_attributes_without_reason,
+        clippy::large_enum_variant,
+        reason = "generated; documented in the .proto files"
+    )]
 
     pub mod agent {
         pub mod v1 {
@@ -25,3 +30,7 @@ pub const PUBLIC_DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/
 pub mod convert;
 pub mod names;
 pub mod status;
+
+/// The names of the public services.
+pub const SERVICES: [&str; 3] =
+    ["ravada.snapshot.v1.SnapshotService", "ravada.snapshot.v1.OperationService", "ravada.snapshot.v1.HostService"];

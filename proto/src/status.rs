@@ -69,6 +69,12 @@ pub fn to_status(error: &Error) -> Status {
     Status::with_error_details(code(reason), error.message(), details)
 }
 
+/// The reason in a status of this service's making.
+pub fn reason(status: &Status) -> Option<Reason> {
+    let info = status.get_details_error_info().filter(|info| info.domain == ERROR_DOMAIN)?;
+    Reason::parse(&info.reason)
+}
+
 /// Reads an error back from a status. A status that is not of this service's making, such as one that the transport
 /// made, becomes `foreign`.
 pub fn from_status(status: &Status, foreign: Reason) -> Error {

@@ -1,2 +1,68 @@
-//! Placeholder.
-fn main() {}
+//! snapshot-api: the service that validates, authorizes, records and forwards.
+
+mod agents;
+mod app;
+mod clock;
+mod commands;
+mod config;
+mod etag;
+mod mutation;
+mod page;
+mod rpc;
+mod server;
+mod service;
+mod store;
+mod telemetry;
+mod view;
+mod watch;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Snapshots of virtual machines: the service that validates, authorizes, records and forwards.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serve until told to stop.
+    Serve {
+        /// The configuration file.
+        #[arg(long)]
+        config: PathBuf,
+    },
+    /// Make a certificate authority and certificates.
+    #[command(subcommand)]
+    Pki(commands::pki::Command),
+    /// Make issuer keys and tokens.
+    #[command(subcommand)]
+    Token(commands::token::Command),
+}
+
+fn run(command: Command) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    match command {
+        Command::Serve { config } => {
+            let config = config::Config::load(&config)?;
+            tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(server::serve(config))
+        }
+        Command::Pki(command) => Ok(commands::pki::run(command)?),
+        Command::Token(command) => Ok(commands::token::run(command)?),
+    }
+}
+
+#[expect(clippy::print_stderr, reason = "a command that fails says so to who started it")]
+fn main() -> ExitCode {
+    match run(Arguments::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("snapshot-api: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -14,6 +14,7 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
+use crate::error::{Error, Reason};
 use crate::ids::VmId;
 
 mod grants;
@@ -139,6 +140,26 @@ pub enum Denied {
         /// The right that is missing.
         action: Action,
     },
+}
+
+impl Denied {
+    /// The refusal as the caller sees it: what may not be known answers as what does not exist.
+    pub fn about(self, vm: VmId) -> Error {
+        match self {
+            Self::Invisible => Error::vm_not_found(vm),
+            Self::Forbidden { .. } => self.over_hosts().with("vm", format!("vms/{vm}")),
+        }
+    }
+
+    /// The refusal of something that concerns no VM.
+    pub fn over_hosts(self) -> Error {
+        let action = match self {
+            Self::Invisible => Action::Read,
+            Self::Forbidden { action } => action,
+        };
+        Error::new(Reason::ActionNotGranted, format!("the token does not grant {action}"))
+            .with("action", action.as_str())
+    }
 }
 
 /// Whether the caller may do `action` to `vm`.

@@ -1,0 +1,154 @@
+//! The accepting side.
+//!
+//! [`incoming`] turns a listener into a stream of connections whose handshake is done, for tonic's
+//! `serve_with_incoming_shutdown`; [`Acceptor::accept`] does the same for one connection, for hyper and axum. Handshakes
+//! run side by side, each with a deadline, and one that fails concerns its connection only.
+//!
+//! Who the peer is lands in every request's extensions as [`PeerInfo`].
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::{Stream, StreamExt, stream};
+use rustls::ServerConfig;
+use rustls::server::NoServerSessionStorage;
+use rustls::version::{TLS12, TLS13};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::{sleep, timeout};
+use tokio_rustls::TlsAcceptor;
+
+use crate::files::Content;
+use crate::reload::Reloader;
+use crate::verify::{AllowedClients, provider};
+use crate::{AllowList, ServerFiles, TlsError, TlsFiles};
+
+mod io_stream;
+
+pub use io_stream::{PeerInfo, TlsIo};
+
+/// How long a client may take for its handshake.
+pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The most handshakes under way on one listener. Beyond it connections wait in the kernel's queue, for at most
+/// [`HANDSHAKE_TIMEOUT`] each.
+const MAX_HANDSHAKES: usize = 512;
+
+/// How long to wait after the system refused to accept, as it does when file descriptors run out.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+const H2: &[u8] = b"h2";
+const HTTP1: &[u8] = b"http/1.1";
+
+/// How a listener speaks TLS.
+#[derive(Debug, Clone)]
+pub enum ServerTls {
+    /// Between services: TLS 1.3, HTTP/2, a client certificate of our CA with a listed SPIFFE id.
+    Mutual {
+        /// The CA, and the server's certificate and key.
+        files: TlsFiles,
+        /// Who may connect.
+        allow: AllowList,
+    },
+    /// Towards the public: TLS 1.2 and 1.3, no client certificate; who calls must show in the request.
+    ServerOnly {
+        /// The server's certificate and key.
+        files: ServerFiles,
+        /// Whether HTTP/1.1 is offered beside HTTP/2.
+        http1: bool,
+    },
+}
+
+/// Does handshakes, with the certificates that are on disk at the time. Clones share their state.
+#[derive(Debug, Clone)]
+pub struct Acceptor {
+    configs: Arc<Reloader<ServerConfig>>,
+}
+
+impl Acceptor {
+    /// Reads the certificates. At this point a broken set is an error; later on the set from before stays in use.
+    pub fn new(tls: ServerTls) -> Result<Self, TlsError> {
+        let configs = match tls {
+            ServerTls::Mutual { files, allow } => {
+                let paths = vec![files.certificate, files.key, files.ca];
+                Reloader::new(paths, move |contents| mutual(contents, &allow))?
+            }
+            ServerTls::ServerOnly { files, http1 } => {
+                let paths = vec![files.certificate, files.key];
+                Reloader::new(paths, move |contents| server_only(contents, http1))?
+            }
+        };
+        Ok(Self { configs: Arc::new(configs) })
+    }
+
+    /// Does the handshake on a connection, within [`HANDSHAKE_TIMEOUT`].
+    pub async fn accept(&self, tcp: TcpStream) -> io::Result<TlsIo> {
+        tcp.set_nodelay(true)?;
+        let remote_addr = tcp.peer_addr()?;
+        let tls = timeout(HANDSHAKE_TIMEOUT, TlsAcceptor::from(self.configs.current()).accept(tcp))
+            .await
+            .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "the TLS handshake took too long"))??;
+        TlsIo::new(tls, remote_addr)
+    }
+}
+
+/// The connections of a listener, handshake done. The stream neither fails nor ends: what goes wrong with one connection
+/// is logged, and when the system cannot accept it tries again.
+pub fn incoming(listener: TcpListener, acceptor: Acceptor) -> impl Stream<Item = io::Result<TlsIo>> + Send {
+    let accepted = stream::unfold(listener, |listener| async {
+        loop {
+            match listener.accept().await {
+                Ok((tcp, remote_addr)) => return Some(((tcp, remote_addr), listener)),
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept a connection");
+                    sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    });
+    accepted
+        .map(move |(tcp, remote_addr)| {
+            let acceptor = acceptor.clone();
+            // A task each: the arithmetic of a handshake must not hold up the others.
+            let handshake = tokio::spawn(async move { acceptor.accept(tcp).await });
+            async move { (remote_addr, handshake.await.unwrap_or_else(|error| Err(io::Error::other(error)))) }
+        })
+        .buffer_unordered(MAX_HANDSHAKES)
+        .filter_map(|(remote_addr, outcome)| async move {
+            match outcome {
+                Ok(io) => Some(Ok(io)),
+                Err(error) => {
+                    tracing::info!(%remote_addr, %error, "TLS handshake failed");
+                    None
+                }
+            }
+        })
+}
+
+fn mutual(contents: &[Content<'_>], allow: &AllowList) -> Result<ServerConfig, TlsError> {
+    let [certificate, key, ca] = contents else { return Err(incomplete()) };
+    let clients = AllowedClients::new(ca.roots()?, allow.clone())?;
+    let mut config = ServerConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&TLS13])?
+        .with_client_cert_verifier(Arc::new(clients))
+        .with_single_cert(certificate.certificates()?, key.private_key()?)?;
+    config.alpn_protocols = vec![H2.to_vec()];
+    // A resumed session would carry on an identity that was verified against an older CA or an earlier date.
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.send_tls13_tickets = 0;
+    Ok(config)
+}
+
+fn server_only(contents: &[Content<'_>], http1: bool) -> Result<ServerConfig, TlsError> {
+    let [certificate, key] = contents else { return Err(incomplete()) };
+    let mut config = ServerConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&TLS13, &TLS12])?
+        .with_no_client_auth()
+        .with_single_cert(certificate.certificates()?, key.private_key()?)?;
+    config.alpn_protocols = if http1 { vec![H2.to_vec(), HTTP1.to_vec()] } else { vec![H2.to_vec()] };
+    Ok(config)
+}
+
+fn incomplete() -> TlsError {
+    TlsError::Mismatch(rustls::Error::General("a file is missing from the set".to_owned()))
+}

@@ -1,0 +1,115 @@
+//! The hosts: one channel and one task each.
+//!
+//! The task keeps a WatchHost stream open. Everything that comes through it is written into the catalogue; when the
+//! agent has told its whole state, machines that it did not name are forgotten, the host counts as reachable, and the
+//! operations that the catalogue believes to run there are followed again. When nothing comes for longer than three
+//! heartbeats, or the stream ends, the host counts as unreachable and the task tries again.
+
+mod link;
+mod operations;
+mod state;
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use mtls::client::{ClientTimeouts, channel};
+use proto::agent::agent_service_client::AgentServiceClient;
+use snapshot_core::ids::{HostId, OperationId};
+use snapshot_core::policy::HostPolicy;
+use snapshot_core::{Error, Reason};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::Channel;
+
+use crate::config::{Config, HostConfig};
+use crate::store::{Change, Store};
+pub use operations::Claim;
+pub use state::HostState;
+
+/// An agent sends something every five seconds.
+const SILENCE: Duration = Duration::from_secs(15);
+/// How long an agent may take to accept or refuse an operation. It reads the live machine and one journal file.
+const ANSWER: Duration = Duration::from_secs(20);
+
+/// A handle of one host; clones share it.
+#[derive(Clone)]
+pub struct Agent {
+    host: HostId,
+    client: AgentServiceClient<Channel>,
+    state: watch::Sender<HostState>,
+    resync: watch::Sender<u64>,
+    store: Store,
+    stopping: CancellationToken,
+    /// The operations that this process looks after, so that none is followed twice.
+    claims: Arc<Mutex<HashSet<OperationId>>>,
+}
+
+impl Agent {
+    /// Makes the channel, which connects when it is first used.
+    pub fn new(
+        host: &HostConfig,
+        config: &Config,
+        store: Store,
+        stopping: CancellationToken,
+    ) -> Result<Self, mtls::TlsError> {
+        let channel = channel(&host.uri, config.tls.clone(), host.peer.clone(), ClientTimeouts::default())?;
+        Ok(Self {
+            host: host.name.clone(),
+            client: AgentServiceClient::new(channel),
+            state: watch::Sender::new(HostState::unreachable("not connected yet")),
+            resync: watch::Sender::new(0),
+            store,
+            stopping,
+            claims: Arc::default(),
+        })
+    }
+
+    /// The host's name.
+    pub fn host(&self) -> &HostId {
+        &self.host
+    }
+
+    /// What is known of the host now.
+    pub fn state(&self) -> HostState {
+        self.state.borrow().clone()
+    }
+
+    /// Whether its agent is connected and has told its whole state.
+    pub fn is_reachable(&self) -> bool {
+        self.state.borrow().reachable
+    }
+
+    /// What the host allows, as far as it is known.
+    pub fn policy(&self) -> HostPolicy {
+        let facts = self.state.borrow().facts.as_ref().and_then(|facts| facts.policy);
+        facts.as_ref().map(HostPolicy::from).unwrap_or_default()
+    }
+
+    /// Refuses at once when the host cannot be reached: nothing is queued for it.
+    pub fn check_reachable(&self) -> Result<(), Error> {
+        let state = self.state.borrow();
+        if state.reachable { Ok(()) } else { Err(unreachable(&self.host, &state.reason)) }
+    }
+
+    fn set_reachable(&self, reachable: bool, reason: &str) {
+        let changed = self.state.send_if_modified(|state| {
+            let changed = state.reachable != reachable || state.reason != reason;
+            state.reachable = reachable;
+            reason.clone_into(&mut state.reason);
+            changed
+        });
+        if changed {
+            metrics::gauge!("snapshot_api_host_reachable", "host" => self.host.to_string())
+                .set(f64::from(u8::from(reachable)));
+            tracing::info!(host = %self.host, reachable, reason, "the host's reachability changed");
+            self.store.notify(Change::Host(self.host.clone()));
+        }
+    }
+}
+
+/// The refusal for a host that cannot be reached.
+fn unreachable(host: &HostId, reason: &str) -> Error {
+    let name = proto::names::host(host);
+    Error::new(Reason::HostUnreachable, format!("{name} cannot be reached: {reason}")).with("host", name)
+}

@@ -1,0 +1,185 @@
+//! The task that follows one host.
+
+use std::collections::BTreeSet;
+use std::convert::Infallible;
+use std::error::Error as _;
+use std::time::Duration;
+
+use proto::agent::watch_host_response::Event;
+use proto::agent::{HostFacts, WatchHostRequest, WatchHostResponse};
+use proto::convert::Inventory;
+use snapshot_core::ids::VmId;
+use snapshot_core::{Error, Reason};
+use tonic::{Request, Status, Streaming};
+
+use super::{ANSWER, Agent, SILENCE, unreachable};
+use crate::clock;
+use crate::store::StoreError;
+
+const FIRST_DELAY: Duration = Duration::from_millis(200);
+const LONGEST_DELAY: Duration = Duration::from_secs(3);
+
+/// Why the stream is not followed any further.
+enum Lost {
+    /// The agent or the way to it.
+    Contact(String),
+    /// Somebody asked for the whole state to be read again.
+    Resync,
+}
+
+impl From<Status> for Lost {
+    fn from(status: Status) -> Self {
+        Self::Contact(innermost(&status))
+    }
+}
+
+impl From<Error> for Lost {
+    fn from(error: Error) -> Self {
+        Self::Contact(error.to_string())
+    }
+}
+
+impl From<StoreError> for Lost {
+    fn from(error: StoreError) -> Self {
+        Self::Contact(error.to_string())
+    }
+}
+
+/// The words that say most: a status of the transport says "transport error", and its innermost source why.
+fn innermost(status: &Status) -> String {
+    let mut words = status.message().to_owned();
+    let mut source = status.source();
+    while let Some(cause) = source {
+        words = cause.to_string();
+        source = cause.source();
+    }
+    words
+}
+
+/// How far the whole state has been told.
+#[derive(Default)]
+struct Telling {
+    vms: BTreeSet<VmId>,
+    corrections: u32,
+    done: bool,
+}
+
+impl Agent {
+    /// Follows the host until the service stops.
+    pub async fn follow(self) {
+        let mut delay = FIRST_DELAY;
+        loop {
+            let lost = tokio::select! {
+                () = self.stopping.cancelled() => return,
+                lost = self.follow_once() => lost,
+            };
+            if self.is_reachable() {
+                delay = FIRST_DELAY;
+            }
+            match lost {
+                Lost::Resync => continue,
+                Lost::Contact(reason) => self.set_reachable(false, &reason),
+            }
+            tokio::select! {
+                () = self.stopping.cancelled() => return,
+                () = tokio::time::sleep(delay) => {}
+            }
+            delay = (delay * 2).min(LONGEST_DELAY);
+        }
+    }
+
+    async fn follow_once(&self) -> Lost {
+        match self.follow_stream().await {
+            Ok(never) => match never {},
+            Err(lost) => lost,
+        }
+    }
+
+    async fn follow_stream(&self) -> Result<Infallible, Lost> {
+        let mut resync = self.resync.subscribe();
+        let mut client = self.client.clone();
+        let open = client.watch_host(Request::new(WatchHostRequest {}));
+        let answer = tokio::time::timeout(SILENCE, open).await;
+        let mut stream = answer.map_err(|_| silent())??.into_inner();
+        let mut telling = Telling::default();
+        loop {
+            let message = tokio::select! {
+                message = next(&mut stream) => message?,
+                _ = resync.changed() => return Err(Lost::Resync),
+            };
+            if let Some(event) = message.event {
+                self.apply(event, &mut telling).await?;
+            }
+        }
+    }
+
+    async fn apply(&self, event: Event, telling: &mut Telling) -> Result<(), Lost> {
+        let host = self.host.clone();
+        match event {
+            Event::Host(facts) => self.heard(facts).await?,
+            Event::Vm(wire) => {
+                let inventory = Inventory::try_from(wire)?;
+                telling.vms.insert(inventory.vm.id);
+                match self.store.put_inventory(host, inventory, clock::now_ms()).await {
+                    Ok(corrections) => telling.corrections += corrections,
+                    // One machine that makes no sense must not hide all the others.
+                    Err(StoreError::Corrupt(cause)) => tracing::error!(cause, "an inventory was not taken over"),
+                    Err(error) => return Err(error.into()),
+                }
+            }
+            Event::RemovedVmId(id) => {
+                let vm = id.parse().map_err(|_| Error::new(Reason::HostProtocol, "a malformed machine id"))?;
+                telling.vms.remove(&vm);
+                self.store.remove_vm(host, vm).await?;
+            }
+            Event::Synced(_) if !telling.done => {
+                telling.corrections += self.store.retain_vms(host, telling.vms.clone()).await?;
+                telling.done = true;
+                self.state.send_modify(|state| state.synced = (state.synced.0 + 1, telling.corrections));
+                self.set_reachable(true, "");
+                self.recover()?;
+            }
+            Event::Synced(_) => {}
+        }
+        Ok(())
+    }
+
+    async fn heard(&self, facts: HostFacts) -> Result<(), Lost> {
+        let now = clock::now_ms();
+        let known = self.state.borrow().facts.clone();
+        // A heartbeat that tells nothing new costs no write.
+        if known.as_ref() != Some(&facts) {
+            let remembered = crate::view::host::Remembered::from(&facts).to_json();
+            self.store.put_host(self.host.clone(), remembered, now).await?;
+        }
+        self.state.send_modify(|state| {
+            state.facts = Some(facts);
+            state.observe_time = Some(now);
+        });
+        Ok(())
+    }
+
+    /// Has the whole state told again, and answers with how many rows that corrected.
+    pub async fn reconcile(&self) -> Result<u32, Error> {
+        self.check_reachable()?;
+        let mut state = self.state.subscribe();
+        let before = state.borrow_and_update().synced.0;
+        self.resync.send_modify(|count| *count += 1);
+        let synced = state.wait_for(|state| state.synced.0 > before);
+        match tokio::time::timeout(ANSWER, synced).await {
+            Ok(Ok(state)) => Ok(state.synced.1),
+            Ok(Err(_)) | Err(_) => Err(unreachable(&self.host, "it did not tell its state in time")),
+        }
+    }
+}
+
+async fn next(stream: &mut Streaming<WatchHostResponse>) -> Result<WatchHostResponse, Lost> {
+    match tokio::time::timeout(SILENCE, stream.message()).await {
+        Ok(message) => message?.ok_or_else(|| Lost::Contact("the agent ended the stream".to_owned())),
+        Err(_) => Err(silent()),
+    }
+}
+
+fn silent() -> Lost {
+    Lost::Contact(format!("nothing was heard for {} s", SILENCE.as_secs()))
+}

@@ -1,0 +1,247 @@
+//! Operations on a host: handed over, followed to their end, and found again after any loss of contact.
+//!
+//! 1. A [`Claim`] says that this process looks after an operation. It is taken before the intent is written, so that
+//!    the recovery at a reconnect leaves the operation alone.
+//! 2. `start` hands the operation over. The agent refuses it (the operation ends FAILED and the caller gets the
+//!    reason), or accepts it, or contact is lost and nobody knows.
+//! 3. In the last two cases a task of its own follows it. As long as the stream lives it writes down what it says.
+//! 4. When the stream breaks, the task asks the host again by the operation's id until it answers: with the rest of the
+//!    story, or with NOT_FOUND, which means that nothing was ever done.
+
+use std::collections::HashSet;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use futures_util::{Stream, StreamExt as _};
+use proto::agent::operation_event::{Accepted, Ended, Event};
+use proto::agent::{AttachOperationRequest, CancelOperationRequest, OperationEvent};
+use proto::agent::{PlanOperationRequest, StartOperationRequest};
+use proto::convert::{Inventory, Spec};
+use proto::v1;
+use snapshot_core::ids::OperationId;
+use snapshot_core::operation::{OperationState, Outcome};
+use snapshot_core::{Error, Reason};
+use tonic::{Code, Request, Status};
+
+use super::{ANSWER, Agent, unreachable};
+use crate::clock;
+use crate::store::{Ending, OperationRow, Progress, StoreError};
+
+/// How long to wait before asking a host again about an operation.
+const AGAIN: Duration = Duration::from_millis(500);
+
+type Events = Pin<Box<dyn Stream<Item = Result<Option<OperationEvent>, Status>> + Send>>;
+
+/// Says that this process looks after an operation, until it is dropped.
+pub struct Claim {
+    id: OperationId,
+    claims: Arc<Mutex<HashSet<OperationId>>>,
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        self.claims.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.id);
+    }
+}
+
+/// What the agent said when an operation was handed over.
+enum Answer {
+    Accepted(Accepted, Events),
+    Refused(Status),
+    /// It may have been accepted and the answer lost: only the host knows.
+    Unknown,
+}
+
+fn request<T>(token: Option<&str>, request_id: &str, message: T) -> Request<T> {
+    let mut request = Request::new(message);
+    if let Some(value) = token.and_then(|token| format!("Bearer {token}").parse().ok()) {
+        request.metadata_mut().insert("authorization", value);
+    }
+    if let Ok(value) = request_id.parse() {
+        request.metadata_mut().insert("x-request-id", value);
+    }
+    request
+}
+
+fn lost(status: &Status) -> bool {
+    // An agent that is stopping or whose libvirt is away refuses with a reason of ours: that is an answer.
+    mtls::client::contact_lost(status)
+        || (status.code() == Code::Unavailable && proto::status::reason(status).is_none())
+}
+
+impl Agent {
+    /// Claims an operation for this process; `None` when it is claimed already.
+    pub fn claim(&self, id: OperationId) -> Option<Claim> {
+        let fresh = self.claims.lock().unwrap_or_else(PoisonError::into_inner).insert(id);
+        fresh.then(|| Claim { id, claims: self.claims.clone() })
+    }
+
+    /// What an operation would do.
+    pub async fn plan(&self, token: &str, request_id: &str, spec: &Spec) -> Result<v1::OperationPlan, Error> {
+        let message = PlanOperationRequest { spec: Some(spec.into()) };
+        let mut client = self.client.clone();
+        let call = client.plan_operation(request(Some(token), request_id, message));
+        Ok(self.answer(call).await?.plan.unwrap_or_default())
+    }
+
+    /// Asks for an operation to be stopped.
+    pub async fn cancel(&self, request_id: &str, id: OperationId) -> Result<(), Error> {
+        self.check_reachable()?;
+        let message = CancelOperationRequest { operation_id: id.to_string() };
+        let mut client = self.client.clone();
+        self.answer(client.cancel_operation(request(None, request_id, message))).await.map(|_| ())
+    }
+
+    async fn answer<T>(&self, call: impl Future<Output = Result<tonic::Response<T>, Status>>) -> Result<T, Error> {
+        match tokio::time::timeout(ANSWER, call).await {
+            Ok(Ok(answer)) => Ok(answer.into_inner()),
+            Ok(Err(status)) if lost(&status) => Err(unreachable(&self.host, status.message())),
+            Ok(Err(status)) => Err(proto::status::from_status(&status, Reason::HostProtocol)),
+            Err(_) => Err(unreachable(&self.host, "it did not answer in time")),
+        }
+    }
+
+    /// Hands an operation over. Returns its row once it is accepted or contact is lost, or the refusal.
+    pub async fn start(&self, claim: Claim, token: &str, request_id: &str, spec: &Spec) -> Result<OperationRow, Error> {
+        let id = spec.operation;
+        match self.hand_over(token, request_id, spec).await {
+            Answer::Accepted(accepted, events) => {
+                let row = self.store.accept(id, accepted.cancellable, clock::now_ms()).await;
+                self.spawn_follow(claim, Some(events));
+                Ok(row?)
+            }
+            Answer::Refused(status) => {
+                let refusal = proto::status::from_status(&status, Reason::HostProtocol);
+                self.store.end(id, Ending::failed(refusal.clone()), clock::now_ms()).await?;
+                Err(refusal.with("operation", proto::names::operation(id)))
+            }
+            Answer::Unknown => {
+                self.spawn_follow(claim, None);
+                Ok(self.store.operation(id)?)
+            }
+        }
+    }
+
+    async fn hand_over(&self, token: &str, request_id: &str, spec: &Spec) -> Answer {
+        let message = StartOperationRequest { spec: Some(spec.into()) };
+        let mut client = self.client.clone();
+        let call = client.start_operation(request(Some(token), request_id, message));
+        let mut events: Events = match tokio::time::timeout(ANSWER, call).await {
+            Ok(Ok(answer)) => Box::pin(answer.into_inner().map(|message| message.map(|message| message.event))),
+            Ok(Err(status)) if lost(&status) => return Answer::Unknown,
+            Ok(Err(status)) => return Answer::Refused(status),
+            Err(_) => return Answer::Unknown,
+        };
+        match tokio::time::timeout(ANSWER, events.next()).await {
+            Ok(Some(Ok(Some(OperationEvent { event: Some(Event::Accepted(accepted)) })))) => {
+                Answer::Accepted(accepted, events)
+            }
+            Ok(Some(Err(status))) if !lost(&status) => Answer::Refused(status),
+            _ => Answer::Unknown,
+        }
+    }
+
+    /// Follows again what the catalogue believes to run on the host.
+    pub(super) fn recover(&self) -> Result<(), StoreError> {
+        for row in self.store.active_operations(&self.host)? {
+            if let Some(claim) = self.claim(row.id) {
+                tracing::info!(operation = %row.id, host = %self.host, "following the operation again");
+                self.spawn_follow(claim, None);
+            }
+        }
+        Ok(())
+    }
+
+    fn spawn_follow(&self, claim: Claim, events: Option<Events>) {
+        let agent = self.clone();
+        tokio::spawn(async move {
+            tokio::select! {
+                () = agent.stopping.cancelled() => {}
+                () = agent.follow_operation(claim.id, events) => {}
+            }
+        });
+    }
+
+    /// Writes down what happens to an operation until it has ended.
+    async fn follow_operation(&self, id: OperationId, mut events: Option<Events>) {
+        loop {
+            if let Some(stream) = events.take() {
+                match self.write_events(id, stream).await {
+                    Ok(true) => return,
+                    Ok(false) => {}
+                    Err(error) => tracing::error!(operation = %id, %error, "the operation could not be written down"),
+                }
+            }
+            let message = AttachOperationRequest { operation_id: id.to_string() };
+            let mut client = self.client.clone();
+            let attached = client.attach_operation(request(None, "", message));
+            match tokio::time::timeout(ANSWER, attached).await {
+                Ok(Ok(answer)) => {
+                    let stream = answer.into_inner().map(|message| message.map(|message| message.event));
+                    events = Some(Box::pin(stream));
+                }
+                Ok(Err(status)) if status.code() == Code::NotFound && self.settle_unknown(id).await => return,
+                Ok(Err(_)) | Err(_) => tokio::time::sleep(AGAIN).await,
+            }
+        }
+    }
+
+    /// Returns whether the operation has ended.
+    async fn write_events(&self, id: OperationId, mut events: Events) -> Result<bool, StoreError> {
+        while let Some(message) = events.next().await {
+            let Ok(Some(OperationEvent { event: Some(event) })) = message else { return Ok(false) };
+            match event {
+                Event::Accepted(accepted) => {
+                    self.store.accept(id, accepted.cancellable, clock::now_ms()).await?;
+                }
+                Event::Progress(progress) => {
+                    let progress = Progress {
+                        phase: progress.phase,
+                        percent: progress.percent.clamp(0, 100),
+                        bytes_done: progress.bytes_done,
+                        bytes_total: progress.bytes_total,
+                    };
+                    self.store.progress(id, progress).await?;
+                }
+                Event::Ended(ended) => {
+                    self.store.end(id, ending(ended), clock::now_ms()).await?;
+                    return Ok(true);
+                }
+            }
+        }
+        Ok(false)
+    }
+
+    /// The host has never heard of the operation, so nothing was done. Returns whether that could be written down.
+    async fn settle_unknown(&self, id: OperationId) -> bool {
+        let error = match self.store.operation(id).map(|row| row.state) {
+            Ok(OperationState::Pending) => Error::new(
+                Reason::AuthorizationExpired,
+                "contact with the host was lost before it took the operation on; nothing was done",
+            ),
+            Ok(OperationState::Running) => Error::new(
+                Reason::Interrupted,
+                "the host has lost its record of the operation; the list of snapshots shows what it has",
+            ),
+            Ok(OperationState::Succeeded | OperationState::Failed | OperationState::Cancelled) => return true,
+            Err(_) => return false,
+        };
+        self.store.end(id, Ending::failed(error), clock::now_ms()).await.is_ok()
+    }
+}
+
+fn ending(ended: Ended) -> Ending {
+    let outcome: Option<Outcome> = ended.state().into();
+    let method = ended.method().into();
+    let pause_ms = ended.pause.as_ref().map(proto::convert::millis);
+    let error = ended.error.as_ref().map(Error::from);
+    let inventory = ended.inventory.map(Inventory::try_from).transpose().unwrap_or_else(|error| {
+        tracing::error!(%error, "the machine after the operation was told in a way that makes no sense");
+        None
+    });
+    match outcome {
+        Some(outcome) => Ending { outcome, error, method, pause_ms, inventory },
+        None => Ending { inventory, ..Ending::failed(Error::new(Reason::HostProtocol, "an end without an outcome")) },
+    }
+}

@@ -1,0 +1,70 @@
+//! What every RPC works with.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use capability::Verifier;
+use snapshot_core::authority::{self, Action, AdminPermit, Caller, Permit};
+use snapshot_core::ids::{HostId, VmId};
+use snapshot_core::{Error, Reason};
+use tokio_util::sync::CancellationToken;
+use tonic::Request;
+
+use crate::agents::Agent;
+use crate::clock;
+use crate::store::Store;
+
+/// The service's parts; clones share them.
+#[derive(Clone)]
+pub struct App {
+    /// The catalogue.
+    pub store: Store,
+    /// The hosts, by name.
+    pub agents: Arc<BTreeMap<HostId, Agent>>,
+    /// Checks tokens.
+    pub verifier: Arc<Verifier>,
+    /// Cancelled when the service stops.
+    pub stopping: CancellationToken,
+}
+
+/// A request, with who made it.
+pub struct Call<T> {
+    /// Who.
+    pub caller: Caller,
+    /// Their token, to be shown to the agent.
+    pub token: String,
+    /// What follows the call through the processes.
+    pub request_id: String,
+    /// What is asked.
+    pub message: T,
+}
+
+impl<T> Call<T> {
+    /// The permit for an action, or the refusal.
+    pub fn authorize(&self, vm: VmId, action: Action) -> Result<Permit, Error> {
+        authority::authorize(&self.caller, vm, action).map_err(|denied| denied.about(vm))
+    }
+
+    /// The permit to look after hosts, or the refusal.
+    pub fn authorize_admin(&self) -> Result<AdminPermit, Error> {
+        authority::authorize_admin(&self.caller).map_err(authority::Denied::over_hosts)
+    }
+}
+
+impl App {
+    /// Finds out who makes a request.
+    pub fn authenticate<T>(&self, request: Request<T>, request_id: String) -> Result<Call<T>, Error> {
+        let token = capability::bearer(request.metadata().as_ref())?.to_owned();
+        let caller = self.verifier.verify(&token, clock::now_s())?;
+        tracing::Span::current().record("actor", tracing::field::display(caller.actor()));
+        Ok(Call { caller, token, request_id, message: request.into_inner() })
+    }
+
+    /// The agent of a host.
+    pub fn agent(&self, host: &HostId) -> Result<&Agent, Error> {
+        self.agents.get(host).ok_or_else(|| {
+            let name = proto::names::host(host);
+            Error::new(Reason::HostUnreachable, format!("{name} is not configured any more")).with("host", name)
+        })
+    }
+}

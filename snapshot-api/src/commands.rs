@@ -1,0 +1,4 @@
+//! What the program does besides serving: keys and certificates for a set-up that has no PKI of its own.
+
+pub mod pki;
+pub mod token;

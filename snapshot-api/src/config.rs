@@ -1,0 +1,119 @@
+//! The configuration file.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use capability::IssuerConfig;
+use mtls::{AllowList, SpiffeId, TlsFiles};
+use serde::Deserialize;
+use snapshot_core::ids::HostId;
+
+/// Everything the service is told.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Who may call on the inner listener: the gateway.
+    pub peers: AllowList,
+    /// `text` or `json`.
+    #[serde(default)]
+    pub log_format: LogFormat,
+    /// Where it listens.
+    pub listen: Listen,
+    /// Its certificate, for both listeners and towards the agents.
+    pub tls: TlsFiles,
+    /// The catalogue.
+    pub database: Database,
+    /// Whose tokens it takes.
+    pub issuers: Vec<IssuerConfig>,
+    /// The hypervisors.
+    #[serde(default)]
+    pub hosts: Vec<HostConfig>,
+}
+
+/// Where it listens.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Listen {
+    /// Mutual TLS, for the gateway.
+    pub internal: SocketAddr,
+    /// TLS and a token, for grpcurl and scripts; none when absent.
+    pub public: Option<SocketAddr>,
+    /// Prometheus metrics in plain HTTP; none when absent.
+    pub metrics: Option<SocketAddr>,
+}
+
+/// The catalogue.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Database {
+    /// The SQLite file. Its folder must be on a local disk and writable.
+    pub path: PathBuf,
+}
+
+/// One hypervisor.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HostConfig {
+    /// Its name here.
+    pub name: HostId,
+    /// Where its agent listens, `https://address:port`.
+    pub uri: String,
+    /// Who its agent must prove to be.
+    pub peer: SpiffeId,
+}
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Why a configuration cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("{path}: {cause}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        cause: std::io::Error,
+    },
+    /// The file is not what it should be.
+    #[error("{path}: {cause}")]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// Where and why.
+        cause: Box<toml::de::Error>,
+    },
+    /// Two hosts have one name.
+    #[error("{path}: host {name} occurs twice")]
+    DuplicateHost {
+        /// The file.
+        path: PathBuf,
+        /// The name.
+        name: HostId,
+    },
+}
+
+impl Config {
+    /// Reads and checks a file.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path).map_err(|cause| ConfigError::Read { path: path.to_owned(), cause })?;
+        let config: Self = toml::from_str(&text)
+            .map_err(|cause| ConfigError::Parse { path: path.to_owned(), cause: Box::new(cause) })?;
+        let mut names = std::collections::BTreeSet::new();
+        for host in &config.hosts {
+            if !names.insert(&host.name) {
+                return Err(ConfigError::DuplicateHost { path: path.to_owned(), name: host.name.clone() });
+            }
+        }
+        Ok(config)
+    }
+}

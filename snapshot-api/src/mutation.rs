@@ -1,0 +1,146 @@
+//! The life of a mutation, the same for all of them:
+//!
+//! 1. find the machine and refuse when its host cannot be reached: nothing is queued;
+//! 2. `validate_only`: ask the agent for its plan, by the machine as it is now, and answer with that;
+//! 3. find a replay, by the actor and the request id;
+//! 4. write the intent, which the catalogue refuses while another operation runs on the machine;
+//! 5. hand it to the agent, which checks the token and the live machine itself, and journals it before it acts;
+//! 6. answer with the operation. Its outcome is written down when the agent tells it.
+//!
+//! The permit is an argument, so none of this can be reached without an authorization.
+
+use std::collections::hash_map::DefaultHasher;
+use std::hash::{Hash, Hasher};
+
+use proto::convert::Spec;
+use proto::{names, v1};
+use snapshot_core::Error;
+use snapshot_core::authority::Permit;
+use snapshot_core::ids::{OperationId, RequestId};
+use snapshot_core::operation::Request;
+use tracing::Instrument as _;
+
+use crate::app::{App, Call};
+use crate::store::{Begun, NewOperation, OperationRow};
+use crate::{clock, etag, view};
+
+/// What a mutation was asked with, besides what it does.
+pub struct Options<'a> {
+    /// The idempotency key, as it came.
+    pub request_id: &'a str,
+    /// Whether there must be one: where a repeat would destroy something.
+    pub request_id_required: bool,
+    /// Whether to answer with the plan and do nothing.
+    pub validate_only: bool,
+    /// The snapshot's etag as it came; empty for none.
+    pub etag: &'a str,
+    /// What makes two requests the same one: everything that the caller sent, less what we made of it.
+    pub fingerprint: String,
+}
+
+/// Carries a request out, up to its acceptance.
+pub async fn mutate<T>(
+    app: &App,
+    call: &Call<T>,
+    permit: Permit,
+    options: Options<'_>,
+    request: Request,
+) -> Result<v1::Operation, Error> {
+    let vm = permit.vm();
+    let request_id = parse_request_id(&options)?;
+    let actor = permit.actor().to_string();
+    if !options.validate_only
+        && let Some(first) = app.store.replayed(&actor, request_id, &options.fingerprint)?
+    {
+        return Ok(view::operation(&first));
+    }
+    let row = app.store.vm(vm)?;
+    let agent = app.agent(&row.host)?;
+    agent.check_reachable()?;
+    if let Some(snapshot) = target(&request) {
+        app.store.snapshot(vm, snapshot)?;
+    }
+    let expected_label = match request.snapshot() {
+        Some(snapshot) => etag::expected(app.store.epoch(), options.etag, vm, snapshot)?,
+        None => None,
+    };
+    let id = OperationId::from_uuid(uuid::Uuid::now_v7());
+    let spec = Spec { operation: id, vm, request };
+    if options.validate_only {
+        let plan = agent.plan(&call.token, &call.request_id, &spec).await?;
+        return Ok(planned(&spec, actor, plan));
+    }
+    let claim = agent.claim(id).ok_or_else(|| Error::new(snapshot_core::Reason::Internal, "an operation id twice"))?;
+    let new = NewOperation {
+        id,
+        vm,
+        host: row.host.clone(),
+        request: spec.request.clone(),
+        actor,
+        request_id,
+        fingerprint: options.fingerprint,
+        expected_label,
+        now_ms: clock::now_ms(),
+    };
+    if let Begun::Replay(first) = app.store.begin(new).await? {
+        return Ok(view::operation(&first));
+    }
+    let started = start(agent.clone(), claim, call, spec).await?;
+    Ok(view::operation(&started))
+}
+
+/// Hands the operation over in a task of its own: a caller that goes away must not leave an intent that nobody follows.
+async fn start<T>(
+    agent: crate::agents::Agent,
+    claim: crate::agents::Claim,
+    call: &Call<T>,
+    spec: Spec,
+) -> Result<OperationRow, Error> {
+    let (token, request_id) = (call.token.clone(), call.request_id.clone());
+    let task = async move { agent.start(claim, &token, &request_id, &spec).await };
+    match tokio::spawn(task.in_current_span()).await {
+        Ok(result) => result,
+        Err(error) => Err(Error::new(snapshot_core::Reason::Internal, format!("the hand-over failed: {error}"))),
+    }
+}
+
+/// The snapshot that must exist already.
+fn target(request: &Request) -> Option<&snapshot_core::ids::SnapshotId> {
+    match request {
+        Request::Create(_) | Request::Purge { .. } => None,
+        Request::Update { snapshot, .. } | Request::Revert { snapshot, .. } | Request::Delete { snapshot, .. } => {
+            Some(snapshot)
+        }
+    }
+}
+
+fn parse_request_id(options: &Options<'_>) -> Result<Option<RequestId>, Error> {
+    if options.request_id.is_empty() {
+        return if options.request_id_required && !options.validate_only {
+            Err(Error::invalid("request_id", "is required, so that a repeat destroys nothing twice"))
+        } else {
+            Ok(None)
+        };
+    }
+    options.request_id.parse().map(Some).map_err(|error| Error::invalid("request_id", error))
+}
+
+/// A text that is the same for equal requests: what the caller sent, with its own parts left out by the caller of this.
+pub fn fingerprint(method: &str, message: &impl std::fmt::Debug) -> String {
+    let mut hasher = DefaultHasher::new();
+    format!("{message:?}").hash(&mut hasher);
+    format!("{method}:{:016x}", hasher.finish())
+}
+
+/// The answer to a `validate_only` request: an operation without a name, which nothing records.
+fn planned(spec: &Spec, actor: String, plan: v1::OperationPlan) -> v1::Operation {
+    let mut wire = v1::Operation {
+        vm: names::vm(spec.vm),
+        snapshot: target(&spec.request).map(|id| names::snapshot(spec.vm, id)).unwrap_or_default(),
+        actor,
+        plan: Some(plan),
+        ..v1::Operation::default()
+    };
+    wire.set_kind(spec.request.kind().into());
+    wire
+}

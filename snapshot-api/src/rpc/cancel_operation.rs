@@ -1,0 +1,35 @@
+//! CancelOperation: asks for an operation to be stopped and undone.
+
+use proto::{names, v1};
+use snapshot_core::authority::Action;
+use snapshot_core::operation::OperationKind;
+use snapshot_core::{Error, Reason};
+
+use super::get_operation::visible;
+use crate::app::{App, Call};
+use crate::view;
+
+pub async fn call(app: &App, call: Call<v1::CancelOperationRequest>) -> Result<v1::Operation, Error> {
+    let id = names::parse_operation("name", &call.message.name)?;
+    let row = visible(app, &call, id)?;
+    // Who may start something may stop it.
+    call.authorize(
+        row.vm,
+        match row.kind {
+            OperationKind::Create => Action::Create,
+            OperationKind::Update => Action::Update,
+            OperationKind::Revert => Action::Revert,
+            OperationKind::Delete => Action::Delete,
+            OperationKind::Purge => Action::Purge,
+        },
+    )?;
+    if row.state.is_ended() {
+        return Ok(view::operation(&row));
+    }
+    if !row.cancellable {
+        return Err(Error::new(Reason::NotCancellable, "the operation can no longer be stopped")
+            .with("operation", names::operation(id)));
+    }
+    app.agent(&row.host)?.cancel(&call.request_id, id).await?;
+    Ok(view::operation(&app.store.operation(id)?))
+}

@@ -1,0 +1,95 @@
+//! WatchVm: the state of a machine and its snapshots, then every change of them.
+
+use std::convert::Infallible;
+
+use proto::v1::watch_vm_response::{Event, Reset, Synced};
+use proto::{names, v1};
+use snapshot_core::Error;
+use snapshot_core::authority::Action;
+use snapshot_core::ids::{HostId, VmId};
+
+use crate::app::{App, Call};
+use crate::store::{Change, News, VmRow};
+use crate::watch::{End, Messages, Watch};
+use crate::{etag, view};
+
+pub fn call(app: &App, call: Call<v1::WatchVmRequest>) -> Result<Messages<v1::WatchVmResponse>, Error> {
+    let vm = names::parse_vm("name", &call.message.name)?;
+    call.authorize(vm, Action::Read)?;
+    let since = etag::decode(app.store.epoch(), &call.message.resume_token);
+    // Subscribed before the first read, so that no change falls in between.
+    let (mut watch, messages) = Watch::new(app, &call.caller);
+    let row = app.store.vm(vm)?;
+    let app = app.clone();
+    tokio::spawn(async move {
+        let Err(end) = run(&app, &mut watch, row, since).await;
+        watch.finish(end).await;
+    });
+    Ok(messages)
+}
+
+async fn run(
+    app: &App,
+    watch: &mut Watch<v1::WatchVmResponse>,
+    row: VmRow,
+    mut since: Option<i64>,
+) -> Result<Infallible, End> {
+    let VmRow { id: vm, mut host, .. } = row;
+    let mut reachable = reachability(app, &host);
+    let mut first = true;
+    loop {
+        let news = app.store.news(vm, since).map_err(|error| End::Failed(error.into()))?;
+        since = Some(news.revision);
+        let now = reachability(app, &host);
+        let row = app.store.vm(vm).map_err(|error| End::Failed(error.into()))?;
+        host.clone_from(&row.host);
+        let machine = first || now != reachable || news.vm.is_some();
+        reachable = now;
+        tell(app, watch, news, machine.then_some(row), first).await?;
+        first = false;
+        let concerned = host.clone();
+        watch.changed(|change| concerns(change, vm, &concerned)).await?;
+    }
+}
+
+fn reachability(app: &App, host: &HostId) -> bool {
+    app.agents.get(host).is_some_and(crate::agents::Agent::is_reachable)
+}
+
+fn concerns(change: &Change, vm: VmId, host: &HostId) -> bool {
+    match change {
+        Change::Vm(changed) => *changed == vm,
+        Change::Host(changed) => changed == host,
+    }
+}
+
+/// Only the last message of a batch carries a token to resume from: what comes before it is not the whole of a revision.
+async fn tell(
+    app: &App,
+    watch: &Watch<v1::WatchVmResponse>,
+    news: News,
+    machine: Option<VmRow>,
+    first: bool,
+) -> Result<(), End> {
+    let epoch = app.store.epoch();
+    let mut events = Vec::new();
+    if news.whole {
+        events.push(Event::Reset(Reset {}));
+    }
+    if let Some(row) = machine {
+        let wire = view::with_capabilities(app, &row).map_err(|error| End::Failed(error.into()))?;
+        events.push(Event::Vm(wire));
+    }
+    events.extend(news.removed.iter().map(|gone| Event::RemovedSnapshot(names::snapshot(news.id, &gone.0))));
+    events.extend(news.snapshots.iter().map(|row| Event::Snapshot(view::snapshot(epoch, row))));
+    events.extend(news.operations.iter().map(|row| Event::Operation(view::operation(row))));
+    if news.whole || first {
+        events.push(Event::Synced(Synced {}));
+    }
+    let last = events.len();
+    for (number, event) in (1..).zip(events) {
+        let resume_token = if number == last { etag::encode(epoch, news.revision) } else { String::new() };
+        watch.send(v1::WatchVmResponse { event: Some(event), resume_token }).await?;
+    }
+    Ok(())
+}

@@ -1,0 +1,144 @@
+//! The process: opens the catalogue, follows the hosts, serves two listeners, and stops in order.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use capability::Verifier;
+use mtls::ServerFiles;
+use mtls::server::{Acceptor, ServerTls, incoming};
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tonic::service::Routes;
+use tonic::transport::Server;
+
+use crate::agents::Agent;
+use crate::app::App;
+use crate::config::Config;
+use crate::service::Services;
+use crate::store::Store;
+use crate::telemetry;
+
+/// How long calls that run when the service is told to stop may still take.
+const GRACE: Duration = Duration::from_secs(10);
+/// The most calls that run at once on one connection.
+const CALLS_PER_CONNECTION: usize = 256;
+const KEEPALIVE: Duration = Duration::from_secs(20);
+
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// Serves until the process is told to stop.
+pub async fn serve(config: Config) -> Result<(), BoxError> {
+    telemetry::log(config.log_format);
+    if let Some(address) = config.listen.metrics {
+        telemetry::metrics(address)?;
+    }
+    let stopping = CancellationToken::new();
+    let app = open(&config, &stopping)?;
+    let (health, reporter) = health().await;
+    let routes = routes(&app, health)?;
+    let internal = listen(
+        config.listen.internal,
+        ServerTls::Mutual { files: config.tls.clone(), allow: config.peers.clone() },
+        routes.clone(),
+        stopping.clone(),
+    )
+    .await?;
+    let public = match config.listen.public {
+        None => None,
+        Some(address) => {
+            let files = ServerFiles { certificate: config.tls.certificate.clone(), key: config.tls.key.clone() };
+            let tls = ServerTls::ServerOnly { files, http1: false };
+            Some(listen(address, tls, routes, stopping.clone()).await?)
+        }
+    };
+    for agent in app.agents.values() {
+        tokio::spawn(agent.clone().follow());
+    }
+    tracing::info!(internal = %config.listen.internal, public = ?config.listen.public, "serving");
+    stop_signal().await?;
+    tracing::info!("stopping");
+    reporter.set_service_status("", tonic_health::ServingStatus::NotServing).await;
+    stopping.cancel();
+    let servers = async {
+        internal.await.ok();
+        if let Some(public) = public {
+            public.await.ok();
+        }
+    };
+    if tokio::time::timeout(GRACE, servers).await.is_err() {
+        tracing::warn!("calls were still running and have been cut off");
+    }
+    app.store.close();
+    Ok(())
+}
+
+fn open(config: &Config, stopping: &CancellationToken) -> Result<App, BoxError> {
+    let store = Store::open(&config.database.path)?;
+    let mut agents = BTreeMap::new();
+    for host in &config.hosts {
+        agents.insert(host.name.clone(), Agent::new(host, config, store.clone(), stopping.clone())?);
+    }
+    let verifier = Arc::new(Verifier::load(config.issuers.clone())?);
+    Ok(App { store, agents: Arc::new(agents), verifier, stopping: stopping.clone() })
+}
+
+async fn health() -> (
+    tonic_health::pb::health_server::HealthServer<impl tonic_health::pb::health_server::Health>,
+    tonic_health::server::HealthReporter,
+) {
+    let (reporter, server) = tonic_health::server::health_reporter();
+    for service in proto::SERVICES {
+        reporter.set_service_status(service, tonic_health::ServingStatus::Serving).await;
+    }
+    (server, reporter)
+}
+
+fn routes(
+    app: &App,
+    health: tonic_health::pb::health_server::HealthServer<impl tonic_health::pb::health_server::Health>,
+) -> Result<Routes, BoxError> {
+    let services = Services::new(app.clone());
+    // Older clients, the packaged grpcurl among them, speak v1alpha only.
+    let reflection = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(proto::PUBLIC_DESCRIPTORS)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
+    Ok(Routes::new(services.snapshots())
+        .add_service(services.operations())
+        .add_service(services.hosts())
+        .add_service(health)
+        .add_service(reflection().build_v1()?)
+        .add_service(reflection().build_v1alpha()?))
+}
+
+async fn listen(
+    address: std::net::SocketAddr,
+    tls: ServerTls,
+    routes: Routes,
+    stopping: CancellationToken,
+) -> Result<tokio::task::JoinHandle<()>, BoxError> {
+    let listener = TcpListener::bind(address).await.map_err(|error| format!("{address}: {error}"))?;
+    let connections = incoming(listener, Acceptor::new(tls)?);
+    let server = Server::builder()
+        .concurrency_limit_per_connection(CALLS_PER_CONNECTION)
+        .http2_keepalive_interval(Some(KEEPALIVE))
+        .http2_keepalive_timeout(Some(KEEPALIVE))
+        .add_routes(routes)
+        .serve_with_incoming_shutdown(connections, async move { stopping.cancelled().await });
+    Ok(tokio::spawn(async move {
+        if let Err(error) = server.await {
+            tracing::error!(%error, %address, "the listener failed");
+        }
+    }))
+}
+
+async fn stop_signal() -> std::io::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    tokio::select! {
+        _ = terminate.recv() => Ok(()),
+        interrupted = tokio::signal::ctrl_c() => interrupted,
+    }
+}

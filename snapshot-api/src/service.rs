@@ -1,0 +1,80 @@
+//! The services: a table of contents. Every method decodes and authenticates, calls its own file in `rpc/`, and encodes.
+
+mod host;
+mod operation;
+mod snapshot;
+
+use std::time::Instant;
+
+use proto::v1::host_service_server::HostServiceServer;
+use proto::v1::operation_service_server::OperationServiceServer;
+use proto::v1::snapshot_service_server::SnapshotServiceServer;
+use snapshot_core::Error;
+use tonic::{Code, Request, Response, Status};
+use tracing::Instrument as _;
+
+use crate::app::{App, Call};
+
+/// The largest request in bytes: a name, a description and room to spare.
+const MAX_REQUEST_BYTES: usize = 64 * 1024;
+
+/// The gRPC services over one [`App`].
+#[derive(Clone)]
+pub struct Services(App);
+
+impl Services {
+    /// All of them.
+    pub fn new(app: App) -> Self {
+        Self(app)
+    }
+
+    /// SnapshotService, ready to be served.
+    pub fn snapshots(&self) -> SnapshotServiceServer<Self> {
+        SnapshotServiceServer::new(self.clone()).max_decoding_message_size(MAX_REQUEST_BYTES)
+    }
+
+    /// OperationService, ready to be served.
+    pub fn operations(&self) -> OperationServiceServer<Self> {
+        OperationServiceServer::new(self.clone()).max_decoding_message_size(MAX_REQUEST_BYTES)
+    }
+
+    /// HostService, ready to be served.
+    pub fn hosts(&self) -> HostServiceServer<Self> {
+        HostServiceServer::new(self.clone()).max_decoding_message_size(MAX_REQUEST_BYTES)
+    }
+
+    /// Runs one call within its span: authenticates, acts, measures, and turns an error into a status.
+    async fn call<T, R, F>(
+        &self,
+        method: &'static str,
+        request: Request<T>,
+        act: impl FnOnce(App, Call<T>) -> F + Send,
+    ) -> Result<Response<R>, Status>
+    where
+        T: Send,
+        R: Send,
+        F: Future<Output = Result<R, Error>> + Send,
+    {
+        let app = self.0.clone();
+        let request_id = crate::telemetry::request_id(request.metadata().as_ref());
+        let span = tracing::info_span!("rpc", method, request_id, actor = tracing::field::Empty);
+        let run = async move {
+            let begun = Instant::now();
+            let call = app.authenticate(request, request_id);
+            let result = match call {
+                Ok(call) => act(app, call).await,
+                Err(error) => Err(error),
+            };
+            let status = result.map_err(|error| {
+                tracing::info!(reason = %error.reason(), message = error.message(), "refused");
+                proto::status::to_status(&error)
+            });
+            let code = status.as_ref().map_or_else(Status::code, |_| Code::Ok);
+            let labels = [("method", method.to_owned()), ("code", format!("{code:?}"))];
+            metrics::counter!("snapshot_api_requests_total", &labels).increment(1);
+            metrics::histogram!("snapshot_api_request_seconds", "method" => method).record(begun.elapsed());
+            status.map(Response::new)
+        };
+        run.instrument(span).await
+    }
+}

@@ -1,0 +1,225 @@
+//! What hosts tell, written into the catalogue.
+//!
+//! A machine is always told whole: its facts and all of its snapshots. Rows that are as they were are not touched, so
+//! that watchers hear of changes alone. A snapshot that an operation is just taking stays although the host does not
+//! have it yet; the end of the operation settles it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use proto::convert::Inventory;
+use rusqlite::OptionalExtension as _;
+use snapshot_core::ids::{HostId, SnapshotId, VmId};
+use snapshot_core::snapshot::SnapshotFacts;
+use snapshot_core::tree::SnapshotTree;
+use snapshot_core::vm::VmFacts;
+
+use super::rows::{from_json, to_json};
+use super::writer::Job;
+use super::{Store, StoreError};
+
+/// How many rows were not as the host has it.
+pub type Corrections = u32;
+
+/// How many removals are remembered for watchers that resume. Older resume tokens get the whole state instead.
+const REMOVALS_KEPT: i64 = 10_000;
+
+impl Store {
+    /// Writes down a machine as its host tells it.
+    pub async fn put_inventory(
+        &self,
+        host: HostId,
+        inventory: Inventory,
+        now_ms: i64,
+    ) -> Result<Corrections, StoreError> {
+        self.write(move |job| put_inventory(job, &host, &inventory, now_ms)).await
+    }
+
+    /// Forgets a machine that its host no longer has. One that another host has by now stays.
+    pub async fn remove_vm(&self, host: HostId, vm: VmId) -> Result<Corrections, StoreError> {
+        self.write(move |job| remove_vm(job, &host, vm)).await
+    }
+
+    /// Forgets the machines of a host that were not among those it has just told.
+    pub async fn retain_vms(&self, host: HostId, told: BTreeSet<VmId>) -> Result<Corrections, StoreError> {
+        self.write(move |job| {
+            let known: Vec<String> = {
+                let mut statement = job.connection.prepare_cached("SELECT id FROM vms WHERE host = ?1")?;
+                let rows = statement.query_map([host.as_str()], |row| row.get(0))?;
+                rows.collect::<Result<_, _>>()?
+            };
+            let mut corrections = 0;
+            for id in known {
+                let vm = super::rows::parse(&id)?;
+                if !told.contains(&vm) {
+                    corrections += remove_vm(job, &host, vm)?;
+                }
+            }
+            Ok(corrections)
+        })
+        .await
+    }
+}
+
+fn remove_vm(job: &mut Job<'_>, host: &HostId, vm: VmId) -> Result<Corrections, StoreError> {
+    let owner = "SELECT 1 FROM vms WHERE id = ?1 AND host = ?2";
+    let found = job.connection.prepare_cached(owner)?.exists((vm.to_string(), host.as_str()))?;
+    if !found {
+        return Ok(0);
+    }
+    let mut corrections = 1;
+    for id in known_snapshots(job, vm)?.into_keys() {
+        remove_snapshot(job, vm, &id)?;
+        corrections += 1;
+    }
+    job.touch(vm)?;
+    job.connection.prepare_cached("DELETE FROM vms WHERE id = ?1")?.execute([vm.to_string()])?;
+    Ok(corrections)
+}
+
+pub(super) fn put_inventory(
+    job: &mut Job<'_>,
+    host: &HostId,
+    inventory: &Inventory,
+    now_ms: i64,
+) -> Result<Corrections, StoreError> {
+    let vm = inventory.vm.id;
+    if held_elsewhere(job, host, &inventory.vm)? {
+        return Ok(0);
+    }
+    let mut corrections = 0;
+    let known = known_snapshots(job, vm)?;
+    let tree = SnapshotTree::new(inventory.snapshots.iter().cloned())
+        .map_err(|error| StoreError::Corrupt(format!("vms/{vm} on {host}: {error}")))?;
+    corrections += put_vm(job, host, &inventory.vm, now_ms)?;
+    for snapshot in tree.iter() {
+        corrections += put_snapshot(job, vm, snapshot, tree.depth(&snapshot.id), known.get(&snapshot.id))?;
+    }
+    for (id, row) in &known {
+        if tree.get(id).is_none() && row.creating_by.is_none() {
+            remove_snapshot(job, vm, id)?;
+            corrections += 1;
+        }
+    }
+    if corrections > 0 {
+        job.touch(vm)?;
+    }
+    Ok(corrections)
+}
+
+/// A machine may be defined on several hosts at once, and is active on one at most: that one's word counts.
+fn held_elsewhere(job: &Job<'_>, host: &HostId, vm: &VmFacts) -> Result<bool, StoreError> {
+    if vm.is_active() {
+        return Ok(false);
+    }
+    let sql = "SELECT facts FROM vms WHERE id = ?1 AND host <> ?2";
+    let mut statement = job.connection.prepare_cached(sql)?;
+    let other: Option<String> = statement.query_row((vm.id.to_string(), host.as_str()), |row| row.get(0)).optional()?;
+    Ok(other.map(|facts| from_json::<VmFacts>(&facts)).transpose()?.is_some_and(|facts| facts.is_active()))
+}
+
+fn put_vm(job: &mut Job<'_>, host: &HostId, vm: &VmFacts, now_ms: i64) -> Result<Corrections, StoreError> {
+    let sql = "SELECT 1 FROM vms WHERE id = ?1 AND host = ?2 AND facts = ?3";
+    let facts = to_json(vm)?;
+    let same = job.connection.prepare_cached(sql)?.exists((vm.id.to_string(), host.as_str(), &facts))?;
+    if same {
+        let sql = "UPDATE vms SET observe_time = ?2 WHERE id = ?1";
+        job.connection.prepare_cached(sql)?.execute((vm.id.to_string(), now_ms))?;
+        return Ok(0);
+    }
+    let revision = job.revision()?;
+    let sql = "INSERT INTO vms (id, host, facts, observe_time, revision) VALUES (?1, ?2, ?3, ?4, ?5) \
+               ON CONFLICT (id) DO UPDATE SET host = excluded.host, facts = excluded.facts, \
+               observe_time = excluded.observe_time, revision = excluded.revision";
+    job.connection.prepare_cached(sql)?.execute((vm.id.to_string(), host.as_str(), facts, now_ms, revision))?;
+    Ok(1)
+}
+
+struct Known {
+    facts: SnapshotFacts,
+    depth: i64,
+    creating_by: Option<String>,
+}
+
+fn known_snapshots(job: &Job<'_>, vm: VmId) -> Result<BTreeMap<SnapshotId, Known>, StoreError> {
+    let sql = "SELECT facts, depth, creating_by FROM snapshots WHERE vm = ?1 ORDER BY seq";
+    let mut statement = job.connection.prepare_cached(sql)?;
+    let mut rows = statement.query([vm.to_string()])?;
+    let mut known = BTreeMap::new();
+    while let Some(row) = rows.next()? {
+        let facts: SnapshotFacts = from_json(&row.get::<_, String>(0)?)?;
+        known.insert(facts.id.clone(), Known { facts, depth: row.get(1)?, creating_by: row.get(2)? });
+    }
+    Ok(known)
+}
+
+fn put_snapshot(
+    job: &mut Job<'_>,
+    vm: VmId,
+    snapshot: &SnapshotFacts,
+    depth: usize,
+    known: Option<&Known>,
+) -> Result<Corrections, StoreError> {
+    let depth = i64::try_from(depth).unwrap_or(i64::MAX);
+    if known.is_some_and(|known| known.facts == *snapshot && known.depth == depth && known.creating_by.is_none()) {
+        return Ok(0);
+    }
+    let same_label = known.is_some_and(|known| known.facts.label == snapshot.label);
+    let revision = job.revision()?;
+    let sql = "INSERT INTO snapshots (vm, id, parent, depth, is_current, facts, label_revision, revision) \
+               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?7) ON CONFLICT (vm, id) DO UPDATE SET \
+               parent = excluded.parent, depth = excluded.depth, is_current = excluded.is_current, \
+               facts = excluded.facts, revision = excluded.revision, creating_by = NULL, \
+               label_revision = iif(?8, label_revision, excluded.label_revision)";
+    job.connection.prepare_cached(sql)?.execute((
+        vm.to_string(),
+        snapshot.id.as_str(),
+        snapshot.parent.as_ref().map(SnapshotId::as_str),
+        depth,
+        snapshot.is_current,
+        to_json(snapshot)?,
+        revision,
+        same_label,
+    ))?;
+    // A parent's count of children is part of what is shown of it.
+    touch_snapshot(job, vm, snapshot.parent.as_ref(), revision)?;
+    if let Some(known) = known {
+        touch_snapshot(job, vm, known.facts.parent.as_ref(), revision)?;
+    }
+    Ok(1)
+}
+
+fn touch_snapshot(job: &Job<'_>, vm: VmId, id: Option<&SnapshotId>, revision: i64) -> Result<(), StoreError> {
+    if let Some(id) = id {
+        let sql = "UPDATE snapshots SET revision = ?3 WHERE vm = ?1 AND id = ?2";
+        job.connection.prepare_cached(sql)?.execute((vm.to_string(), id.as_str(), revision))?;
+    }
+    Ok(())
+}
+
+pub(super) fn remove_snapshot(job: &mut Job<'_>, vm: VmId, id: &SnapshotId) -> Result<(), StoreError> {
+    let revision = job.revision()?;
+    let sql = "DELETE FROM snapshots WHERE vm = ?1 AND id = ?2 RETURNING parent";
+    let parent: Option<Option<String>> = {
+        let mut statement = job.connection.prepare_cached(sql)?;
+        statement.query_row((vm.to_string(), id.as_str()), |row| row.get(0)).optional()?
+    };
+    if let Some(parent) = parent {
+        let parent = parent.as_deref().map(super::rows::parse).transpose()?;
+        touch_snapshot(job, vm, parent.as_ref(), revision)?;
+        let sql = "INSERT INTO removed_snapshots (vm, id, revision) VALUES (?1, ?2, ?3)";
+        job.connection.prepare_cached(sql)?.execute((vm.to_string(), id.as_str(), revision))?;
+        forget_old_removals(job)?;
+    }
+    Ok(())
+}
+
+fn forget_old_removals(job: &Job<'_>) -> Result<(), StoreError> {
+    let sql = "SELECT revision FROM removed_snapshots ORDER BY revision DESC LIMIT 1 OFFSET ?1";
+    let mut statement = job.connection.prepare_cached(sql)?;
+    let oldest: Option<i64> = statement.query_row([REMOVALS_KEPT], |row| row.get(0)).optional()?;
+    if let Some(oldest) = oldest {
+        job.connection.execute("UPDATE catalogue SET removals_since = max(removals_since, ?1)", [oldest])?;
+        job.connection.execute("DELETE FROM removed_snapshots WHERE revision <= ?1", [oldest])?;
+    }
+    Ok(())
+}

@@ -1,0 +1,46 @@
+//! Logs and metrics, and the request id that follows a call through the processes.
+
+use std::net::SocketAddr;
+
+use http::HeaderMap;
+use metrics_exporter_prometheus::{BuildError, PrometheusBuilder};
+use tracing_subscriber::EnvFilter;
+
+use crate::config::LogFormat;
+
+/// The longest request id that is taken over from a caller.
+const REQUEST_ID_MAX_BYTES: usize = 64;
+
+/// Starts logging to standard error; `RUST_LOG` chooses what, `info` by default.
+pub fn log(format: LogFormat) {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match format {
+        LogFormat::Text => builder.with_ansi(false).init(),
+        LogFormat::Json => builder.json().init(),
+    }
+}
+
+/// Serves metrics in Prometheus' text format.
+pub fn metrics(address: SocketAddr) -> Result<(), BuildError> {
+    PrometheusBuilder::new().with_http_listener(address).install()?;
+    metrics::describe_counter!("snapshot_api_requests_total", "Calls, by method and gRPC code.");
+    metrics::describe_histogram!(
+        "snapshot_api_request_seconds",
+        metrics::Unit::Seconds,
+        "How long calls took, by method; of a watch, until it began."
+    );
+    metrics::describe_gauge!("snapshot_api_host_reachable", "Whether a host's agent is connected, by host.");
+    Ok(())
+}
+
+/// The caller's request id, or a new one where it has none that is fit to be logged.
+pub fn request_id(headers: &HeaderMap) -> String {
+    let sound = |id: &&str| {
+        !id.is_empty() && id.len() <= REQUEST_ID_MAX_BYTES && id.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
+    };
+    match headers.get("x-request-id").and_then(|value| value.to_str().ok()).filter(sound) {
+        Some(id) => id.to_owned(),
+        None => uuid::Uuid::now_v7().to_string(),
+    }
+}

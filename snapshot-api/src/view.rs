@@ -1,0 +1,10 @@
+//! Rows to the messages of the public API.
+
+pub mod host;
+mod operation;
+mod snapshot;
+mod vm;
+
+pub use operation::operation;
+pub use snapshot::snapshot;
+pub use vm::{vm, with_capabilities};

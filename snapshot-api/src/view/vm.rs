@@ -1,0 +1,53 @@
+//! Machines.
+
+use proto::convert::timestamp_millis;
+use proto::{names, v1};
+use snapshot_core::plan::{Situation, capabilities};
+use snapshot_core::tree::SnapshotTree;
+
+use crate::agents::Agent;
+use crate::app::App;
+use crate::etag;
+use crate::store::{StoreError, VmRow};
+
+/// A machine without its capabilities.
+pub fn vm(app: &App, row: &VmRow) -> v1::Vm {
+    let facts = &row.facts;
+    let disks = facts.disks.iter().map(|disk| v1::Disk {
+        target: disk.target.clone(),
+        format: disk.format.clone(),
+        capacity_bytes: i64::try_from(disk.capacity_bytes).unwrap_or(i64::MAX),
+        allocation_bytes: i64::try_from(disk.allocation_bytes).unwrap_or(i64::MAX),
+        has_backing_file: disk.has_backing_file,
+        read_only: disk.read_only,
+    });
+    let mut wire = v1::Vm {
+        name: names::vm(row.id),
+        display_name: facts.name.clone(),
+        host: names::host(&row.host),
+        host_reachable: app.agents.get(&row.host).is_some_and(Agent::is_reachable),
+        observe_time: Some(timestamp_millis(row.observe_time)),
+        disks: disks.collect(),
+        memory_bytes: i64::try_from(facts.memory_bytes).unwrap_or(i64::MAX),
+        persistent: facts.persistent,
+        has_managed_save: facts.has_managed_save,
+        current_snapshot: row.current.as_ref().map(|id| names::snapshot(row.id, id)).unwrap_or_default(),
+        snapshot_count: i32::try_from(row.snapshot_count).unwrap_or(i32::MAX),
+        active_operation: row.active_operation.map(names::operation).unwrap_or_default(),
+        etag: etag::encode(app.store.epoch(), row.revision),
+        ..v1::Vm::default()
+    };
+    wire.set_state(facts.state.into());
+    wire
+}
+
+/// A machine with what can be asked of it now.
+pub fn with_capabilities(app: &App, row: &VmRow) -> Result<v1::Vm, StoreError> {
+    let mut wire = vm(app, row);
+    let snapshots = app.store.all_snapshots(row.id)?;
+    let tree = SnapshotTree::new(snapshots).map_err(|error| StoreError::Corrupt(error.to_string()))?;
+    let policy = app.agents.get(&row.host).map(Agent::policy).unwrap_or_default();
+    let situation = Situation { vm: &row.facts, tree: &tree, policy: &policy };
+    wire.capabilities = capabilities(situation).iter().map(v1::Capability::from).collect();
+    Ok(wire)
+}
