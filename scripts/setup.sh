@@ -3,7 +3,7 @@
 #
 #   scripts/setup.sh build   compiler, libvirt headers, Node.js for the page
 #   scripts/setup.sh run     the above, and libvirt and QEMU to run guests
-#   scripts/setup.sh test    the above, and grpcurl, buf and the other clients the tests drive
+#   scripts/setup.sh test    the above, and grpcurl and what else the tests drive
 #
 # Every step looks first and acts only on what is missing, so a second run takes well under a second.
 set -euo pipefail
@@ -94,8 +94,8 @@ ensure_run() {
 
 ensure_test() {
   apt_install -- python3 python3-venv iproute2
-  if [ ! -x "$tools/bin/grpcurl" ] || [ ! -x "$tools/bin/buf" ]; then
-    say "installing grpcurl and buf into target/tools"
+  if [ ! -x "$tools/bin/grpcurl" ]; then
+    say "installing grpcurl into target/tools"
     python3 -m venv "$tools"
     "$tools/bin/pip" install -q --disable-pip-version-check -r scripts/tools.txt
   fi

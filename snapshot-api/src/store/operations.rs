@@ -43,7 +43,7 @@ pub enum Begun {
     /// It is written: ask the host.
     New,
     /// The same request was made before: this is its operation.
-    Replay(OperationRow),
+    Replay(Box<OperationRow>),
 }
 
 /// How far an operation has come.
@@ -112,7 +112,7 @@ impl Store {
             if let Some(request_id) = new.request_id
                 && let Some(row) = replay(job.connection, &new.actor, request_id, &new.fingerprint)?
             {
-                return Ok(Begun::Replay(row));
+                return Ok(Begun::Replay(Box::new(row)));
             }
             if let Some(other) = active_on(job.connection, new.vm)? {
                 return Err(busy(new.vm, other).into());

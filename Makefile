@@ -1,0 +1,50 @@
+# Every target installs what it lacks (scripts/setup.sh), builds, and runs. See README.md.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+export PATH := $(HOME)/.cargo/bin:$(PATH)
+# The tests start each other's programs, so one place for all of them.
+export CARGO_TARGET_DIR := $(CURDIR)/target
+
+.PHONY: help
+help: ## Show this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | column -t -s '	'
+
+.PHONY: demo
+demo: setup-run web ## Two small guests and all services on 127.0.0.1, until Ctrl-C
+	cargo build --workspace
+	target/debug/demo
+
+.PHONY: smoke
+smoke: setup-test web ## The story of the README, unattended, on a real guest; exits 0 or 1
+	cargo build --workspace
+	target/debug/smoke
+
+.PHONY: test
+test: setup-test web lint ## Every check and every test
+	cargo build --workspace
+	cargo test --workspace
+
+.PHONY: lint
+lint: setup-test web ## Formatting, lints, the rules of the .proto files
+	cargo fmt --all --check
+	gateway/web/node_modules/.bin/buf lint
+	cargo clippy --workspace --all-targets -- -D warnings
+
+.PHONY: bench
+bench: setup-test web ## Latency beside libvirt's own, and memory; writes target/bench/report.json
+	cargo build --workspace --release
+	target/release/bench
+
+.PHONY: web
+web: setup-build ## Build the page
+	cd gateway/web && { [ node_modules/.package-lock.json -nt package-lock.json ] || npm ci --no-audit --no-fund; }
+	cd gateway/web && npm run --silent build && npm test --silent
+
+.PHONY: setup-build setup-run setup-test
+setup-build setup-run setup-test: setup-%:
+	@scripts/setup.sh $*
+
+.PHONY: clean
+clean: ## Remove everything that was built
+	rm -rf target gateway/web/node_modules gateway/web/dist

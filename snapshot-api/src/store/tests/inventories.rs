@@ -1,0 +1,76 @@
+//! What hosts tell.
+
+use std::collections::BTreeSet;
+
+use snapshot_core::authority::Visible;
+
+use super::*;
+
+#[tokio::test]
+async fn an_inventory_that_tells_nothing_new_changes_nothing() {
+    let (store, _folder) = open();
+    assert!(put(&store, 1, &[("a", None)]).await > 0);
+    let before = store.vm(vm_id(1)).unwrap().revision;
+    assert_eq!(put(&store, 1, &[("a", None)]).await, 0);
+    assert_eq!(store.vm(vm_id(1)).unwrap().revision, before);
+}
+
+#[tokio::test]
+async fn parents_come_before_children_whatever_the_order_told() {
+    let (store, _folder) = open();
+    put(&store, 1, &[("c", Some("b")), ("a", None), ("b", Some("a"))]).await;
+    assert_eq!(listed(&store, 1), ["a", "b", "c"]);
+    let rows = store.snapshots(vm_id(1), 0, 10).unwrap();
+    assert_eq!(rows.iter().map(|row| (row.depth, row.child_count)).collect::<Vec<_>>(), [(0, 1), (1, 1), (2, 0)]);
+}
+
+#[tokio::test]
+async fn machines_that_a_host_does_not_name_are_forgotten_and_only_its_own() {
+    let (store, _folder) = open();
+    put(&store, 1, &[("a", None)]).await;
+    put(&store, 2, &[]).await;
+    store.put_inventory("beta".parse().unwrap(), inventory(3, &[]), 0).await.unwrap();
+    store.retain_vms(host(), BTreeSet::from([vm_id(2)])).await.unwrap();
+    let filter = VmFilter { visible: Visible::All, host: None, after: None };
+    let left: Vec<_> = store.vms(&filter, 10).unwrap().iter().map(|row| row.id).collect();
+    assert_eq!(left, [vm_id(2), vm_id(3)]);
+    assert_eq!(reason(store.vm(vm_id(1)).unwrap_err()), Reason::VmNotFound);
+    assert_eq!(listed(&store, 1), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn of_a_machine_on_two_hosts_the_active_one_counts() {
+    let (store, _folder) = open();
+    let beta: HostId = "beta".parse().unwrap();
+    let mut running = inventory(1, &[("a", None)]);
+    running.vm.state = VmState::Running;
+    store.put_inventory(host(), running, 0).await.unwrap();
+    store.put_inventory(beta.clone(), inventory(1, &[]), 0).await.unwrap();
+    assert_eq!(store.vm(vm_id(1)).unwrap().host, host());
+    assert_eq!(listed(&store, 1), ["a"]);
+    // The copy that is off vanishing there says nothing of the one that runs here.
+    store.remove_vm(beta, vm_id(1)).await.unwrap();
+    assert_eq!(listed(&store, 1), ["a"]);
+}
+
+#[tokio::test]
+async fn lists_show_what_the_caller_may_see() {
+    let (store, _folder) = open();
+    for number in 1..=3 {
+        put(&store, number, &[]).await;
+    }
+    let visible = Visible::Only(BTreeSet::from([vm_id(2), vm_id(9)]));
+    let filter = VmFilter { visible, host: None, after: None };
+    let seen: Vec<_> = store.vms(&filter, 10).unwrap().iter().map(|row| row.id).collect();
+    assert_eq!(seen, [vm_id(2)]);
+}
+
+#[tokio::test]
+async fn a_page_goes_on_after_rows_were_inserted_and_removed() {
+    let (store, _folder) = open();
+    put(&store, 1, &[("a", None), ("b", Some("a")), ("c", Some("b"))]).await;
+    let first = store.snapshots(vm_id(1), 0, 2).unwrap();
+    put(&store, 1, &[("b", None), ("c", Some("b")), ("d", Some("c"))]).await;
+    let rest = store.snapshots(vm_id(1), first[1].seq, 10).unwrap();
+    assert_eq!(rest.iter().map(|row| row.facts.id.to_string()).collect::<Vec<_>>(), ["c", "d"]);
+}
