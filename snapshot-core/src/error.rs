@@ -142,7 +142,8 @@ reasons! {
     SnapshotProtected = "SNAPSHOT_PROTECTED", FailedPrecondition, false;
     /// The snapshot's data is gone.
     SnapshotBroken = "SNAPSHOT_BROKEN", FailedPrecondition, false;
-    /// A disk of the machine is not in the snapshot, or the other way about.
+    /// The snapshot holds the running state and not every disk: a revert would pair a memory with a disk that it does
+    /// not know. Only ever the cause of a broken snapshot.
     DisksDiffer = "DISKS_DIFFER", FailedPrecondition, false;
     /// Not enough space is free.
     SpaceLow = "SPACE_LOW", ResourceExhausted, false;
