@@ -1,0 +1,156 @@
+// What is being done to the machine, with its progress, and how it ended.
+
+import { explainOperation } from "../errors";
+import { OperationKind, OperationState, type Operation } from "../gen/ravada/snapshot/v1/operation_pb";
+import { bytes, duration } from "../format";
+import { outcomes, type Model } from "../state";
+import { t } from "../text";
+import { errorAlert, notice } from "./alert";
+import { button, fill, h, setAttribute, setText } from "./dom";
+
+/** What the user can ask for at an operation. */
+export interface OperationActions {
+  cancel(operation: string): void;
+  dismiss(operation: string): void;
+}
+
+/** The running operations and the outcomes of those that ended. */
+export class OperationsView {
+  readonly element = h("div", { class: "rs-operations" });
+  readonly #active = h("div");
+  readonly #outcomes = h("div");
+  readonly #actions: OperationActions;
+  readonly #bars = new Map<string, Bar>();
+  readonly #boxes = new Map<string, { readonly names: string; readonly element: HTMLElement }>();
+  /** Display names of snapshots by resource name, kept after the snapshot is gone: its removal is yet to be told. */
+  readonly #names = new Map<string, string>();
+
+  constructor(actions: OperationActions) {
+    this.#actions = actions;
+    this.element.append(this.#active, this.#outcomes);
+  }
+
+  /** Brings everything up to date. */
+  show(model: Model): void {
+    for (const { name, displayName } of model.shown?.snapshots.values() ?? []) {
+      this.learn(name, displayName);
+    }
+    this.#showActive([...(model.shown?.active.values() ?? [])]);
+    this.#showOutcomes(outcomes(model));
+  }
+
+  /** The name of a snapshot as the user knows it. */
+  nameOf(snapshot: string): string {
+    return this.#names.get(snapshot) ?? t("operation.noName");
+  }
+
+  /** Notes the name of a snapshot before the watch tells of it. */
+  learn(snapshot: string, displayName: string): void {
+    this.#names.set(snapshot, displayName);
+  }
+
+  #showActive(active: readonly Operation[]): void {
+    const names = new Set(active.map((operation) => operation.name));
+    for (const name of this.#bars.keys()) {
+      if (!names.has(name)) {
+        this.#bars.delete(name);
+      }
+    }
+    for (const operation of active) {
+      let bar = this.#bars.get(operation.name);
+      if (!bar) {
+        bar = new Bar(() => this.#actions.cancel(operation.name));
+        this.#bars.set(operation.name, bar);
+      }
+      bar.show(operation, this.#what(operation));
+    }
+    arrange(this.#active, [...this.#bars.values()].map((bar) => bar.element));
+  }
+
+  #showOutcomes(ended: readonly Operation[]): void {
+    const names = new Set(ended.map((operation) => operation.name));
+    for (const name of this.#boxes.keys()) {
+      if (!names.has(name)) {
+        this.#boxes.delete(name);
+      }
+    }
+    for (const operation of ended) {
+      // The end may be told before the snapshots it speaks of are: the box is made anew when their names come.
+      const spoken = `${this.nameOf(operation.snapshot)}/${this.nameOf(operation.savedSnapshot)}`;
+      if (this.#boxes.get(operation.name)?.names !== spoken) {
+        this.#boxes.set(operation.name, { names: spoken, element: this.#outcome(operation) });
+      }
+    }
+    arrange(this.#outcomes, [...this.#boxes.values()].map((box) => box.element));
+  }
+
+  #outcome(operation: Operation): HTMLElement {
+    const onDismiss = () => this.#actions.dismiss(operation.name);
+    if (operation.state === OperationState.FAILED && operation.error) {
+      const title = t("failed.title", { what: this.#what(operation) });
+      return errorAlert(explainOperation(operation.error), title, onDismiss);
+    }
+    if (operation.state === OperationState.CANCELLED) {
+      return notice("operation-cancelled", [t("done.cancelled", { what: this.#what(operation) })], onDismiss);
+    }
+    const kind = kindName(operation);
+    const saved = operation.savedSnapshot;
+    const text =
+      kind === "REVERT" && saved !== ""
+        ? t("done.REVERT.saved", { name: this.nameOf(operation.snapshot), saved: this.nameOf(saved) })
+        : t(`done.${kind}`, { name: this.nameOf(operation.snapshot) });
+    const pause = operation.pause && ` ${t("done.pause", { time: duration(operation.pause) })}`;
+    return notice("operation-done", [text, pause], onDismiss);
+  }
+
+  #what(operation: Operation): string {
+    return t(`operation.${kindName(operation)}`, { name: this.nameOf(operation.snapshot) });
+  }
+}
+
+/** One running operation. */
+class Bar {
+  readonly element = h("div", { class: "rs-operation", "data-testid": "operation-progress" });
+  readonly #what = h("strong", { "data-testid": "operation-what" });
+  readonly #phase = h("span", { class: "rs-small", "data-testid": "operation-phase" });
+  readonly #percent = h("span", { class: "rs-small", "data-testid": "operation-percent" });
+  readonly #bar = h("progress", { max: 100 });
+  readonly #cancel: HTMLButtonElement;
+
+  constructor(onCancel: () => void) {
+    this.#cancel = button("plain", t("operation.cancel"), { "data-testid": "operation-cancel" }, onCancel);
+    const text = h("div", { class: "rs-operation-text" }, this.#what, this.#phase, this.#percent);
+    fill(this.element, text, h("div", { class: "rs-operation-bar" }, this.#bar, this.#cancel));
+  }
+
+  show(operation: Operation, what: string): void {
+    const { progress, state } = operation;
+    setAttribute(this.element, "data-operation", operation.name);
+    setAttribute(this.element, "data-kind", kindName(operation));
+    setAttribute(this.element, "data-state", OperationState[state]);
+    setText(this.#what, what);
+    setText(this.#phase, state === OperationState.PENDING ? t("operation.pending") : (progress?.phase ?? ""));
+    setAttribute(this.#bar, "aria-label", what);
+    // Without a value the browser shows that something goes on and nobody knows how far it is.
+    const percent = progress && progress.percent > 0 ? Math.min(progress.percent, 100) : undefined;
+    setAttribute(this.#bar, "value", percent);
+    const amount =
+      progress && progress.bytesTotal > 0n
+        ? t("operation.bytes", { done: bytes(progress.bytesDone), total: bytes(progress.bytesTotal) })
+        : "";
+    setText(this.#percent, [percent === undefined ? "" : `${percent} %`, amount].filter((text) => text !== "").join(" · "));
+    this.#cancel.hidden = !operation.cancellable;
+  }
+}
+
+function kindName(operation: Operation): keyof typeof OperationKind {
+  return (OperationKind[operation.kind] as keyof typeof OperationKind | undefined) ?? "UNSPECIFIED";
+}
+
+/** Makes these the children, and touches nothing when they are already: what is put in anew is read out anew. */
+function arrange(parent: Element, children: readonly HTMLElement[]): void {
+  const same = parent.childElementCount === children.length && children.every((child, i) => parent.children[i] === child);
+  if (!same) {
+    fill(parent, ...children);
+  }
+}
