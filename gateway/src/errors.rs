@@ -185,6 +185,25 @@ mod tests {
     }
 
     #[test]
+    fn every_reason_is_documented() {
+        let page = include_str!("../../docs/errors.md");
+        for refusal in [
+            Refusal::ApiUnavailable,
+            Refusal::BadAnswer(String::new()),
+            Refusal::DeadlineExceeded,
+            Refusal::RequestTimeout,
+            Refusal::TooLarge { limit: 0 },
+            Refusal::Malformed(String::new()),
+            Refusal::UnknownMethod(String::new()),
+            Refusal::RateLimited { wait: RETRY },
+            Refusal::Overloaded,
+            Refusal::ShuttingDown,
+        ] {
+            assert!(page.contains(&format!("| `{}` |", refusal.reason())), "docs/errors.md lacks {}", refusal.reason());
+        }
+    }
+
+    #[test]
     fn the_words_of_the_transport_stay_here() {
         let methods = Methods::load().expect("the built-in descriptors");
         let status = Status::from_error(Box::new(std::io::Error::other("connect to 10.0.0.7 failed")));

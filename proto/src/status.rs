@@ -32,7 +32,6 @@ pub fn code(reason: Reason) -> Code {
         Class::Unavailable => Code::Unavailable,
         Class::Cancelled => Code::Cancelled,
         Class::Internal => Code::Internal,
-        Class::DataLoss => Code::DataLoss,
     }
 }
 
@@ -60,8 +59,7 @@ pub fn to_status(error: &Error) -> Status {
         | Class::Aborted
         | Class::Unavailable
         | Class::Cancelled
-        | Class::Internal
-        | Class::DataLoss => {}
+        | Class::Internal => {}
     }
     if error.retryable() {
         details.set_retry_info(Some(RETRY_DELAY));

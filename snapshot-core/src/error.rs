@@ -33,8 +33,6 @@ pub enum Class {
     Cancelled,
     /// A fault of this service or of the host.
     Internal,
-    /// Data that should be there is not.
-    DataLoss,
 }
 
 macro_rules! reasons {
@@ -76,8 +74,6 @@ reasons! {
     TokenInvalid = "TOKEN_INVALID", Unauthenticated, false;
     /// A token's time is over or has not begun.
     TokenExpired = "TOKEN_EXPIRED", Unauthenticated, false;
-    /// The peer's certificate does not name an identity that may call here.
-    PeerNotAllowed = "PEER_NOT_ALLOWED", PermissionDenied, false;
     /// The token does not grant the action.
     ActionNotGranted = "ACTION_NOT_GRANTED", PermissionDenied, false;
     /// The token ended before a host took the operation on; nothing was done.
@@ -100,16 +96,12 @@ reasons! {
     HostBusy = "HOST_BUSY", ResourceExhausted, true;
     /// The host's agent cannot be reached.
     HostUnreachable = "HOST_UNREACHABLE", Unavailable, true;
-    /// The API cannot be reached.
-    ApiUnavailable = "API_UNAVAILABLE", Unavailable, true;
     /// The service is stopping.
     ShuttingDown = "SHUTTING_DOWN", Unavailable, true;
     /// libvirt on the host does not answer.
     HypervisorUnavailable = "HYPERVISOR_UNAVAILABLE", Unavailable, true;
     /// The catalogue cannot be written, for instance because the disk is full.
     CatalogueUnavailable = "CATALOGUE_UNAVAILABLE", Unavailable, true;
-    /// Too many requests.
-    RateLimited = "RATE_LIMITED", ResourceExhausted, true;
     /// The request is larger than it may be.
     RequestTooLarge = "REQUEST_TOO_LARGE", ResourceExhausted, false;
     /// The machine vanishes when it stops.
