@@ -47,13 +47,11 @@ pub async fn mutate<T>(
     request: Request,
 ) -> Result<v1::Operation, Error> {
     let vm = permit.vm();
+    if let Some(first) = replayed(app, &permit, &options)? {
+        return Ok(first);
+    }
     let request_id = parse_request_id(&options)?;
     let actor = permit.actor().to_string();
-    if !options.validate_only
-        && let Some(first) = app.store.replayed(&actor, request_id, &options.fingerprint)?
-    {
-        return Ok(view::operation(&first));
-    }
     let row = app.store.vm(vm)?;
     let agent = app.agent(&row.host)?;
     agent.check_reachable()?;
@@ -85,8 +83,20 @@ pub async fn mutate<T>(
     if let Begun::Replay(first) = app.store.begin(new).await? {
         return Ok(view::operation(&first));
     }
+    tracing::info!(operation = %id, %vm, kind = ?spec.request.kind(), "recorded, asking the host");
     let started = start(agent.clone(), claim, call, spec).await?;
     Ok(view::operation(&started))
+}
+
+/// The operation of an earlier, equal request. Whoever has to read the snapshot to know what is asked looks here before,
+/// because the snapshot may be gone by now.
+pub fn replayed(app: &App, permit: &Permit, options: &Options<'_>) -> Result<Option<v1::Operation>, Error> {
+    let request_id = parse_request_id(options)?;
+    if options.validate_only {
+        return Ok(None);
+    }
+    let first = app.store.replayed(&permit.actor().to_string(), request_id, &options.fingerprint)?;
+    Ok(first.as_ref().map(view::operation))
 }
 
 /// Hands the operation over in a task of its own: a caller that goes away must not leave an intent that nobody follows.

@@ -12,11 +12,12 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 use tonic::transport::Server;
+use tower::util::MapResponseLayer;
 
 use crate::agents::Agent;
 use crate::app::App;
 use crate::config::Config;
-use crate::service::Services;
+use crate::service::{Services, too_large};
 use crate::store::Store;
 use crate::telemetry;
 
@@ -105,6 +106,8 @@ fn routes(
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(proto::PUBLIC_DESCRIPTORS)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+            // So that grpcurl shows the details of an error and not their bytes.
+            .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
     };
     Ok(Routes::new(services.snapshots())
         .add_service(services.operations())
@@ -126,6 +129,7 @@ async fn listen(
         .concurrency_limit_per_connection(CALLS_PER_CONNECTION)
         .http2_keepalive_interval(Some(KEEPALIVE))
         .http2_keepalive_timeout(Some(KEEPALIVE))
+        .layer(MapResponseLayer::new(too_large::typed))
         .add_routes(routes)
         .serve_with_incoming_shutdown(connections, async move { stopping.cancelled().await });
     Ok(tokio::spawn(async move {

@@ -3,6 +3,7 @@
 mod host;
 mod operation;
 mod snapshot;
+pub mod too_large;
 
 use std::time::Instant;
 
@@ -66,7 +67,7 @@ impl Services {
                 Err(error) => Err(error),
             };
             let status = result.map_err(|error| {
-                tracing::info!(reason = %error.reason(), message = error.message(), "refused");
+                tracing::info!(reason = %error.reason(), why = error.message(), "refused");
                 proto::status::to_status(&error)
             });
             let code = status.as_ref().map_or_else(Status::code, |_| Code::Ok);

@@ -8,7 +8,7 @@ use snapshot_core::operation::{Create, Request};
 use snapshot_core::text::{DISPLAY_NAME_MAX_CHARS, Description, DisplayName};
 
 use crate::app::{App, Call};
-use crate::mutation::{Options, fingerprint, mutate};
+use crate::mutation::{Options, fingerprint, mutate, replayed};
 
 pub async fn call(app: &App, call: Call<v1::RevertToSnapshotRequest>) -> Result<v1::Operation, Error> {
     let request = &call.message;
@@ -16,6 +16,17 @@ pub async fn call(app: &App, call: Call<v1::RevertToSnapshotRequest>) -> Result<
     let permit = call.authorize(vm, Action::Revert)?;
     let run_after =
         v1::RunAfter::try_from(request.run_after).map_err(|_| Error::invalid("run_after", "is not known"))?;
+    let same = v1::RevertToSnapshotRequest { request_id: String::new(), validate_only: false, ..request.clone() };
+    let options = Options {
+        request_id: &request.request_id,
+        request_id_required: true,
+        validate_only: request.validate_only,
+        etag: &request.etag,
+        fingerprint: fingerprint("RevertToSnapshot", &same),
+    };
+    if let Some(first) = replayed(app, &permit, &options)? {
+        return Ok(first);
+    }
     let save_current = if request.save_current {
         call.authorize(vm, Action::Create)?;
         app.store.vm(vm)?;
@@ -25,14 +36,6 @@ pub async fn call(app: &App, call: Call<v1::RevertToSnapshotRequest>) -> Result<
         None
     };
     let revert = Request::Revert { snapshot: id, run_after: run_after.into(), save_current };
-    let same = v1::RevertToSnapshotRequest { request_id: String::new(), validate_only: false, ..request.clone() };
-    let options = Options {
-        request_id: &request.request_id,
-        request_id_required: true,
-        validate_only: request.validate_only,
-        etag: &request.etag,
-        fingerprint: fingerprint("RevertToSnapshot", &same),
-    };
     mutate(app, &call, permit, options, revert).await
 }
 

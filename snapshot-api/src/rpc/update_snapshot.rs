@@ -8,7 +8,7 @@ use snapshot_core::operation::Request;
 use snapshot_core::text::{Description, DisplayName};
 
 use crate::app::{App, Call};
-use crate::mutation::{Options, fingerprint, mutate};
+use crate::mutation::{Options, fingerprint, mutate, replayed};
 
 pub async fn call(app: &App, call: Call<v1::UpdateSnapshotRequest>) -> Result<v1::Operation, Error> {
     let request = &call.message;
@@ -17,14 +17,6 @@ pub async fn call(app: &App, call: Call<v1::UpdateSnapshotRequest>) -> Result<v1
     let permit = call.authorize(vm, Action::Update)?;
     let paths = request.update_mask.as_ref().map(|mask| mask.paths.as_slice()).unwrap_or_default();
     let fields = Fields::parse(paths)?;
-    app.store.vm(vm)?;
-    let label = fields.apply(wanted, app.store.snapshot(vm, &id)?.facts.label)?;
-    let update = Request::Update {
-        snapshot: id,
-        display_name: label.display_name,
-        description: label.description,
-        protected: label.protected,
-    };
     let same = v1::UpdateSnapshotRequest { request_id: String::new(), validate_only: false, ..request.clone() };
     let options = Options {
         request_id: &request.request_id,
@@ -32,6 +24,17 @@ pub async fn call(app: &App, call: Call<v1::UpdateSnapshotRequest>) -> Result<v1
         validate_only: request.validate_only,
         etag: &wanted.etag,
         fingerprint: fingerprint("UpdateSnapshot", &same),
+    };
+    if let Some(first) = replayed(app, &permit, &options)? {
+        return Ok(first);
+    }
+    app.store.vm(vm)?;
+    let label = fields.apply(wanted, app.store.snapshot(vm, &id)?.facts.label)?;
+    let update = Request::Update {
+        snapshot: id,
+        display_name: label.display_name,
+        description: label.description,
+        protected: label.protected,
     };
     mutate(app, &call, permit, options, update).await
 }
