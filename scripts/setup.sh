@@ -93,7 +93,7 @@ ensure_run() {
 }
 
 ensure_test() {
-  apt_install -- python3 python3-venv iproute2
+  apt_install -- python3 python3-venv python3-libvirt iproute2
   if [ ! -x "$tools/bin/grpcurl" ]; then
     say "installing grpcurl into target/tools"
     python3 -m venv "$tools"

@@ -1,2 +1,80 @@
-//! Placeholder.
-fn main() {}
+//! `snapshot-agent --config FILE`.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::Parser;
+use metrics_exporter_prometheus::PrometheusBuilder;
+use snapshot_agent::config::{Config, LogFormat};
+use snapshot_agent::hypervisor::libvirt::Libvirt;
+use snapshot_agent::server;
+use tokio::runtime::Runtime;
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+/// Takes, reverts to and deletes snapshots of this host's virtual machines, for the snapshot API.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Args {
+    /// The configuration file.
+    #[arg(long)]
+    config: PathBuf,
+}
+
+/// How long threads that wait for libvirt are waited for in turn: they may wait forever.
+const THREADS_WAIT: Duration = Duration::from_secs(1);
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    let config = match Config::load(&args.config) {
+        Ok(config) => config,
+        Err(error) => {
+            init_log(LogFormat::Text);
+            tracing::error!("{error}");
+            return ExitCode::from(2);
+        }
+    };
+    init_log(config.log_format);
+    match run(config) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            tracing::error!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(config: Config) -> Result<bool, Box<dyn std::error::Error>> {
+    let runtime = Runtime::new()?;
+    let result = runtime.block_on(async {
+        if let Some(address) = config.metrics {
+            PrometheusBuilder::new().with_http_listener(address).install()?;
+        }
+        let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+        let uri = config.libvirt_uri.clone();
+        let libvirt = tokio::task::spawn_blocking(move || Libvirt::new(&uri)).await??;
+        let started = server::start(config, Arc::new(libvirt)).await?;
+        let shutdown = async move {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+        };
+        Ok(started.serve(shutdown).await?)
+    });
+    runtime.shutdown_timeout(THREADS_WAIT);
+    result
+}
+
+/// To stderr, by RUST_LOG, or what matters when there is none.
+fn init_log(format: LogFormat) {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match format {
+        LogFormat::Text => log.init(),
+        LogFormat::Json => log.json().init(),
+    }
+}

@@ -1,0 +1,186 @@
+//! The configuration file: TOML, where a key that is not known is an error.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use capability::IssuerConfig;
+use mtls::{AllowList, TlsFiles};
+use serde::Deserialize;
+use snapshot_core::ids::HostId;
+use snapshot_core::policy::HostPolicy;
+
+/// What an agent is told about itself.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// The host's name, as the API knows it.
+    pub host: HostId,
+    /// Where the API calls.
+    pub listen: SocketAddr,
+    /// Where Prometheus finds metrics, over plain HTTP; nowhere when absent.
+    #[serde(default)]
+    pub metrics: Option<SocketAddr>,
+    /// libvirt's URI.
+    #[serde(default = "default_libvirt_uri")]
+    pub libvirt_uri: String,
+    /// The folder with what the agent has to remember.
+    #[serde(default = "default_state_dir")]
+    pub state_dir: PathBuf,
+    /// The folders whose free space is told to administrators.
+    #[serde(default)]
+    pub image_dirs: Vec<PathBuf>,
+    /// The SPIFFE ids that may call.
+    pub peers: AllowList,
+    /// Seconds between two looks for what other tools have done.
+    #[serde(default = "default_scan_seconds")]
+    pub scan_seconds: u32,
+    /// The most operations at a time.
+    #[serde(default = "default_max_operations")]
+    pub max_operations: usize,
+    /// How the log is written.
+    #[serde(default)]
+    pub log_format: LogFormat,
+    /// The agent's certificate and the CA of its callers.
+    pub tls: TlsFiles,
+    /// Whose tokens count, and for what.
+    pub issuers: Vec<IssuerConfig>,
+    /// What the host allows.
+    #[serde(default)]
+    pub policy: HostPolicy,
+}
+
+/// How the log is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+fn default_libvirt_uri() -> String {
+    "qemu:///system".to_owned()
+}
+
+fn default_state_dir() -> PathBuf {
+    PathBuf::from("/var/lib/ravada-snapshots/agent")
+}
+
+fn default_scan_seconds() -> u32 {
+    10
+}
+
+fn default_max_operations() -> usize {
+    4
+}
+
+/// Why a configuration cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("{path}: {problem}")]
+pub struct ConfigError {
+    /// The file.
+    pub path: PathBuf,
+    /// What is wrong.
+    pub problem: String,
+}
+
+impl Config {
+    /// Reads a file.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let failed = |problem: String| ConfigError { path: path.to_owned(), problem };
+        let text = std::fs::read_to_string(path).map_err(|error| failed(error.to_string()))?;
+        Self::parse(&text).map_err(failed)
+    }
+
+    fn parse(text: &str) -> Result<Self, String> {
+        let config: Self = toml::from_str(text).map_err(|error| error.to_string())?;
+        if config.max_operations == 0 || config.scan_seconds == 0 {
+            return Err("max_operations and scan_seconds have to be at least 1".to_owned());
+        }
+        if config.issuers.is_empty() {
+            return Err("without issuers nobody could ask for anything".to_owned());
+        }
+        Ok(config)
+    }
+
+    /// The time between two looks for what other tools have done.
+    pub fn scan_interval(&self) -> Duration {
+        Duration::from_secs(self.scan_seconds.into())
+    }
+
+    /// The journal's folder.
+    pub fn journal_dir(&self) -> PathBuf {
+        self.state_dir.join("operations")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SMALLEST: &str = r#"
+        host = "alpha"
+        listen = "127.0.0.1:0"
+        peers = ["spiffe://example.test/snapshot-api"]
+
+        [tls]
+        ca = "ca.pem"
+        certificate = "agent.pem"
+        key = "agent.key"
+
+        [[issuers]]
+        issuer = "ravada"
+        jwks = "ravada.jwks.json"
+        actions = ["create", "delete"]
+    "#;
+
+    #[test]
+    fn what_is_left_out_has_a_default() {
+        let config = Config::parse(SMALLEST).unwrap();
+        assert_eq!(config.libvirt_uri, "qemu:///system");
+        assert_eq!((config.max_operations, config.scan_interval()), (4, Duration::from_secs(10)));
+        assert_eq!(config.policy, HostPolicy::default());
+        assert_eq!(config.journal_dir(), Path::new("/var/lib/ravada-snapshots/agent/operations"));
+        assert!(!config.issuers[0].any_vm);
+    }
+
+    #[test]
+    fn everything_can_be_said() {
+        let all = format!(
+            r#"
+            metrics = "127.0.0.1:9100"
+            libvirt_uri = "qemu:///embed?root=/tmp/x"
+            state_dir = "/tmp/state"
+            image_dirs = ["/var/lib/libvirt/images"]
+            scan_seconds = 3
+            max_operations = 2
+            log_format = "json"
+            {SMALLEST}
+            [policy]
+            stable_paths = false
+            max_snapshots_per_vm = 7
+            "#
+        );
+        let config = Config::parse(&all).unwrap();
+        assert_eq!((config.policy.stable_paths, config.policy.max_snapshots_per_vm), (false, 7));
+        assert_eq!(config.log_format, LogFormat::Json);
+    }
+
+    #[test]
+    fn mistakes_are_told() {
+        for (mistake, word) in [
+            (SMALLEST.replace("listen", "lisen"), "lisen"),
+            (SMALLEST.replace("alpha", "Alpha!"), "host id"),
+            (SMALLEST.replace("\"create\"", "\"destroy\""), "destroy"),
+            (SMALLEST.replace("spiffe://example.test/snapshot-api", "*"), "SPIFFE"),
+            (format!("max_operations = 0\n{SMALLEST}"), "at least 1"),
+            (format!("{SMALLEST}\n[policy]\nallow_everything = true"), "allow_everything"),
+        ] {
+            let problem = Config::parse(&mistake).unwrap_err();
+            assert!(problem.contains(word), "{problem}");
+        }
+    }
+}

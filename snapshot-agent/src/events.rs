@@ -1,0 +1,91 @@
+//! The phases of an operation as the events of a stream.
+//!
+//! The first is always `accepted`, the last always `ended`; in between comes the progress there is when the stream is
+//! ready for it.
+
+use std::sync::Arc;
+
+use proto::agent::operation_event::{Accepted, Ended, Event};
+use proto::agent::{OperationEvent, VmInventory};
+use proto::convert::duration_millis;
+use proto::v1;
+use snapshot_core::{Error, Reason};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tonic::Status;
+
+use crate::execute::operation::{Operation, Phase, Progress};
+use crate::journal;
+use crate::machines::Machines;
+
+/// Events that wait for a slow reader.
+const WAITING: usize = 4;
+
+/// Follows an operation that was taken on until its end, or until the process is to end.
+pub fn follow<T: Send + 'static>(
+    operation: Arc<Operation>,
+    machines: Arc<Machines>,
+    stopping: CancellationToken,
+    wrap: fn(OperationEvent) -> T,
+) -> ReceiverStream<Result<T, Status>> {
+    let (sender, receiver) = mpsc::channel(WAITING);
+    tokio::spawn(async move {
+        let send = async |event| sender.send(Ok(wrap(OperationEvent { event: Some(event) }))).await.is_ok();
+        let mut phases = operation.follow();
+        let mut accepted = false;
+        loop {
+            let phase = phases.borrow_and_update().clone();
+            if let (false, Phase::Running { cancellable, .. } | Phase::Ended { cancellable, .. }) = (accepted, &phase) {
+                accepted = true;
+                if !send(Event::Accepted(Accepted { cancellable: *cancellable })).await {
+                    return;
+                }
+            }
+            match phase {
+                Phase::Running { progress, .. } if progress != Progress::default() => {
+                    if !send(Event::Progress(to_wire(progress))).await {
+                        return;
+                    }
+                }
+                Phase::Ended { ended, seen, .. } => {
+                    let inventory = machines.get(operation.vm()).filter(|_| seen);
+                    let inventory = inventory.map(|inventory| VmInventory::from(&*inventory));
+                    send(Event::Ended(end(&ended, inventory))).await;
+                    return;
+                }
+                Phase::Accepting | Phase::Refused(_) | Phase::Running { .. } => {}
+            }
+            tokio::select! {
+                changed = phases.changed() => if changed.is_err() { return },
+                () = sender.closed() => return,
+                () = stopping.cancelled() => {
+                    let _ = sender.send(Err(proto::status::to_status(&shutting_down()))).await;
+                    return;
+                }
+            }
+        }
+    });
+    ReceiverStream::new(receiver)
+}
+
+/// What a caller is told whose stream ends because the process does.
+pub fn shutting_down() -> Error {
+    Error::new(Reason::ShuttingDown, "the agent is stopping")
+}
+
+fn to_wire(progress: Progress) -> v1::OperationProgress {
+    v1::OperationProgress { phase: progress.phase, percent: progress.percent.into(), bytes_done: 0, bytes_total: 0 }
+}
+
+fn end(ended: &journal::Ended, inventory: Option<VmInventory>) -> Ended {
+    let mut wire = Ended {
+        error: ended.error.as_ref().map(v1::OperationError::from),
+        inventory,
+        pause: ended.pause_ms.map(duration_millis),
+        ..Ended::default()
+    };
+    wire.set_state(ended.outcome.into());
+    wire.set_method(ended.method.map_or(v1::OperationMethod::Unspecified, Into::into));
+    wire
+}

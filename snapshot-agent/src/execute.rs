@@ -1,0 +1,237 @@
+//! Carrying operations out.
+//!
+//! 1. **Enter.** The operation's id is looked up: a repeat follows the first. A new one takes its machine, or is told
+//!    which operation is in the way.
+//! 2. **Accept.** The machine is looked at, the planner plans, the journal is written. Up to here nothing has been
+//!    changed and any refusal is final; from here on the operation is finished whatever becomes of the caller.
+//! 3. **Run** ([`work`], [`steps`]). Each step is marked in the journal, carried out, and what came of it is looked at.
+//!    "Already so" is success. What failed may have happened, or half of it: it is looked at and never guessed.
+//! 4. **End.** The machine is published as it now is, the end is marked, the machine is given back.
+//!
+//! When the process starts, what the journal has without an end is settled first ([`settle`]).
+//!
+//! Accepting and running are one blocking task, and the machine is held by an asynchronous one around it: if the
+//! blocking task panics, the operation is settled like after a restart, before anybody else gets the machine.
+
+#[cfg(test)]
+pub mod fake;
+pub mod operation;
+mod registry;
+mod settle;
+mod steps;
+#[cfg(test)]
+mod tests;
+mod work;
+
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use proto::convert::Spec;
+use snapshot_core::authority::Permit;
+use snapshot_core::ids::OperationId;
+use snapshot_core::plan::{Plan, Situation, plan};
+use snapshot_core::policy::HostPolicy;
+use snapshot_core::tree::SnapshotTree;
+use snapshot_core::{Error, Reason};
+use tokio::task::spawn_blocking;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::Instrument as _;
+
+use self::operation::{Operation, Phase};
+use self::registry::{Entered, Registry};
+use self::work::Work;
+use crate::hypervisor::{Hypervisor, Observed};
+use crate::journal::Journal;
+use crate::locks::Locks;
+use crate::machines::Machines;
+
+/// How long the start waits for what was interrupted to be settled, before the rest of the host is served. What takes
+/// longer goes on beside it, with its machines held.
+const SETTLE_WAIT: Duration = Duration::from_secs(20);
+
+/// Carries operations out. Clones share everything.
+#[derive(Clone)]
+pub struct Executor {
+    shared: Arc<Shared>,
+}
+
+pub(crate) struct Shared {
+    pub(crate) hypervisor: Arc<dyn Hypervisor>,
+    pub(crate) journal: Journal,
+    pub(crate) locks: Arc<Locks>,
+    pub(crate) machines: Arc<Machines>,
+    pub(crate) policy: HostPolicy,
+    registry: Registry,
+    /// Cancelled when the process is to end: nothing new is begun.
+    pub(crate) stopping: CancellationToken,
+    tasks: TaskTracker,
+}
+
+/// Somebody who asks, and what for: what an operation needs besides its plan.
+#[derive(Debug, Clone)]
+pub struct Order {
+    /// The operation.
+    pub spec: Spec,
+    /// `{issuer}/{subject}` of the token.
+    pub actor: String,
+    /// The caller's id of the request.
+    pub request_id: String,
+}
+
+impl Executor {
+    /// Carries operations out on this hypervisor. Call [`Executor::settle`] before the first.
+    pub fn new(
+        hypervisor: Arc<dyn Hypervisor>,
+        journal: Journal,
+        locks: Arc<Locks>,
+        machines: Arc<Machines>,
+        policy: HostPolicy,
+    ) -> Self {
+        let (registry, stopping, tasks) = (Registry::default(), CancellationToken::new(), TaskTracker::new());
+        let shared = Shared { hypervisor, journal, locks, machines, policy, registry, stopping, tasks };
+        Self { shared: Arc::new(shared) }
+    }
+
+    /// Tells what an operation would do.
+    pub async fn plan(&self, permit: &Permit, spec: Spec) -> Result<Plan, Error> {
+        check_permit(permit, &spec)?;
+        let shared = Arc::clone(&self.shared);
+        blocking(move || shared.look_and_plan(&spec).map(|(_, plan)| plan)).await
+    }
+
+    /// Takes an operation on, or follows the one that was taken on under this id. When this returns it is journalled.
+    pub async fn start(&self, permit: &Permit, spec: Spec, request_id: String) -> Result<Arc<Operation>, Error> {
+        check_permit(permit, &spec)?;
+        let operation = match self.shared.registry.enter(&spec) {
+            Entered::Known(operation) => {
+                operation.check_same(spec.vm, &spec.request)?;
+                operation
+            }
+            Entered::New(operation) => {
+                let order = Order { spec, actor: permit.actor().to_string(), request_id };
+                self.launch(Arc::clone(&operation), order);
+                operation
+            }
+        };
+        operation.accepted().await?;
+        Ok(operation)
+    }
+
+    /// The operation with this id.
+    pub fn get(&self, id: OperationId) -> Result<Arc<Operation>, Error> {
+        let known = self.shared.registry.get(id).filter(|operation| !matches!(operation.phase(), Phase::Refused(_)));
+        known.ok_or_else(|| {
+            let name = proto::names::operation(id);
+            Error::new(Reason::OperationNotFound, format!("{name} is not known to this host")).with("operation", name)
+        })
+    }
+
+    /// Asks for an operation to be stopped between two steps.
+    pub fn cancel(&self, id: OperationId) -> Result<(), Error> {
+        self.get(id)?.cancel()
+    }
+
+    /// Settles what the journal has without an end. Returns when all of it is settled, or after a while.
+    pub async fn settle(&self) -> io::Result<()> {
+        let interrupted = settle::load(&self.shared)?;
+        let settling: Vec<_> = interrupted
+            .into_iter()
+            .map(|interrupted| {
+                let shared = Arc::clone(&self.shared);
+                self.shared.tasks.spawn(settle::drive(shared, interrupted))
+            })
+            .collect();
+        let all = futures_util::future::join_all(settling);
+        if tokio::time::timeout(SETTLE_WAIT, all).await.is_err() {
+            tracing::warn!("interrupted operations take long to settle; serving the rest of the host meanwhile");
+        }
+        Ok(())
+    }
+
+    /// Takes nothing on any more and waits for what is under way: a deletion of many stops between two steps and is
+    /// gone on with at the next start. Returns whether all of it came to a stop in time.
+    pub async fn stop(&self, wait: Duration) -> bool {
+        self.shared.stopping.cancel();
+        self.shared.tasks.close();
+        tokio::time::timeout(wait, self.shared.tasks.wait()).await.is_ok()
+    }
+
+    fn launch(&self, operation: Arc<Operation>, order: Order) {
+        let shared = Arc::clone(&self.shared);
+        let span = tracing::info_span!(
+            "operation",
+            operation = %order.spec.operation,
+            vm = %order.spec.vm,
+            kind = ?order.spec.request.kind(),
+            actor = order.actor,
+            request_id = order.request_id,
+        );
+        self.shared.tasks.spawn(
+            async move {
+                if let Err(refusal) = shared.take_on(&operation, order).await {
+                    tracing::info!(reason = %refusal.reason(), "refused: {refusal}");
+                    shared.registry.forget(operation.id());
+                    operation.set(Phase::Refused(refusal));
+                }
+            }
+            .instrument(span),
+        );
+    }
+}
+
+/// The permit is the proof that somebody may do this to this machine; for another machine it proves nothing.
+fn check_permit(permit: &Permit, spec: &Spec) -> Result<(), Error> {
+    if permit.vm() == spec.vm { Ok(()) } else { Err(Error::vm_not_found(spec.vm)) }
+}
+
+/// Runs something that blocks. A panic in it is an error of the service.
+async fn blocking<T: Send + 'static>(call: impl FnOnce() -> Result<T, Error> + Send + 'static) -> Result<T, Error> {
+    let span = tracing::Span::current();
+    let joined = spawn_blocking(move || span.in_scope(call)).await;
+    joined.unwrap_or_else(|_| Err(Error::new(Reason::Internal, "the agent failed; its log says how")))
+}
+
+impl Shared {
+    /// Looks at the machine and plans by what it is now.
+    fn look_and_plan(&self, spec: &Spec) -> Result<(Observed, Plan), Error> {
+        let seen = self.hypervisor.observe(spec.vm).map_err(|failure| {
+            tracing::info!(%failure, "the machine could not be read");
+            failure.to_error(spec.vm, None, "the machine could not be read")
+        })?;
+        let tree = SnapshotTree::new(seen.snapshots.iter().cloned())
+            .map_err(|error| Error::new(Reason::HypervisorFailed, format!("libvirt lists what is no tree: {error}")))?;
+        let plan = plan(Situation { vm: &seen.vm, tree: &tree, policy: &self.policy }, &spec.request)?;
+        Ok((seen, plan))
+    }
+
+    /// From the lock to the end. An error is a refusal: nothing was taken on.
+    async fn take_on(self: &Arc<Self>, operation: &Arc<Operation>, order: Order) -> Result<(), Error> {
+        if self.stopping.is_cancelled() {
+            return Err(Error::new(Reason::ShuttingDown, "the agent is stopping"));
+        }
+        let guard = self.locks.take(order.spec.vm, order.spec.operation)?;
+        let (shared, followed) = (Arc::clone(self), Arc::clone(operation));
+        let worked = blocking(move || Work::accept(&shared, &followed, order).map(|mut work| work.run())).await;
+        let end = match worked {
+            Err(panic) if matches!(operation.phase(), Phase::Running { .. }) => {
+                tracing::error!("an operation panicked; settling it: {panic}");
+                settle::again(self, operation).await
+            }
+            other => other?,
+        };
+        drop(guard);
+        if let Some(end) = end {
+            operation.set(end);
+        }
+        Ok(())
+    }
+
+    /// Counts an operation that has ended, for the metrics and for pruning.
+    fn ended(&self, kind: &'static str, outcome: &'static str, since: Instant) {
+        metrics::counter!("snapshot_agent_operations_total", "kind" => kind, "outcome" => outcome).increment(1);
+        metrics::histogram!("snapshot_agent_operation_seconds", "kind" => kind).record(since.elapsed());
+        self.registry.count_end(&self.journal);
+    }
+}

@@ -1,0 +1,416 @@
+//! A host made of variables, whose calls fail, half-succeed, lie or die at a chosen moment.
+//!
+//! What a guest would read from its disks is one letter a disk, so that "some old and some new" can be seen. A contract
+//! test on real guests (tests/real/contract.rs) asks the same of libvirt.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+
+use snapshot_core::Reason;
+use snapshot_core::description::Label;
+use snapshot_core::ids::{SnapshotId, VmId};
+use snapshot_core::plan::PowerState;
+use snapshot_core::snapshot::{Content, Origin, RecordedState, SnapshotFacts, Storage};
+use snapshot_core::vm::{DiskFacts, Nvram, VmFacts, VmState};
+use tokio::sync::Notify;
+
+use crate::hypervisor::inbox::Inbox;
+use crate::hypervisor::{Failure, Hypervisor, Observed, Outline, Versions};
+
+/// What goes wrong with one call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// It fails and has done nothing.
+    Refused,
+    /// It has done everything and says that it failed.
+    RefusedAfter,
+    /// It has done half of it and says that it failed.
+    RefusedHalfway,
+    /// libvirt goes away before it began.
+    Lost,
+    /// libvirt goes away after it was done.
+    LostAfter,
+    /// libvirt goes away in the middle.
+    LostHalfway,
+    /// It panics before it began.
+    Panics,
+    /// It panics after it was done.
+    PanicsAfter,
+    /// The agent dies before it began: no later call of this process does anything.
+    Dies,
+    /// The agent dies after it was done.
+    DiesAfter,
+    /// The agent and libvirt die in the middle.
+    DiesHalfway,
+}
+
+impl Fault {
+    /// All of them.
+    pub const ALL: [Fault; 11] = [
+        Self::Refused,
+        Self::RefusedAfter,
+        Self::RefusedHalfway,
+        Self::Lost,
+        Self::LostAfter,
+        Self::LostHalfway,
+        Self::Panics,
+        Self::PanicsAfter,
+        Self::Dies,
+        Self::DiesAfter,
+        Self::DiesHalfway,
+    ];
+
+    /// Whether the process does not outlive it.
+    pub fn is_death(self) -> bool {
+        matches!(self, Self::Dies | Self::DiesAfter | Self::DiesHalfway)
+    }
+}
+
+/// A machine of variables.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Machine {
+    /// Its facts.
+    pub vm: VmFacts,
+    /// Its snapshots.
+    pub snapshots: Vec<SnapshotFacts>,
+    /// The number of its run.
+    pub instance: Option<u32>,
+    /// Whether a snapshot that was cut off left it paused.
+    pub left_paused: bool,
+    /// What a guest reads from each disk.
+    pub disks: Vec<char>,
+    /// What is in each disk's image, by snapshot.
+    pub images: Vec<BTreeMap<SnapshotId, char>>,
+}
+
+/// The host, which outlives a process.
+#[derive(Debug, Default)]
+pub struct World {
+    /// Its machines.
+    pub machines: BTreeMap<VmId, Machine>,
+    runs: u32,
+}
+
+/// One process's way to the host.
+#[derive(Debug)]
+pub struct Fake {
+    world: Arc<Mutex<World>>,
+    state: Mutex<State>,
+    go_on: Condvar,
+    stalled: Notify,
+    inbox: Inbox,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    calls: usize,
+    fault: Option<(usize, Fault)>,
+    stall: Option<usize>,
+    dead: bool,
+}
+
+/// Facts of a machine with two disks that runs.
+pub fn vm_facts() -> VmFacts {
+    let disk = |target: &str| DiskFacts {
+        target: target.to_owned(),
+        path: format!("/images/{target}.qcow2"),
+        format: "qcow2".to_owned(),
+        read_only: false,
+        has_backing_file: false,
+        capacity_bytes: 64 << 20,
+        allocation_bytes: 1 << 20,
+        free_bytes: Some(64 << 30),
+    };
+    VmFacts {
+        id: "0191f7a0-0000-7000-8000-00000000000a".parse().unwrap(),
+        name: "desk".to_owned(),
+        state: VmState::Running,
+        persistent: true,
+        has_managed_save: false,
+        block_job_disk: None,
+        memory_bytes: 16 << 20,
+        disks: vec![disk("vda"), disk("vdb")],
+        nvram: Nvram::Absent,
+        missing_medium: None,
+    }
+}
+
+impl World {
+    /// A host with one machine, in this state.
+    pub fn with_machine(state: VmState) -> Arc<Mutex<Self>> {
+        let vm = VmFacts { state, ..vm_facts() };
+        let instance = (state != VmState::Shutoff).then_some(1);
+        let (disks, images) = (vec!['B'; 2], vec![BTreeMap::new(); 2]);
+        let machine = Machine { snapshots: vec![], instance, left_paused: false, disks, images, vm };
+        let machines = BTreeMap::from([(machine.vm.id, machine)]);
+        Arc::new(Mutex::new(Self { machines, runs: 1 }))
+    }
+}
+
+impl Fake {
+    /// Reaches this host; the call with this number, from 0, goes wrong.
+    pub fn new(world: &Arc<Mutex<World>>, fault: Option<(usize, Fault)>) -> Self {
+        let state = Mutex::new(State { fault, ..State::default() });
+        let inbox = Inbox::default();
+        inbox.set_connected(true);
+        Self { world: Arc::clone(world), state, go_on: Condvar::new(), stalled: Notify::new(), inbox }
+    }
+
+    /// Has the call with this number, from 0, wait until [`Fake::go_on`].
+    pub fn stall_at(&self, call: usize) {
+        lock(&self.state).stall = Some(call);
+    }
+
+    /// Waits until that call is made.
+    pub async fn stalled(&self) {
+        self.stalled.notified().await;
+    }
+
+    /// Lets it go on.
+    pub fn go_on(&self) {
+        lock(&self.state).stall = None;
+        self.go_on.notify_all();
+    }
+
+    /// Whether the fault has happened.
+    pub fn is_spent(&self) -> bool {
+        lock(&self.state).fault.is_none()
+    }
+
+    fn call<T: Default>(
+        &self,
+        act: impl FnOnce(&mut World) -> Result<T, Failure>,
+        halfway: impl FnOnce(&mut World),
+    ) -> Result<T, Failure> {
+        let fault = {
+            let mut state = lock(&self.state);
+            let number = state.calls;
+            if state.stall == Some(number) {
+                self.stalled.notify_one();
+                state = self
+                    .go_on
+                    .wait_while(state, |state| state.stall == Some(number))
+                    .unwrap_or_else(PoisonError::into_inner);
+            }
+            assert!(!state.dead, "this process is dead");
+            let due = state.fault.take_if(|(call, _)| *call == number).map(|(_, fault)| fault);
+            state.calls += 1;
+            state.dead = due.is_some_and(Fault::is_death);
+            due
+        };
+        let mut world = lock(&self.world);
+        let refused = || Failure::Refused { code: 1, message: "as told".to_owned() };
+        let lost = || Failure::Unreachable("as told".to_owned());
+        match fault {
+            None => act(&mut world),
+            Some(Fault::Refused) => Err(refused()),
+            Some(Fault::Lost) => Err(lost()),
+            Some(Fault::RefusedAfter) => act(&mut world).and(Err(refused())),
+            Some(Fault::LostAfter) => act(&mut world).and(Err(lost())),
+            Some(Fault::RefusedHalfway) => {
+                halfway(&mut world);
+                Err(refused())
+            }
+            Some(Fault::LostHalfway) => {
+                halfway(&mut world);
+                Err(lost())
+            }
+            Some(Fault::Panics | Fault::Dies) => panic!("as told"),
+            Some(Fault::PanicsAfter | Fault::DiesAfter) => panic!("as told, after {}", act(&mut world).is_ok()),
+            Some(Fault::DiesHalfway) => {
+                halfway(&mut world);
+                panic!("as told, halfway")
+            }
+        }
+    }
+}
+
+/// Locks; what panicked as it was told to has left nothing half written.
+pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn machine(world: &mut World, vm: VmId) -> Result<&mut Machine, Failure> {
+    world.machines.get_mut(&vm).ok_or(Failure::VmGone)
+}
+
+impl Machine {
+    fn listed(&self, id: &SnapshotId) -> Result<&SnapshotFacts, Failure> {
+        self.snapshots.iter().find(|snapshot| snapshot.id == *id).ok_or(Failure::SnapshotGone)
+    }
+
+    fn create(&mut self, id: &SnapshotId, label: &Label, memory: bool) -> Result<(), Failure> {
+        if memory == (self.vm.state == VmState::Shutoff) || self.images.iter().any(|image| image.contains_key(id)) {
+            return Err(Failure::Refused { code: 9, message: "not so".to_owned() });
+        }
+        for (image, content) in self.images.iter_mut().zip(&self.disks) {
+            image.insert(id.clone(), *content);
+        }
+        let parent = self.snapshots.iter().find(|snapshot| snapshot.is_current).map(|snapshot| snapshot.id.clone());
+        self.snapshots.iter_mut().for_each(|snapshot| snapshot.is_current = false);
+        self.snapshots.push(SnapshotFacts {
+            id: id.clone(),
+            parent,
+            is_current: true,
+            create_time: 1_700_000_000 + self.snapshots.len() as i64,
+            label: label.clone(),
+            content: if memory { Content::DisksAndMemory } else { Content::Disks },
+            storage: Storage::Internal,
+            vm_state: match self.vm.state {
+                VmState::Running => RecordedState::Running,
+                VmState::Paused => RecordedState::Paused,
+                _ => RecordedState::Shutoff,
+            },
+            disks: vec!["vda".to_owned(), "vdb".to_owned()],
+            size_bytes: 0,
+            origin: Origin::Service,
+            broken: None,
+        });
+        Ok(())
+    }
+
+    fn delete(&mut self, id: &SnapshotId, images: bool) -> Result<(), Failure> {
+        let removed = self.listed(id)?.clone();
+        self.snapshots.retain(|snapshot| snapshot.id != *id);
+        for snapshot in &mut self.snapshots {
+            if snapshot.parent.as_ref() == Some(id) {
+                snapshot.parent.clone_from(&removed.parent);
+            }
+            snapshot.is_current |= removed.is_current && Some(&snapshot.id) == removed.parent.as_ref();
+        }
+        if images {
+            self.images.iter_mut().for_each(|image| _ = image.remove(id));
+        }
+        Ok(())
+    }
+
+    fn revert(&mut self, id: &SnapshotId, then: PowerState, run: u32) -> Result<(), Failure> {
+        self.listed(id)?;
+        self.disks = self.images.iter().map(|image| image.get(id).copied().unwrap_or('?')).collect();
+        self.snapshots.iter_mut().for_each(|snapshot| snapshot.is_current = snapshot.id == *id);
+        (self.vm.state, self.instance) = match then {
+            PowerState::Running => (VmState::Running, Some(run)),
+            PowerState::Paused => (VmState::Paused, Some(run)),
+            PowerState::Off => (VmState::Shutoff, None),
+        };
+        Ok(())
+    }
+}
+
+impl Hypervisor for Fake {
+    fn vms(&self) -> Result<Vec<VmId>, Failure> {
+        self.call(|world| Ok(world.machines.keys().copied().collect()), |_| {})
+    }
+
+    fn observe(&self, vm: VmId) -> Result<Observed, Failure> {
+        // Only changes are counted: what a look may be answered with is tried by the others.
+        assert!(!lock(&self.state).dead, "this process is dead");
+        let mut world = lock(&self.world);
+        let machine = machine(&mut world, vm)?;
+        let mut snapshots = machine.snapshots.clone();
+        for snapshot in &mut snapshots {
+            let lost = machine.images.iter().any(|image| !image.contains_key(&snapshot.id));
+            snapshot.broken = lost.then_some(Reason::SnapshotBroken);
+        }
+        let tags = machine.images.iter().flat_map(BTreeMap::keys).filter(|id| machine.listed(id).is_err());
+        Ok(Observed {
+            vm: machine.vm.clone(),
+            snapshots,
+            instance: machine.instance,
+            left_paused: machine.left_paused,
+            strays: tags.map(ToString::to_string).collect(),
+        })
+    }
+
+    fn outline(&self, vm: VmId) -> Result<Outline, Failure> {
+        let seen = self.observe(vm)?;
+        let current = seen.snapshots.iter().find(|snapshot| snapshot.is_current);
+        Ok(Outline {
+            current: current.map(|snapshot| snapshot.id.to_string()),
+            snapshots: seen.snapshots.iter().map(|snapshot| snapshot.id.to_string()).collect::<BTreeSet<_>>(),
+        })
+    }
+
+    fn create_internal(&self, vm: &VmFacts, id: &SnapshotId, label: &Label, memory: bool) -> Result<(), Failure> {
+        let halfway = |world: &mut World| {
+            let Ok(machine) = machine(world, vm.id) else { return };
+            let content = machine.disks[0];
+            machine.images[0].insert(id.clone(), content);
+            if machine.vm.state == VmState::Running {
+                (machine.vm.state, machine.left_paused) = (VmState::Paused, true);
+            }
+        };
+        self.call(|world| machine(world, vm.id)?.create(id, label, memory), halfway)
+    }
+
+    fn write_label(&self, vm: VmId, id: &SnapshotId, label: &Label) -> Result<(), Failure> {
+        let write = |world: &mut World| {
+            let machine = machine(world, vm)?;
+            machine.listed(id)?;
+            let named = machine.snapshots.iter_mut().filter(|snapshot| snapshot.id == *id);
+            named.for_each(|snapshot| snapshot.label = label.clone());
+            Ok(())
+        };
+        self.call(write, |_| {})
+    }
+
+    fn revert_internal(&self, vm: VmId, id: &SnapshotId, then: PowerState) -> Result<(), Failure> {
+        let halfway = |world: &mut World| {
+            let Ok(machine) = machine(world, vm) else { return };
+            machine.disks[0] = machine.images[0].get(id).copied().unwrap_or('?');
+            (machine.vm.state, machine.instance) = (VmState::Shutoff, None);
+        };
+        let revert = |world: &mut World| {
+            world.runs += 1;
+            let run = world.runs;
+            machine(world, vm)?.revert(id, then, run)
+        };
+        self.call(revert, halfway)
+    }
+
+    fn delete_internal(&self, vm: VmId, id: &SnapshotId) -> Result<(), Failure> {
+        let halfway = |world: &mut World| {
+            let Ok(machine) = machine(world, vm) else { return };
+            machine.images[0].remove(id);
+        };
+        self.call(|world| machine(world, vm)?.delete(id, true), halfway)
+    }
+
+    fn forget(&self, vm: VmId, id: &SnapshotId) -> Result<(), Failure> {
+        self.call(|world| machine(world, vm)?.delete(id, false), |_| {})
+    }
+
+    fn remove_stray(&self, vm: &VmFacts, id: &SnapshotId) -> Result<(), Failure> {
+        let remove = |world: &mut World| {
+            machine(world, vm.id)?.images.iter_mut().for_each(|image| _ = image.remove(id));
+            Ok(())
+        };
+        self.call(remove, |_| {})
+    }
+
+    fn power_off(&self, vm: VmId) -> Result<(), Failure> {
+        let off = |world: &mut World| {
+            let machine = machine(world, vm)?;
+            (machine.vm.state, machine.instance) = (VmState::Shutoff, None);
+            Ok(())
+        };
+        self.call(off, |_| {})
+    }
+
+    fn resume(&self, vm: VmId) -> Result<(), Failure> {
+        let resume = |world: &mut World| {
+            let machine = machine(world, vm)?;
+            (machine.vm.state, machine.left_paused) = (VmState::Running, false);
+            Ok(())
+        };
+        self.call(resume, |_| {})
+    }
+
+    fn versions(&self) -> Result<Versions, Failure> {
+        Ok(Versions { libvirt: "11.3.0".to_owned(), qemu: "10.0.2".to_owned() })
+    }
+
+    fn inbox(&self) -> &Inbox {
+        &self.inbox
+    }
+}

@@ -1,0 +1,134 @@
+//! An operation of this host, as others may follow it.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use snapshot_core::ids::{OperationId, VmId};
+use snapshot_core::operation::Request;
+use snapshot_core::{Error, Reason};
+use tokio::sync::watch;
+
+use crate::journal::Ended;
+
+/// How far an operation has come.
+///
+/// ```text
+///   Accepting --> Refused
+///       |
+///       +-------> Running --> Ended
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Phase {
+    /// The machine is being looked at, and the plan made.
+    Accepting,
+    /// Not taken on; nothing was changed.
+    Refused(Error),
+    /// Taken on.
+    Running {
+        /// Whether it can be stopped between steps.
+        cancellable: bool,
+        /// What it is at.
+        progress: Progress,
+    },
+    /// Over.
+    Ended {
+        /// Whether it could be stopped between steps.
+        cancellable: bool,
+        /// How.
+        ended: Ended,
+        /// Whether the machine was seen and published since.
+        seen: bool,
+    },
+}
+
+/// What an operation is at.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Progress {
+    /// The step that runs now, in words.
+    pub phase: String,
+    /// Of the steps, how many of a hundred are done.
+    pub percent: u8,
+}
+
+/// An operation and its phase.
+#[derive(Debug)]
+pub struct Operation {
+    id: OperationId,
+    vm: VmId,
+    request: Request,
+    phase: watch::Sender<Phase>,
+    cancelled: AtomicBool,
+}
+
+impl Operation {
+    pub(super) fn new(id: OperationId, vm: VmId, request: Request, phase: Phase) -> Self {
+        Self { id, vm, request, phase: watch::Sender::new(phase), cancelled: AtomicBool::new(false) }
+    }
+
+    /// Its id.
+    pub fn id(&self) -> OperationId {
+        self.id
+    }
+
+    /// The machine it is for.
+    pub fn vm(&self) -> VmId {
+        self.vm
+    }
+
+    /// Follows it from where it is. Who is slow misses progress and never the end.
+    pub fn follow(&self) -> watch::Receiver<Phase> {
+        self.phase.subscribe()
+    }
+
+    pub(super) fn set(&self, phase: Phase) {
+        self.phase.send_replace(phase);
+    }
+
+    pub(super) fn progress(&self, progress: Progress) {
+        self.phase.send_if_modified(|phase| match phase {
+            Phase::Running { progress: now, .. } => std::mem::replace(now, progress.clone()) != progress,
+            Phase::Accepting | Phase::Refused(_) | Phase::Ended { .. } => false,
+        });
+    }
+
+    pub(super) fn phase(&self) -> Phase {
+        self.phase.borrow().clone()
+    }
+
+    /// A repeat has to be the same request; anything else under this id is another operation.
+    pub(super) fn check_same(&self, vm: VmId, request: &Request) -> Result<(), Error> {
+        if (self.vm, &self.request) == (vm, request) {
+            return Ok(());
+        }
+        let message = format!("operations/{} was used for another request", self.id);
+        Err(Error::new(Reason::RequestIdReused, message))
+    }
+
+    /// Waits until it was taken on or refused.
+    pub(super) async fn accepted(&self) -> Result<(), Error> {
+        let mut phase = self.follow();
+        // The sender is part of `self`, so it cannot be gone.
+        let _ = phase.wait_for(|phase| !matches!(phase, Phase::Accepting)).await;
+        match &*phase.borrow() {
+            Phase::Refused(refusal) => Err(refusal.clone()),
+            Phase::Accepting | Phase::Running { .. } | Phase::Ended { .. } => Ok(()),
+        }
+    }
+
+    /// Asks for it to be stopped between two steps.
+    pub(super) fn cancel(&self) -> Result<(), Error> {
+        match &*self.phase.borrow() {
+            Phase::Running { cancellable: true, .. } => {
+                self.cancelled.store(true, Ordering::Relaxed);
+                Ok(())
+            }
+            Phase::Accepting | Phase::Refused(_) | Phase::Running { .. } | Phase::Ended { .. } => {
+                let message = format!("operations/{} can no longer be stopped", self.id);
+                Err(Error::new(Reason::NotCancellable, message))
+            }
+        }
+    }
+
+    pub(super) fn is_cancelled(&self) -> bool {
+        self.cancelled.load(Ordering::Relaxed)
+    }
+}

@@ -1,0 +1,80 @@
+//! The operations that this host knows of: those under way, and the last of those that have ended.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use proto::convert::Spec;
+use snapshot_core::ids::OperationId;
+
+use super::operation::{Operation, Phase};
+use crate::journal::Journal;
+
+/// After how many ends the journal is pruned.
+const PRUNE_EVERY: usize = 50;
+
+#[derive(Debug, Default)]
+pub(super) struct Registry {
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    operations: HashMap<OperationId, Arc<Operation>>,
+    ends_since_prune: usize,
+}
+
+/// Whether an id was known.
+pub(super) enum Entered {
+    Known(Arc<Operation>),
+    New(Arc<Operation>),
+}
+
+impl Registry {
+    /// The operation with this id, which is made if there is none.
+    pub(super) fn enter(&self, spec: &Spec) -> Entered {
+        let mut state = self.lock();
+        if let Some(known) = state.operations.get(&spec.operation) {
+            return Entered::Known(Arc::clone(known));
+        }
+        let new = Operation::new(spec.operation, spec.vm, spec.request.clone(), Phase::Accepting);
+        let new = Arc::new(new);
+        state.operations.insert(spec.operation, Arc::clone(&new));
+        Entered::New(new)
+    }
+
+    /// Adds one that the journal told of.
+    pub(super) fn add(&self, operation: Operation) -> Arc<Operation> {
+        let operation = Arc::new(operation);
+        self.lock().operations.insert(operation.id(), Arc::clone(&operation));
+        operation
+    }
+
+    pub(super) fn get(&self, id: OperationId) -> Option<Arc<Operation>> {
+        self.lock().operations.get(&id).cloned()
+    }
+
+    /// Forgets one that was refused: nothing was done under its id.
+    pub(super) fn forget(&self, id: OperationId) {
+        self.lock().operations.remove(&id);
+    }
+
+    /// One more has ended. Now and then the oldest are forgotten, here and in the journal.
+    pub(super) fn count_end(&self, journal: &Journal) {
+        let mut state = self.lock();
+        state.ends_since_prune += 1;
+        if state.ends_since_prune < PRUNE_EVERY {
+            return;
+        }
+        state.ends_since_prune = 0;
+        let is_ended = |operation: &&Arc<Operation>| matches!(operation.phase(), Phase::Ended { .. });
+        let ended = state.operations.values().filter(is_ended).map(|operation| operation.id()).collect();
+        drop(state);
+        for id in journal.prune(ended) {
+            self.forget(id);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,197 @@
+//! Operations that the journal has without an end: the process was stopped in the middle of them.
+//!
+//! What they did is not remembered but looked at.
+//!
+//! - An **update** and a **deletion** are gone on with: their steps can be repeated.
+//! - A **create** whose snapshot is whole has succeeded. Of any other the remains are removed, and it has failed.
+//! - A **revert** that was begun is finished, because the machine may be halfway. One that was not is begun only shortly
+//!   after it was taken on: somebody who finds the desktop as it was goes on working, and must not lose that work to a
+//!   wish of an hour ago. The snapshot of the present that came before it is kept.
+//!
+//! The machine is held from the first moment, so nothing else gets in between.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use snapshot_core::ids::{SnapshotId, VmId};
+use snapshot_core::operation::{Outcome, Request};
+use snapshot_core::plan::{PowerState, Step};
+use snapshot_core::vm::VmState;
+use snapshot_core::{Error, Reason};
+use tokio::task::spawn_blocking;
+
+use super::Shared;
+use super::operation::{Operation, Phase, Progress};
+use super::work::{Halt, Work};
+use crate::hypervisor::Observed;
+use crate::journal::{Ended, Recorded};
+use crate::locks::Guard;
+
+/// How long after it was taken on a revert may still be begun.
+const BEGIN_WITHIN: Duration = Duration::from_secs(120);
+
+/// What was interrupted on one machine, which is held.
+pub(super) struct Interrupted {
+    operations: Vec<(Arc<Operation>, Recorded)>,
+    guard: Option<Guard>,
+}
+
+/// Reads the journal: ended operations can be followed again, the others are to be driven.
+pub(super) fn load(shared: &Shared) -> io::Result<Vec<Interrupted>> {
+    let mut interrupted: BTreeMap<VmId, Vec<(Arc<Operation>, Recorded)>> = BTreeMap::new();
+    let mut ended = Vec::new();
+    for recorded in shared.journal.load()? {
+        let entry = &recorded.entry;
+        let cancellable = entry.cancellable;
+        let phase = match &recorded.ended {
+            Some(end) => Phase::Ended { cancellable, ended: end.clone(), seen: true },
+            None => Phase::Running { cancellable, progress: Progress::default() },
+        };
+        let operation = Operation::new(entry.operation, entry.vm, entry.request.clone(), phase);
+        let operation = shared.registry.add(operation);
+        if recorded.ended.is_some() {
+            ended.push(operation.id());
+        } else {
+            interrupted.entry(entry.vm).or_default().push((operation, recorded));
+        }
+    }
+    for id in shared.journal.prune(ended) {
+        shared.registry.forget(id);
+    }
+    let hold = |(vm, operations): (VmId, Vec<(Arc<Operation>, Recorded)>)| {
+        let first = operations.first().map(|(operation, _)| operation.id());
+        let guard = first.and_then(|id| shared.locks.retake(vm, id).ok());
+        Interrupted { operations, guard }
+    };
+    Ok(interrupted.into_iter().map(hold).collect())
+}
+
+/// Settles what was interrupted on one machine, in the order in which it was taken on. Nobody is told of an end before
+/// the machine is free.
+pub(super) async fn drive(shared: Arc<Shared>, interrupted: Interrupted) {
+    let mut ends = Vec::new();
+    for (operation, recorded) in interrupted.operations {
+        ends.push((settle(&shared, &operation, recorded).await, operation));
+    }
+    drop(interrupted.guard);
+    for (end, operation) in ends {
+        end.into_iter().for_each(|end| operation.set(end));
+    }
+}
+
+/// Settles an operation that panicked.
+pub(super) async fn again(shared: &Arc<Shared>, operation: &Arc<Operation>) -> Option<Phase> {
+    match shared.journal.read(operation.id()) {
+        Ok(recorded) => settle(shared, operation, recorded).await,
+        Err(error) => {
+            tracing::error!(%error, "the journal of an operation cannot be read");
+            Some(gave_up())
+        }
+    }
+}
+
+async fn settle(shared: &Arc<Shared>, operation: &Arc<Operation>, recorded: Recorded) -> Option<Phase> {
+    let entry = &recorded.entry;
+    let span = tracing::info_span!(
+        "operation",
+        operation = %entry.operation,
+        vm = %entry.vm,
+        kind = ?entry.request.kind(),
+        actor = entry.actor,
+        request_id = entry.request_id,
+        settling = true,
+    );
+    let (shared, followed) = (Arc::clone(shared), Arc::clone(operation));
+    let settled = spawn_blocking(move || {
+        span.in_scope(|| {
+            tracing::info!(next = recorded.next, begun = recorded.begun, "was interrupted");
+            let Recorded { entry, next, begun, log, .. } = recorded;
+            let (operation, started) = (&followed, Instant::now());
+            let mut work =
+                Work { shared: &shared, operation, entry, log, seen: None, pause: None, done: next, started };
+            let result = work.settle(next, begun);
+            work.conclude(result)
+        })
+    });
+    settled.await.unwrap_or_else(|_| Some(gave_up()))
+}
+
+/// The end that followers get of an operation that cannot even be settled. The journal keeps it open, so the next start
+/// tries again.
+fn gave_up() -> Phase {
+    let error = Error::new(Reason::Internal, "the agent failed in the middle; it will look again at its next start");
+    let ended = Ended { outcome: Outcome::Failed, error: Some(error), method: None, pause_ms: None };
+    Phase::Ended { cancellable: false, ended, seen: false }
+}
+
+impl Work<'_> {
+    fn settle(&mut self, next: usize, begun: bool) -> Result<(), Halt> {
+        self.done = next;
+        let Some(step) = self.entry.steps.get(next).cloned() else {
+            // Everything was done, and only the end not marked.
+            return self.clear_deleted();
+        };
+        match (&self.entry.request, step) {
+            (Request::Update { .. } | Request::Delete { .. } | Request::Purge { .. }, _) => self.run_steps(next),
+            (Request::Create(_), Step::CreateInternal { snapshot, .. }) => self.settle_create(&snapshot),
+            (Request::Revert { .. }, Step::CreateInternal { snapshot, .. }) => {
+                self.settle_create(&snapshot)?;
+                self.settle(next + 1, false)
+            }
+            (Request::Revert { .. }, Step::RevertInternal { snapshot, then }) => {
+                self.settle_revert(next, begun, &snapshot, then)
+            }
+            (Request::Revert { .. }, Step::PowerOff) => match self.look()?.vm.state {
+                // Nothing has run since the revert, so nothing is lost.
+                VmState::Paused | VmState::Shutoff => self.run_steps(next),
+                VmState::Unknown | VmState::Running | VmState::Crashed | VmState::Suspended => {
+                    Err(self.interrupted("the machine was taken back, and runs instead of being off"))
+                }
+            },
+            (Request::Create(_) | Request::Revert { .. }, _) => self.run_steps(next),
+        }
+    }
+
+    fn settle_create(&mut self, id: &SnapshotId) -> Result<(), Halt> {
+        if self.look()?.has_whole(id) {
+            return Ok(());
+        }
+        self.clear_remains(id)?;
+        Err(self.interrupted("the snapshot was not taken, and nothing is left of it"))
+    }
+
+    fn settle_revert(&mut self, next: usize, begun: bool, id: &SnapshotId, then: PowerState) -> Result<(), Halt> {
+        let seen = self.look()?;
+        if begun && self.is_reverted(&seen, id, then) {
+            return self.run_steps(next + 1);
+        }
+        let since = self.entry.accepted.elapsed();
+        if self.is_halfway(&seen, begun, since) || since.is_some_and(|since| since <= BEGIN_WITHIN) {
+            return self.run_steps(next);
+        }
+        Err(self.interrupted("the machine was not taken back, and is as it was"))
+    }
+
+    /// Whether a revert may have changed something already. Numbers of runs begin anew when the host is booted, and a
+    /// mark may have been lost with it: then a machine that is on is taken for one that somebody uses.
+    fn is_halfway(&self, seen: &Observed, begun: bool, since: Option<Duration>) -> bool {
+        match (begun, since) {
+            (true, Some(_)) => !self.is_untouched(seen),
+            (true, None) => true,
+            (false, Some(_)) => false,
+            (false, None) => seen.instance.is_none(),
+        }
+    }
+
+    fn interrupted(&self, what: &str) -> Halt {
+        let mut message = format!("the agent was stopped in the middle: {what}");
+        if let (Request::Revert { .. }, Some(create)) = (&self.entry.request, self.create_request())
+            && self.done > 0
+        {
+            message += &format!("; what it was is in snapshot {}", create.snapshot);
+        }
+        Error::new(Reason::Interrupted, message).with("vm", proto::names::vm(self.entry.vm)).into()
+    }
+}

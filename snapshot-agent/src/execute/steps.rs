@@ -1,0 +1,277 @@
+//! The steps. Each can be repeated from its beginning, however far it came the time before.
+//!
+//! - **Create**: a whole snapshot of that id is success. Remains of one are cleared first. After the call the machine is
+//!   looked at, whatever the call said: libvirt can fail after the snapshot was taken, and succeed on some of the disks.
+//!   What is not whole is removed again, and a guest that was left paused runs on.
+//! - **Revert**: the call is repeated when it left the machine other than it should be, because half a revert is the
+//!   worst of all states and the same call is what ends it. A machine that still runs in the same QEMU process was not
+//!   touched, and then the failure stands.
+//! - **Delete**: a snapshot that is not there is success. One whose data is gone, and that libvirt therefore cannot
+//!   delete, is forgotten.
+//! - **Write a label**: the label as it should be is success.
+//! - **Power off**: off is success.
+
+use std::time::Instant;
+
+use snapshot_core::description::Label;
+use snapshot_core::ids::SnapshotId;
+use snapshot_core::operation::Request;
+use snapshot_core::plan::{PowerState, Step};
+use snapshot_core::vm::VmState;
+use snapshot_core::{Error, Reason};
+
+use super::work::{Halt, Work};
+use crate::hypervisor::{Failure, Observed};
+
+/// How often a revert is tried.
+const REVERT_TRIES: u32 = 3;
+/// How often a machine is switched off.
+const POWER_OFF_TRIES: u32 = 3;
+/// How often a deletion is tried when libvirt goes away in the middle.
+const DELETE_TRIES: u32 = 3;
+
+impl Work<'_> {
+    pub(super) fn step(&mut self, step: &Step) -> Result<(), Halt> {
+        match step {
+            Step::CreateInternal { snapshot, memory } => self.create(snapshot, *memory),
+            Step::WriteLabel { snapshot } => self.write_label(snapshot),
+            Step::RevertInternal { snapshot, then } => self.revert(snapshot, *then),
+            Step::PowerOff => self.power_off(),
+            Step::DeleteInternal { snapshot } => self.delete(snapshot),
+        }
+    }
+
+    fn create(&mut self, id: &SnapshotId, memory: bool) -> Result<(), Halt> {
+        let mut seen = self.seen()?;
+        if seen.has_whole(id) {
+            return Ok(());
+        }
+        if seen.snapshot(id).is_some() || seen.has_stray(id) {
+            seen = self.clear_remains(id)?;
+        }
+        let label = self.new_label()?;
+        let (start, was_running) = (Instant::now(), seen.vm.state == VmState::Running);
+        self.seen = None;
+        let result = self.shared.hypervisor.create_internal(&seen.vm, id, &label, memory);
+        let took = start.elapsed();
+        if self.look()?.has_whole(id) {
+            if let Err(failure) = result {
+                tracing::warn!(%failure, "taking the snapshot failed and the snapshot is whole");
+            }
+            // libvirt stops the guest from the first to the last moment of the call.
+            self.pause = (memory && was_running).then_some(took);
+            return Ok(());
+        }
+        let error = match &result {
+            Err(failure) => self.error(failure, Some(id), "the snapshot could not be taken"),
+            Ok(()) => Error::new(Reason::HypervisorFailed, "libvirt took the snapshot, and it is not whole"),
+        };
+        tracing::warn!(?error, "the snapshot is not whole; clearing what there is of it");
+        Err(match self.clear_remains(id) {
+            Ok(_) => error.into(),
+            Err(Halt::Failed(remains)) => error.with("remains", remains.to_string()).into(),
+            Err(halt) => halt,
+        })
+    }
+
+    /// Removes what there is of a snapshot, and lets a guest run on that it left paused. Returns the machine after that.
+    pub(super) fn clear_remains(&mut self, id: &SnapshotId) -> Result<Observed, Halt> {
+        let seen = self.seen()?;
+        let hypervisor = &self.shared.hypervisor;
+        let mut attempts = Vec::new();
+        if seen.snapshot(id).is_some() {
+            attempts.push(hypervisor.delete_internal(seen.vm.id, id));
+        } else if seen.has_stray(id) {
+            attempts.push(hypervisor.remove_stray(&seen.vm, id));
+        }
+        // A guest that did not run when the operation began was paused by somebody else.
+        if seen.left_paused && self.entry.before.state == VmState::Running {
+            attempts.push(hypervisor.resume(seen.vm.id));
+        }
+        for failure in attempts.iter().filter_map(|attempt| attempt.as_ref().err()) {
+            tracing::warn!(%failure, "clearing the remains of a snapshot failed");
+        }
+        if attempts.is_empty() {
+            return Ok(seen);
+        }
+        self.seen = None;
+        let seen = self.look()?;
+        if seen.snapshot(id).is_none() && !seen.has_stray(id) {
+            return Ok(seen);
+        }
+        let message = format!("what there is of snapshot {id} could not be removed");
+        Err(Error::new(Reason::HypervisorFailed, message).into())
+    }
+
+    fn new_label(&self) -> Result<Label, Error> {
+        let create = self.create_request().ok_or_else(|| Error::new(Reason::Internal, "a create without a request"))?;
+        Ok(Label {
+            display_name: create.display_name.clone(),
+            description: create.description.clone(),
+            protected: create.protected,
+            actor: self.entry.actor.clone(),
+        })
+    }
+
+    fn write_label(&mut self, id: &SnapshotId) -> Result<(), Halt> {
+        let Request::Update { display_name, description, protected, .. } = self.entry.request.clone() else {
+            return Err(Error::new(Reason::Internal, "an update without a request").into());
+        };
+        let seen = self.seen()?;
+        let snapshot = seen.snapshot(id).ok_or_else(|| Error::snapshot_not_found(seen.vm.id, id))?;
+        let label = Label { display_name, description, protected, actor: snapshot.label.actor.clone() };
+        if snapshot.label == label {
+            return Ok(());
+        }
+        self.seen = None;
+        let result = self.shared.hypervisor.write_label(seen.vm.id, id, &label);
+        let written = self.look()?.snapshot(id).is_some_and(|snapshot| snapshot.label == label);
+        match result {
+            _ if written => Ok(()),
+            Err(failure) => Err(self.error(&failure, Some(id), "the snapshot's name could not be written").into()),
+            Ok(()) => Err(Error::new(Reason::HypervisorFailed, "libvirt wrote another name than it was given").into()),
+        }
+    }
+
+    fn revert(&mut self, id: &SnapshotId, then: PowerState) -> Result<(), Halt> {
+        let vm = self.entry.vm;
+        let mut attempt = 0;
+        loop {
+            attempt += 1;
+            self.seen = None;
+            let result = self.shared.hypervisor.revert_internal(vm, id, then);
+            let mut seen = self.look()?;
+            if result.is_ok() && then == PowerState::Running && seen.vm.state == VmState::Paused {
+                let resumed = self.shared.hypervisor.resume(vm);
+                tracing::warn!(?resumed, "the guest was left paused by a revert");
+                seen = self.look()?;
+            }
+            let failure = match result {
+                Ok(()) if is_in(&seen, then) => return Ok(()),
+                Ok(()) => Failure::Unintelligible(format!("after the revert the machine is {:?}", seen.vm.state)),
+                Err(failure) if self.is_reverted(&seen, id, then) => {
+                    tracing::warn!(%failure, "the revert failed and the machine is as it should be");
+                    return Ok(());
+                }
+                Err(failure) => failure,
+            };
+            let lost = matches!(failure, Failure::Unreachable(_));
+            let gone = matches!(failure, Failure::SnapshotGone);
+            if attempt == REVERT_TRIES || gone || (self.is_untouched(&seen) && !lost) {
+                return Err(self.revert_error(&failure, id, &seen).into());
+            }
+            tracing::warn!(%failure, attempt, "the revert failed and may have been half done; trying again");
+        }
+    }
+
+    /// Whether a revert that was not seen to succeed has succeeded all the same. A revert of a machine that ran, or that
+    /// is to run, starts another QEMU process; where none is to be seen it cannot be told, and it is done again.
+    pub(super) fn is_reverted(&self, seen: &Observed, id: &SnapshotId, then: PowerState) -> bool {
+        let is_current = seen.snapshot(id).is_some_and(|snapshot| snapshot.is_current);
+        let another_run = seen.instance.is_some() && seen.instance != self.entry.before.instance;
+        is_current && another_run && is_in(seen, then)
+    }
+
+    /// Whether the machine still runs as it did: then no revert has begun to change anything.
+    pub(super) fn is_untouched(&self, seen: &Observed) -> bool {
+        seen.instance.is_some() && seen.instance == self.entry.before.instance
+    }
+
+    fn revert_error(&self, failure: &Failure, id: &SnapshotId, seen: &Observed) -> Error {
+        let was_on = self.entry.before.instance.is_some();
+        let mut doing = if self.is_untouched(seen) {
+            "the machine could not be taken back to the snapshot; nothing was changed".to_owned()
+        } else if was_on && seen.vm.state == VmState::Shutoff {
+            "the machine could not be taken back to the snapshot and was left off".to_owned()
+        } else {
+            "the machine could not be taken back to the snapshot".to_owned()
+        };
+        if let Some(create) = self.create_request() {
+            doing += &format!("; what it was is in snapshot {}", create.snapshot);
+        }
+        self.error(failure, Some(id), &doing).with("vm_state", format!("{:?}", seen.vm.state).to_uppercase())
+    }
+
+    fn power_off(&mut self) -> Result<(), Halt> {
+        let mut attempt = 0;
+        loop {
+            attempt += 1;
+            self.seen = None;
+            let result = self.shared.hypervisor.power_off(self.entry.vm);
+            if self.look()?.vm.state == VmState::Shutoff {
+                return Ok(());
+            }
+            let failure = result.err().unwrap_or_else(|| Failure::Unintelligible("it is not off".to_owned()));
+            tracing::warn!(%failure, attempt, "switching off failed");
+            if attempt == POWER_OFF_TRIES {
+                let doing = "the machine was taken back to the snapshot and is paused; it could not be switched off";
+                return Err(self.error(&failure, None, doing).into());
+            }
+        }
+    }
+
+    fn delete(&mut self, id: &SnapshotId) -> Result<(), Halt> {
+        let (vm, known) = (self.entry.vm, self.seen.take());
+        if let Some(known) = &known
+            && known.snapshot(id).is_none()
+        {
+            self.seen = Some(known.clone());
+            return Ok(());
+        }
+        let mut attempt = 0;
+        loop {
+            attempt += 1;
+            self.seen = None;
+            let failure = match self.shared.hypervisor.delete_internal(vm, id) {
+                Ok(()) | Err(Failure::SnapshotGone) => return Ok(()),
+                Err(failure) => failure,
+            };
+            tracing::warn!(%failure, attempt, "a deletion failed; looking what came of it");
+            let seen = self.look()?;
+            match seen.snapshot(id) {
+                None => return Ok(()),
+                Some(snapshot) if snapshot.broken == Some(Reason::SnapshotBroken) => {
+                    self.seen = None;
+                    let forgotten = self.shared.hypervisor.forget(vm, id);
+                    return forgotten.map_err(|failure| self.delete_error(&failure, id).into());
+                }
+                Some(_) if attempt < DELETE_TRIES && matches!(failure, Failure::Unreachable(_)) => {}
+                Some(_) => return Err(self.delete_error(&failure, id).into()),
+            }
+        }
+    }
+
+    fn delete_error(&self, failure: &Failure, id: &SnapshotId) -> Error {
+        self.error(failure, Some(id), "the snapshot could not be deleted")
+    }
+
+    /// After the last step: none of the deleted snapshots may be left in an image. libvirt can say that it has deleted
+    /// one where an image kept it.
+    pub(super) fn clear_deleted(&mut self) -> Result<(), Halt> {
+        let deleted: Vec<SnapshotId> = self.entry.steps.iter().filter_map(deleted).cloned().collect();
+        if deleted.is_empty() {
+            return Ok(());
+        }
+        let seen = self.seen()?;
+        for id in deleted.iter().filter(|id| seen.has_stray(id)) {
+            tracing::warn!(%id, "a deleted snapshot is still in an image; removing it");
+            self.clear_remains(id)?;
+        }
+        Ok(())
+    }
+}
+
+fn deleted(step: &Step) -> Option<&SnapshotId> {
+    match step {
+        Step::DeleteInternal { snapshot } => Some(snapshot),
+        Step::CreateInternal { .. } | Step::WriteLabel { .. } | Step::RevertInternal { .. } | Step::PowerOff => None,
+    }
+}
+
+fn is_in(seen: &Observed, then: PowerState) -> bool {
+    match then {
+        PowerState::Running => seen.vm.state == VmState::Running,
+        PowerState::Paused => seen.vm.state == VmState::Paused,
+        PowerState::Off => seen.vm.state == VmState::Shutoff,
+    }
+}

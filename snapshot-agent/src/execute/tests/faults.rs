@@ -1,0 +1,202 @@
+//! Every call of every operation goes wrong once, in every way.
+//!
+//! For each request the calls are counted off until the fault no longer happens. After each run, and where the process
+//! died after another one has settled what it left, the host has to be as somebody asked for: done, or as it was.
+
+use std::collections::BTreeSet;
+
+use snapshot_core::plan::Step;
+
+use super::*;
+
+/// A request, and what the host has to be like when it succeeded.
+struct Case {
+    name: &'static str,
+    state: VmState,
+    request: fn() -> Request,
+    done: fn(&Machine) -> bool,
+}
+
+fn has(machine: &Machine, n: u128) -> bool {
+    let listed = machine.snapshots.iter().any(|snapshot| snapshot.id == id(n));
+    listed && machine.images.iter().all(|image| image.contains_key(&id(n)))
+}
+
+fn has_nothing(machine: &Machine, n: u128) -> bool {
+    let listed = machine.snapshots.iter().any(|snapshot| snapshot.id == id(n));
+    !listed && machine.images.iter().all(|image| !image.contains_key(&id(n)))
+}
+
+fn update() -> Request {
+    Request::Update {
+        snapshot: id(2),
+        display_name: DisplayName::parse("renamed").unwrap(),
+        description: Description::default(),
+        protected: true,
+    }
+}
+
+fn is_renamed(machine: &Machine) -> bool {
+    machine.snapshots.iter().any(|snapshot| snapshot.label.display_name.as_str() == "renamed")
+}
+
+const CASES: [Case; 9] = [
+    Case {
+        name: "create, off",
+        state: VmState::Shutoff,
+        request: || Request::Create(create(9)),
+        done: |machine| has(machine, 9) && machine.vm.state == VmState::Shutoff,
+    },
+    Case {
+        name: "create, running",
+        state: VmState::Running,
+        request: || Request::Create(create(9)),
+        done: |machine| has(machine, 9) && machine.vm.state == VmState::Running,
+    },
+    Case { name: "update", state: VmState::Running, request: update, done: is_renamed },
+    Case {
+        name: "revert, running",
+        state: VmState::Running,
+        request: || revert(2, RunAfter::AsRecorded, None),
+        done: |machine| machine.disks == ['A'; 2] && machine.vm.state == VmState::Running,
+    },
+    Case {
+        name: "revert, off",
+        state: VmState::Shutoff,
+        request: || revert(2, RunAfter::AsRecorded, None),
+        done: |machine| machine.disks == ['A'; 2] && machine.vm.state == VmState::Shutoff,
+    },
+    Case {
+        name: "revert, off afterwards",
+        state: VmState::Running,
+        request: || revert(2, RunAfter::Off, None),
+        done: |machine| machine.disks == ['A'; 2] && machine.vm.state == VmState::Shutoff,
+    },
+    Case {
+        name: "revert, saving the present",
+        state: VmState::Running,
+        request: || revert(2, RunAfter::AsRecorded, Some(create(9))),
+        done: |machine| machine.disks == ['A'; 2] && has(machine, 9) && machine.images[0][&id(9)] == 'B',
+    },
+    Case {
+        name: "delete a subtree",
+        state: VmState::Running,
+        request: || delete(2, DeleteScope::Subtree),
+        done: |machine| has_nothing(machine, 2) && has_nothing(machine, 3) && has(machine, 1),
+    },
+    Case {
+        name: "purge",
+        state: VmState::Shutoff,
+        request: || Request::Purge { force: false },
+        done: |machine| (1..=3).all(|n| has_nothing(machine, n)),
+    },
+];
+
+/// What has to hold whatever went wrong.
+fn check(case: &Case, context: &str, ended: &Ended, before: &Machine, after: &Machine) {
+    let context = format!("{}, {context}: {ended:?}\n{after:?}", case.name);
+    match ended.outcome {
+        Outcome::Succeeded => assert!((case.done)(after), "{context}"),
+        Outcome::Failed => {
+            assert!(ended.error.is_some(), "{context}");
+            // A deletion keeps what it had deleted; everything else is as it was.
+            let deletes = matches!((case.request)(), Request::Delete { .. } | Request::Purge { .. });
+            assert!(deletes || after.disks == before.disks, "{context}");
+            assert_eq!(after.vm.state, before.vm.state, "{context}");
+            assert_eq!(after.instance, before.instance, "{context}");
+            assert!(deletes || after.snapshots.len() == before.snapshots.len() || has(after, 9), "{context}");
+        }
+        Outcome::Cancelled => panic!("{context}"),
+    }
+    assert!(!after.left_paused, "{context}");
+    assert!(after.disks[0] == after.disks[1] && after.disks[0] != '?', "some old and some new: {context}");
+    for n in (1..=3).chain([9]) {
+        assert!(has(after, n) || has_nothing(after, n), "half of snapshot {n}: {context}");
+    }
+}
+
+/// Runs a case with one fault; `None` when there is no such call any more.
+async fn run(case: &Case, call: usize, fault: Fault) -> Option<()> {
+    let dir = tempfile::tempdir().unwrap();
+    let world = with_chain(case.state, &dir).await;
+    let before = machine(&world);
+    let agent = Agent::start(&world, &dir, Some((call, fault)));
+    let spec = spec((case.request)());
+    let operation = agent.executor.start(&permit(), spec.clone(), String::new()).await.unwrap();
+    let mut ended = agent.ended(&operation).await;
+    let spent = agent.fake.is_spent();
+    if spent && fault.is_death() {
+        let next = Agent::start(&world, &dir, None);
+        next.executor.settle().await.unwrap();
+        ended = next.ended(&next.executor.get(spec.operation).unwrap()).await;
+    }
+    let context = format!("call {call} {fault:?}");
+    check(case, &context, &ended, &before, &machine(&world));
+    // Whatever came of it, the machine is free again.
+    let last = Agent::start(&world, &dir, None);
+    last.executor.settle().await.unwrap();
+    let ended = last.run(Request::Purge { force: true }).await.expect(&context);
+    assert_eq!(ended.outcome, Outcome::Succeeded, "{} {context}", case.name);
+    assert!(machine(&world).images.iter().all(BTreeMap::is_empty), "{} {context}", case.name);
+    spent.then_some(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_call_of_every_operation_goes_wrong_in_every_way() {
+    for case in &CASES {
+        for fault in Fault::ALL {
+            let mut call = 0;
+            while run(case, call, fault).await.is_some() {
+                call += 1;
+                assert!(call < 50, "{}: it does not end", case.name);
+            }
+            assert!(call > 0, "{}: no call was made", case.name);
+        }
+    }
+}
+
+/// A step that the cases do not reach would be tried by none of this.
+#[tokio::test]
+async fn the_cases_have_every_kind_of_step() {
+    let mut seen = BTreeSet::new();
+    for case in &CASES {
+        let dir = tempfile::tempdir().unwrap();
+        let world = with_chain(case.state, &dir).await;
+        let agent = Agent::start(&world, &dir, None);
+        let plan = agent.executor.plan(&permit(), spec((case.request)())).await.unwrap();
+        seen.extend(plan.steps.iter().map(Step::kind));
+    }
+    // A new kind does not compile until it is added here, and then fails until a case has it.
+    let kind = |step: &Step| match step {
+        Step::CreateInternal { .. } => "CREATE_INTERNAL",
+        Step::WriteLabel { .. } => "WRITE_LABEL",
+        Step::RevertInternal { .. } => "REVERT_INTERNAL",
+        Step::PowerOff => "POWER_OFF",
+        Step::DeleteInternal { .. } => "DELETE_INTERNAL",
+    };
+    assert_eq!(kind(&Step::PowerOff), Step::PowerOff.kind());
+    let all = ["CREATE_INTERNAL", "DELETE_INTERNAL", "POWER_OFF", "REVERT_INTERNAL", "WRITE_LABEL"];
+    assert_eq!(seen.into_iter().collect::<Vec<_>>(), all);
+}
+
+#[tokio::test]
+async fn every_step_may_be_carried_out_twice() {
+    for case in &CASES {
+        let dir = tempfile::tempdir().unwrap();
+        let world = with_chain(case.state, &dir).await;
+        let agent = Agent::start(&world, &dir, None);
+        let spec = spec((case.request)());
+        let operation = agent.executor.start(&permit(), spec.clone(), String::new()).await.unwrap();
+        assert_eq!(agent.ended(&operation).await.outcome, Outcome::Succeeded, "{}", case.name);
+        // The journal as if nothing of it had been marked: each step is begun again on a host where it is done.
+        let path = dir.path().join(format!("{}.jsonl", spec.operation));
+        let text = std::fs::read_to_string(&path).unwrap();
+        let entry = text.lines().next().unwrap();
+        std::fs::write(&path, format!("{entry}\n{{\"begun\":0}}\n")).unwrap();
+        let next = Agent::start(&world, &dir, None);
+        next.executor.settle().await.unwrap();
+        let ended = next.ended(&next.executor.get(spec.operation).unwrap()).await;
+        assert_eq!(ended.outcome, Outcome::Succeeded, "{}: {ended:?}", case.name);
+        assert!((case.done)(&machine(&world)), "{}: {:?}", case.name, machine(&world));
+    }
+}

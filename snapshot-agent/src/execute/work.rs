@@ -1,0 +1,256 @@
+//! One operation from its acceptance to its end, on a blocking thread that it has for itself.
+
+use std::time::{Duration, Instant};
+
+use snapshot_core::ids::SnapshotId;
+use snapshot_core::operation::{OperationKind, Outcome, Request};
+use snapshot_core::plan::Step;
+use snapshot_core::{Error, Reason};
+
+use super::operation::{Operation, Phase, Progress};
+use super::{Order, Shared};
+use crate::clock::Moment;
+use crate::hypervisor::{Failure, Observed};
+use crate::journal::{Before, Ended, Entry, Log};
+
+/// How long to wait before the hypervisor is asked again: at first, and at most.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+/// How often a machine is looked at that libvirt answers for and cannot tell of.
+const MOST_LOOKS: u32 = 20;
+
+/// An operation at work.
+pub(super) struct Work<'a> {
+    pub(super) shared: &'a Shared,
+    pub(super) operation: &'a Operation,
+    pub(super) entry: Entry,
+    pub(super) log: Log,
+    /// The machine as it was last seen; nothing was changed since.
+    pub(super) seen: Option<Observed>,
+    /// How long the guest stood still.
+    pub(super) pause: Option<Duration>,
+    /// Steps that are done.
+    pub(super) done: usize,
+    pub(super) started: Instant,
+}
+
+/// Why the steps did not run to their end.
+#[derive(Debug)]
+pub(super) enum Halt {
+    /// One failed.
+    Failed(Error),
+    /// Somebody asked for it.
+    Cancelled,
+    /// The process is to end; the next one goes on.
+    LeftOff,
+}
+
+impl From<Error> for Halt {
+    fn from(error: Error) -> Self {
+        Self::Failed(error)
+    }
+}
+
+impl<'a> Work<'a> {
+    /// Looks, plans and writes the journal. An error is a refusal.
+    pub(super) fn accept(shared: &'a Shared, operation: &'a Operation, order: Order) -> Result<Self, Error> {
+        let started = Instant::now();
+        let (seen, plan) = shared.look_and_plan(&order.spec)?;
+        let entry = Entry {
+            operation: order.spec.operation,
+            vm: order.spec.vm,
+            request: order.spec.request,
+            actor: order.actor,
+            request_id: order.request_id,
+            method: plan.method,
+            cancellable: plan.cancellable(),
+            steps: plan.steps,
+            before: Before { state: seen.vm.state, instance: seen.instance },
+            accepted: Moment::now(),
+        };
+        let looked = started.elapsed();
+        let log = shared.journal.accept(&entry).map_err(|error| {
+            tracing::error!(%error, "the journal cannot be written");
+            Error::new(Reason::Internal, "the agent's journal cannot be written").with("cause", error.to_string())
+        })?;
+        metrics::histogram!("snapshot_agent_accept_seconds").record(started.elapsed());
+        tracing::info!(
+            steps = entry.steps.len(),
+            look_us = u64::try_from(looked.as_micros()).unwrap_or(u64::MAX),
+            accept_us = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX),
+            "taken on"
+        );
+        operation.set(Phase::Running { cancellable: entry.cancellable, progress: Progress::default() });
+        Ok(Self { shared, operation, entry, log, seen: Some(seen), pause: None, done: 0, started })
+    }
+
+    /// Runs all steps to the end of the operation. What it returns is for followers to see once the machine is free:
+    /// who sees an end may begin the next operation at once. It is `None` when the next process is to go on.
+    pub(super) fn run(&mut self) -> Option<Phase> {
+        let result = self.run_steps(0);
+        self.conclude(result)
+    }
+
+    /// Runs the steps from this one on.
+    pub(super) fn run_steps(&mut self, first: usize) -> Result<(), Halt> {
+        self.done = first;
+        for step in self.entry.steps.clone().into_iter().skip(first) {
+            self.check_halt()?;
+            self.tell_progress(&step);
+            // Without this mark the next process would take the step for one that was never begun.
+            self.log.begun(self.done).map_err(|error| {
+                Error::new(Reason::Internal, "the agent's journal cannot be written").with("cause", error.to_string())
+            })?;
+            self.step(&step)?;
+            if let Err(error) = self.log.done(self.done) {
+                tracing::warn!(%error, "a step that is done could not be marked so");
+            }
+            self.done += 1;
+        }
+        self.clear_deleted()
+    }
+
+    fn check_halt(&self) -> Result<(), Halt> {
+        if self.operation.is_cancelled() && self.entry.cancellable {
+            Err(Halt::Cancelled)
+        } else if self.shared.stopping.is_cancelled() && self.entry.cancellable {
+            Err(Halt::LeftOff)
+        } else {
+            Ok(())
+        }
+    }
+
+    fn tell_progress(&self, step: &Step) {
+        let percent = u8::try_from(self.done * 100 / self.entry.steps.len().max(1)).unwrap_or(100);
+        self.operation.progress(Progress { phase: step.to_string(), percent });
+    }
+
+    /// Ends the operation, unless the next process is to go on with it.
+    pub(super) fn conclude(&mut self, result: Result<(), Halt>) -> Option<Phase> {
+        let (outcome, error) = match result {
+            Ok(()) => (Outcome::Succeeded, None),
+            Err(Halt::Failed(error)) => (Outcome::Failed, Some(error)),
+            Err(Halt::Cancelled) => (Outcome::Cancelled, Some(self.cancelled())),
+            Err(Halt::LeftOff) => {
+                tracing::info!(done = self.done, of = self.entry.steps.len(), "left off for the next start");
+                return None;
+            }
+        };
+        let pause_ms = self.pause.map(|pause| u64::try_from(pause.as_millis()).unwrap_or(u64::MAX));
+        let ended = Ended { outcome, error, method: self.entry.method, pause_ms };
+        let seen = self.publish();
+        if let Err(error) = self.log.ended(&ended) {
+            tracing::error!(%error, "the end could not be marked; it will be settled at the next start");
+        }
+        match &ended.error {
+            None => tracing::info!(ms = self.started.elapsed().as_millis(), "succeeded"),
+            Some(error) => {
+                tracing::warn!(reason = %error.reason(), metadata = ?error.metadata(), "{outcome:?}: {error}");
+            }
+        }
+        let kind = kind_text(self.entry.request.kind());
+        // Counted before anybody is told: who looks at the metrics then finds it there.
+        self.shared.ended(kind, outcome_text(outcome), self.started);
+        Some(Phase::Ended { cancellable: self.entry.cancellable, ended, seen })
+    }
+
+    fn cancelled(&self) -> Error {
+        let (done, all) = (self.done, self.entry.steps.len());
+        let message = format!("stopped on request: {done} of {all} snapshots were deleted, the others are as they were");
+        Error::new(Reason::Cancelled, message)
+            .with("deleted", done.to_string())
+            .with("remaining", (all - done).to_string())
+    }
+
+    /// Publishes the machine as it is. One that cannot be read now is left to the next look.
+    fn publish(&mut self) -> bool {
+        let vm = self.entry.vm;
+        let seen = match self.seen.take() {
+            Some(seen) => Ok(seen),
+            None => self.shared.hypervisor.observe(vm),
+        };
+        match seen {
+            Ok(seen) => self.shared.machines.publish(seen.inventory()),
+            Err(Failure::VmGone) => self.shared.machines.remove(vm),
+            Err(failure) => {
+                tracing::warn!(%failure, "the machine cannot be read after the operation");
+                self.shared.hypervisor.inbox().tell(vm);
+                return false;
+            }
+        }
+        true
+    }
+
+    /// The machine as it is. Waits for a hypervisor that is away: what has happened to the machine has to be known
+    /// before anything else can be decided.
+    pub(super) fn look(&mut self) -> Result<Observed, Halt> {
+        let vm = self.entry.vm;
+        let (mut pause, mut looks) = (FIRST_PAUSE, 0);
+        loop {
+            match self.shared.hypervisor.observe(vm) {
+                Ok(seen) => {
+                    self.seen = Some(seen.clone());
+                    return Ok(seen);
+                }
+                Err(Failure::VmGone) => return Err(Error::vm_not_found(vm).into()),
+                Err(Failure::Unreachable(why)) => {
+                    tracing::debug!(why, "waiting for libvirt");
+                    let percent = u8::try_from(self.done * 100 / self.entry.steps.len().max(1)).unwrap_or(100);
+                    self.operation.progress(Progress { phase: "waiting for libvirt".to_owned(), percent });
+                }
+                Err(failure) => {
+                    looks += 1;
+                    tracing::warn!(%failure, looks, "the machine cannot be read");
+                    if looks == MOST_LOOKS {
+                        return Err(failure.to_error(vm, None, "the machine cannot be read").into());
+                    }
+                }
+            }
+            if self.shared.stopping.is_cancelled() {
+                return Err(Halt::LeftOff);
+            }
+            std::thread::sleep(pause);
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+
+    /// The machine as it is, without looking when nothing was changed since the last time.
+    pub(super) fn seen(&mut self) -> Result<Observed, Halt> {
+        match &self.seen {
+            Some(seen) => Ok(seen.clone()),
+            None => self.look(),
+        }
+    }
+
+    /// The error of a call that failed.
+    pub(super) fn error(&self, failure: &Failure, snapshot: Option<&SnapshotId>, while_doing: &str) -> Error {
+        failure.to_error(self.entry.vm, snapshot, while_doing)
+    }
+
+    /// The request to take a snapshot that is part of this operation, if one is.
+    pub(super) fn create_request(&self) -> Option<&snapshot_core::operation::Create> {
+        match &self.entry.request {
+            Request::Create(create) => Some(create),
+            Request::Revert { save_current, .. } => save_current.as_ref(),
+            Request::Update { .. } | Request::Delete { .. } | Request::Purge { .. } => None,
+        }
+    }
+}
+
+fn kind_text(kind: OperationKind) -> &'static str {
+    match kind {
+        OperationKind::Create => "create",
+        OperationKind::Update => "update",
+        OperationKind::Revert => "revert",
+        OperationKind::Delete => "delete",
+        OperationKind::Purge => "purge",
+    }
+}
+
+fn outcome_text(outcome: Outcome) -> &'static str {
+    match outcome {
+        Outcome::Succeeded => "succeeded",
+        Outcome::Failed => "failed",
+        Outcome::Cancelled => "cancelled",
+    }
+}

@@ -1,0 +1,171 @@
+//! What the agent asks of a hypervisor, in the agent's own types.
+//!
+//! Everything here blocks and is called on blocking threads only. [`libvirt`] is the one implementation; a fake stands
+//! in for it in tests, to fail or stall at a chosen call.
+//!
+//! None of these calls decides anything: what may be done was decided by the planner, and whether it is done already is
+//! for the caller to look at. A call that fails may all the same have had its effect, or half of it.
+
+mod domain_xml;
+mod images;
+pub mod inbox;
+pub mod libvirt;
+mod snapshot_xml;
+#[cfg(test)]
+mod xml_samples;
+
+use std::collections::BTreeSet;
+
+use proto::convert::Inventory;
+use snapshot_core::description::Label;
+use snapshot_core::ids::{SnapshotId, VmId};
+use snapshot_core::plan::PowerState;
+use snapshot_core::snapshot::SnapshotFacts;
+use snapshot_core::vm::VmFacts;
+use snapshot_core::{Error, Reason};
+
+use inbox::Inbox;
+
+/// A hypervisor.
+pub trait Hypervisor: Send + Sync + 'static {
+    /// The machines there are.
+    fn vms(&self) -> Result<Vec<VmId>, Failure>;
+
+    /// Everything there is to know about a machine.
+    fn observe(&self, vm: VmId) -> Result<Observed, Failure>;
+
+    /// The little of it that changes when somebody takes, deletes or goes back to a snapshot.
+    fn outline(&self, vm: VmId) -> Result<Outline, Failure>;
+
+    /// Takes a snapshot of all writable disks inside their images, with the running state or without.
+    fn create_internal(&self, vm: &VmFacts, id: &SnapshotId, label: &Label, memory: bool) -> Result<(), Failure>;
+
+    /// Replaces what is written about a snapshot.
+    fn write_label(&self, vm: VmId, id: &SnapshotId, label: &Label) -> Result<(), Failure>;
+
+    /// Takes the machine back to a snapshot inside its images.
+    fn revert_internal(&self, vm: VmId, id: &SnapshotId, then: PowerState) -> Result<(), Failure>;
+
+    /// Deletes a snapshot inside the images, and what is written about it. Its children go to its parent.
+    fn delete_internal(&self, vm: VmId, id: &SnapshotId) -> Result<(), Failure>;
+
+    /// Deletes what is written about a snapshot and leaves the images alone.
+    fn forget(&self, vm: VmId, id: &SnapshotId) -> Result<(), Failure>;
+
+    /// Deletes a snapshot that is in the images of `vm` and that nothing is written about.
+    fn remove_stray(&self, vm: &VmFacts, id: &SnapshotId) -> Result<(), Failure>;
+
+    /// Switches the machine off at once.
+    fn power_off(&self, vm: VmId) -> Result<(), Failure>;
+
+    /// Lets a paused guest run on.
+    fn resume(&self, vm: VmId) -> Result<(), Failure>;
+
+    /// The versions of what runs here.
+    fn versions(&self) -> Result<Versions, Failure>;
+
+    /// Where news of the machines arrives by itself.
+    fn inbox(&self) -> &Inbox;
+}
+
+/// A machine as it was a moment ago.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Observed {
+    /// The machine.
+    pub vm: VmFacts,
+    /// Its snapshots, as libvirt lists them. Those with a name that cannot be an id are left out.
+    pub snapshots: Vec<SnapshotFacts>,
+    /// The number of the run: it differs from one QEMU process to the next; `None` when the machine is off.
+    pub instance: Option<u32>,
+    /// Whether it is paused, and neither a person nor a failing disk made it so: what a snapshot leaves behind when
+    /// libvirt's daemon dies in the middle.
+    pub left_paused: bool,
+    /// Snapshots in the images of the machine's disks that libvirt does not list, by their names.
+    pub strays: BTreeSet<String>,
+}
+
+impl Observed {
+    /// The snapshot with this id.
+    pub fn snapshot(&self, id: &SnapshotId) -> Option<&SnapshotFacts> {
+        self.snapshots.iter().find(|snapshot| snapshot.id == *id)
+    }
+
+    /// Whether this snapshot is listed and its data is there.
+    pub fn has_whole(&self, id: &SnapshotId) -> bool {
+        self.snapshot(id).is_some_and(|snapshot| snapshot.broken.is_none())
+    }
+
+    /// Whether the images keep a snapshot of this name that is not listed.
+    pub fn has_stray(&self, id: &SnapshotId) -> bool {
+        self.strays.contains(id.as_str())
+    }
+
+    /// What of it goes to the API.
+    pub fn inventory(&self) -> Inventory {
+        Inventory { vm: self.vm.clone(), snapshots: self.snapshots.clone() }
+    }
+}
+
+/// The names of a machine's snapshots, and which is current. Comparing two tells whether to look closer.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Outline {
+    /// The names of the snapshots.
+    pub snapshots: BTreeSet<String>,
+    /// The one marked as current.
+    pub current: Option<String>,
+}
+
+/// What runs on a host.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Versions {
+    /// libvirt's, such as `11.3.0`.
+    pub libvirt: String,
+    /// QEMU's, such as `10.0.2`.
+    pub qemu: String,
+}
+
+/// Why a call did not succeed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Failure {
+    /// There is no such machine.
+    #[error("there is no such machine")]
+    VmGone,
+    /// There is no such snapshot.
+    #[error("there is no such snapshot")]
+    SnapshotGone,
+    /// The hypervisor cannot be reached; a call that was under way may or may not have been carried out.
+    #[error("libvirt cannot be reached: {0}")]
+    Unreachable(String),
+    /// It refused or failed.
+    #[error("libvirt [{code}]: {message}")]
+    Refused {
+        /// libvirt's number for the kind of error (`virErrorNumber`).
+        code: u32,
+        /// libvirt's words.
+        message: String,
+    },
+    /// It said something that makes no sense, or the binding gave up.
+    #[error("{0}")]
+    Unintelligible(String),
+}
+
+impl Failure {
+    /// The error for the caller; `while_doing` is what was attempted, as in "the snapshot could not be taken".
+    pub fn to_error(&self, vm: VmId, snapshot: Option<&SnapshotId>, while_doing: &str) -> Error {
+        let named = |error: Error| error.with("vm", proto::names::vm(vm));
+        match self {
+            Self::VmGone => Error::vm_not_found(vm),
+            Self::SnapshotGone => match snapshot {
+                Some(snapshot) => Error::snapshot_not_found(vm, snapshot),
+                None => named(Error::new(Reason::HypervisorFailed, while_doing)),
+            },
+            Self::Unreachable(_) => {
+                named(Error::new(Reason::HypervisorUnavailable, "libvirt on the host does not answer"))
+            }
+            Self::Refused { code, message } => named(Error::new(Reason::HypervisorFailed, while_doing))
+                .with("libvirt_code", code.to_string())
+                .with("libvirt_message", message),
+            Self::Unintelligible(what) => named(Error::new(Reason::Internal, while_doing)).with("cause", what),
+        }
+    }
+}

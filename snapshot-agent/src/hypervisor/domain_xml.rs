@@ -1,0 +1,185 @@
+//! A domain's XML, as far as snapshots are concerned: <https://libvirt.org/formatdomain.html>.
+//!
+//! The same elements stand in a snapshot's XML, as the domain was when it was taken.
+
+use std::path::PathBuf;
+
+use serde::Deserialize;
+use snapshot_core::vm::Nvram;
+
+/// `<domain>`.
+#[derive(Debug, Clone, Deserialize)]
+pub(super) struct Domain {
+    /// The number of the run; absent when the machine is off.
+    #[serde(rename = "@id")]
+    pub(super) id: Option<u32>,
+    pub(super) name: String,
+    memory: Memory,
+    os: Os,
+    #[serde(default)]
+    devices: Devices,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+struct Memory {
+    #[serde(rename = "@unit")]
+    unit: Option<String>,
+    #[serde(rename = "$text")]
+    value: u64,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+struct Os {
+    nvram: Option<NvramElement>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+struct NvramElement {
+    #[serde(rename = "@format")]
+    format: Option<String>,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+struct Devices {
+    #[serde(rename = "disk", default)]
+    disks: Vec<DiskElement>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+struct DiskElement {
+    #[serde(rename = "@type")]
+    kind: Option<String>,
+    #[serde(rename = "@device")]
+    device: Option<String>,
+    driver: Option<Driver>,
+    source: Option<Source>,
+    target: Target,
+    readonly: Option<serde::de::IgnoredAny>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+struct Driver {
+    #[serde(rename = "@type")]
+    format: Option<String>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+struct Source {
+    #[serde(rename = "@file")]
+    file: Option<PathBuf>,
+    #[serde(rename = "@dev")]
+    dev: Option<PathBuf>,
+    #[serde(rename = "@protocol")]
+    protocol: Option<String>,
+    #[serde(rename = "@startupPolicy")]
+    startup_policy: Option<String>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+struct Target {
+    #[serde(rename = "@dev")]
+    dev: String,
+}
+
+/// A disk or a drive with its medium, as written in the domain.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Disk {
+    /// The target, such as `vda`.
+    pub(super) target: String,
+    /// The image or block device; `None` for disks on the network.
+    pub(super) path: Option<PathBuf>,
+    /// The format, such as `qcow2`; for a disk on the network its protocol.
+    pub(super) format: String,
+    /// Whether the guest cannot write to it.
+    pub(super) read_only: bool,
+}
+
+/// A medium in a removable drive: a file that has to exist when the machine starts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Medium {
+    /// The drive's target.
+    pub(super) target: String,
+    /// The file.
+    pub(super) path: PathBuf,
+}
+
+/// Reads a domain's XML.
+pub(super) fn parse(xml: &str) -> Result<Domain, quick_xml::DeError> {
+    quick_xml::de::from_str(xml)
+}
+
+impl Domain {
+    /// RAM in bytes.
+    pub(super) fn memory_bytes(&self) -> u64 {
+        // libvirt writes KiB whatever it was given; the others are what its documentation lists.
+        let factor = match self.memory.unit.as_deref() {
+            Some("b" | "bytes") => 1,
+            Some("KB") => 1000,
+            None | Some("k" | "KiB") => 1 << 10,
+            Some("MB") => 1_000_000,
+            Some("M" | "MiB") => 1 << 20,
+            Some("GB") => 1_000_000_000,
+            Some("G" | "GiB") => 1 << 30,
+            Some("TB") => 1_000_000_000_000,
+            Some("T" | "TiB") => 1 << 40,
+            Some(_) => 1 << 10,
+        };
+        self.memory.value.saturating_mul(factor)
+    }
+
+    /// How UEFI variables are kept.
+    pub(super) fn nvram(&self) -> Nvram {
+        match &self.os.nvram {
+            None => Nvram::Absent,
+            Some(nvram) if nvram.format.as_deref() == Some("qcow2") => Nvram::Qcow2,
+            Some(_) => Nvram::Raw,
+        }
+    }
+
+    /// The disks that snapshots are about, in the order of the definition. A floppy that the guest can write to is one:
+    /// libvirt wants it in an internal snapshot like any other disk.
+    pub(super) fn disks(&self) -> impl Iterator<Item = Disk> {
+        self.devices.disks.iter().filter(|disk| !disk.is_removable()).map(DiskElement::disk)
+    }
+
+    /// The media without which the machine does not start.
+    pub(super) fn media(&self) -> impl Iterator<Item = Medium> {
+        self.devices.disks.iter().filter(|disk| disk.is_removable()).filter_map(DiskElement::needed_medium)
+    }
+}
+
+impl DiskElement {
+    fn is_removable(&self) -> bool {
+        match self.device.as_deref() {
+            Some("cdrom") => true,
+            Some("floppy") => self.readonly.is_some() || self.source.is_none(),
+            _ => false,
+        }
+    }
+
+    fn disk(&self) -> Disk {
+        let source = self.source.as_ref();
+        let format = match source.and_then(|source| source.protocol.clone()) {
+            Some(protocol) => protocol,
+            None => self.driver.as_ref().and_then(|driver| driver.format.clone()).unwrap_or_else(|| "raw".to_owned()),
+        };
+        Disk {
+            target: self.target.dev.clone(),
+            path: source.and_then(|source| source.file.clone().or_else(|| source.dev.clone())),
+            format,
+            read_only: self.readonly.is_some(),
+        }
+    }
+
+    /// libvirt drops a missing medium by itself where the policy says so.
+    fn needed_medium(&self) -> Option<Medium> {
+        let source = self.source.as_ref().filter(|_| self.kind.as_deref() == Some("file"))?;
+        if matches!(source.startup_policy.as_deref(), Some("optional" | "requisite")) {
+            return None;
+        }
+        Some(Medium { target: self.target.dev.clone(), path: source.file.clone()? })
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,151 @@
+//! The images behind a machine's disks: what is in them, and how much room there is for more.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::io::{self, Seek, SeekFrom};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use snapshot_core::Reason;
+use snapshot_core::snapshot::{Content, Origin, SnapshotFacts, Storage};
+use snapshot_core::vm::DiskFacts;
+
+use super::domain_xml::{Disk, Medium};
+use super::snapshot_xml::Recorded;
+use crate::qcow2::{self, Image, ImageError, Tag};
+
+/// The images that one look at a machine needs, each read once, however many snapshots are in it.
+#[derive(Debug, Default)]
+pub(super) struct Images {
+    read: BTreeMap<PathBuf, Found>,
+}
+
+/// What came of reading an image.
+#[derive(Debug)]
+enum Found {
+    Image(Image),
+    /// There is no such file, or something else in its place.
+    Gone,
+    /// Not known: it cannot be read now.
+    Unknown,
+}
+
+impl Images {
+    fn read(&mut self, path: &Path) -> &Found {
+        self.read.entry(path.to_owned()).or_insert_with(|| match qcow2::read(path) {
+            Ok(image) => Found::Image(image),
+            Err(ImageError::Format(_)) => Found::Gone,
+            Err(ImageError::Io(error)) if error.kind() == io::ErrorKind::NotFound => Found::Gone,
+            Err(ImageError::Io(_) | ImageError::Unsteady) => Found::Unknown,
+        })
+    }
+
+    /// A disk with the facts of its image.
+    pub(super) fn disk(&mut self, disk: Disk) -> DiskFacts {
+        let path = disk.path.as_deref();
+        let mut facts = DiskFacts {
+            path: path.map(|path| path.to_string_lossy().into_owned()).unwrap_or_default(),
+            free_bytes: path.and_then(free_bytes),
+            target: disk.target,
+            format: disk.format,
+            read_only: disk.read_only,
+            has_backing_file: false,
+            capacity_bytes: 0,
+            allocation_bytes: 0,
+        };
+        match path {
+            Some(path) if facts.format == "qcow2" => {
+                if let Found::Image(image) = self.read(path) {
+                    facts.has_backing_file = image.has_backing_file;
+                    facts.capacity_bytes = image.capacity_bytes;
+                    facts.allocation_bytes = image.allocation_bytes;
+                }
+            }
+            Some(path) => (facts.capacity_bytes, facts.allocation_bytes) = sizes(path).unwrap_or_default(),
+            None => {}
+        }
+        facts
+    }
+
+    /// A snapshot with the facts of its images; `None` when its name cannot be an id.
+    pub(super) fn snapshot(&mut self, recorded: Recorded, is_current: bool) -> Option<SnapshotFacts> {
+        let (mut size_bytes, mut lost) = (0_u64, false);
+        for path in recorded.images.values() {
+            match self.read(path) {
+                Found::Image(image) => match image.tags.iter().find(|tag| tag.name == recorded.name) {
+                    Some(Tag { vm_state_bytes, l1_bytes, .. }) => size_bytes += vm_state_bytes + l1_bytes,
+                    None => lost = true,
+                },
+                Found::Gone => lost = true,
+                Found::Unknown => {}
+            }
+        }
+        let starts = recorded.content == Content::DisksAndMemory;
+        let broken = if lost {
+            Some(Reason::SnapshotBroken)
+        } else if starts && !recorded.disks_left_out.is_empty() {
+            // libvirt reverts the running state and leaves the disk as it is: the guest would then write what it
+            // remembers over what is there.
+            Some(Reason::DisksDiffer)
+        } else if starts && missing_medium(&recorded.media).is_some() {
+            // libvirt finds out after it has killed the machine.
+            Some(Reason::MediumMissing)
+        } else {
+            None
+        };
+        let id: snapshot_core::ids::SnapshotId = recorded.name.parse().ok()?;
+        Some(SnapshotFacts {
+            parent: recorded.parent.and_then(|parent| parent.parse().ok()),
+            is_current,
+            create_time: recorded.create_time,
+            label: recorded.label,
+            content: recorded.content,
+            storage: recorded.storage,
+            vm_state: recorded.state,
+            disks: recorded.disks,
+            size_bytes: if recorded.storage == Storage::Internal { size_bytes } else { 0 },
+            origin: if id.is_ours() { Origin::Service } else { Origin::Foreign },
+            broken,
+            id,
+        })
+    }
+
+    /// The names of the snapshots that are in the images of these disks and are not listed.
+    pub(super) fn strays(&mut self, disks: &[DiskFacts], listed: &BTreeSet<String>) -> BTreeSet<String> {
+        let mut strays = BTreeSet::new();
+        for disk in disks.iter().filter(|disk| !disk.read_only && disk.format == "qcow2") {
+            if let Found::Image(image) = self.read(Path::new(&disk.path)) {
+                strays.extend(image.tags.iter().map(|tag| &tag.name).filter(|name| !listed.contains(*name)).cloned());
+            }
+        }
+        strays
+    }
+}
+
+/// The target of the first drive whose medium does not exist.
+pub(super) fn missing_medium<'a>(media: impl IntoIterator<Item = &'a Medium>) -> Option<String> {
+    let gone = |medium: &&Medium| matches!(medium.path.try_exists(), Ok(false));
+    media.into_iter().find(gone).map(|medium| medium.target.clone())
+}
+
+/// Bytes free where a file is, or where the blocks of a device node end up: then it is not known.
+fn free_bytes(path: &Path) -> Option<u64> {
+    if path.starts_with("/dev") {
+        return None;
+    }
+    let stat = rustix::fs::statvfs(path.parent()?).ok()?;
+    Some(stat.f_bavail.saturating_mul(stat.f_frsize))
+}
+
+/// The size and the allocation of a raw image or a block device.
+fn sizes(path: &Path) -> io::Result<(u64, u64)> {
+    let metadata = std::fs::metadata(path)?;
+    if metadata.is_file() {
+        return Ok((metadata.len(), metadata.blocks().saturating_mul(512)));
+    }
+    if !metadata.file_type().is_block_device() {
+        return Ok((0, 0));
+    }
+    let size = File::open(path)?.seek(SeekFrom::End(0))?;
+    Ok((size, size))
+}

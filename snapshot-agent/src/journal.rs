@@ -1,0 +1,256 @@
+//! What the agent has taken on, on disk.
+//!
+//! Each operation is a file `<id>.jsonl` in the journal's folder. Its first line is the [`Entry`]: what was asked, by
+//! whom, and the plan. It is written to a draft, synced, renamed, and the folder synced, before anybody is told that the
+//! operation is taken on. The lines after it are [`Mark`]s: a step begun, a step done, the end. They are appended and not
+//! synced: they survive the end of this process, and after the end of the host every machine is off, so that a mark that
+//! got lost only has a step looked at once more.
+//!
+//! A mark that was cut off is passed over. An entry that makes no sense is set aside under another name,
+//! for a person to look at.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use serde::{Deserialize, Serialize};
+use snapshot_core::Error;
+use snapshot_core::ids::{OperationId, VmId};
+use snapshot_core::operation::{Method, Outcome, Request};
+use snapshot_core::plan::Step;
+use snapshot_core::vm::VmState;
+
+use crate::clock::Moment;
+
+const EXTENSION: &str = "jsonl";
+const DRAFT: &str = "draft";
+const SET_ASIDE: &str = "unreadable";
+
+/// The most ended operations that are kept, and for how long.
+const KEPT: usize = 1000;
+const KEPT_FOR: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+
+/// An operation that was taken on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Entry {
+    /// Its id.
+    pub operation: OperationId,
+    /// The machine.
+    pub vm: VmId,
+    /// What was asked.
+    pub request: Request,
+    /// Who asked, `{issuer}/{subject}`.
+    pub actor: String,
+    /// The caller's id of the request, for the logs.
+    pub request_id: String,
+    /// What is to be done.
+    pub steps: Vec<Step>,
+    /// How.
+    pub method: Option<Method>,
+    /// Whether it can be stopped between steps.
+    pub cancellable: bool,
+    /// What the machine did.
+    pub before: Before,
+    /// When it was taken on.
+    pub accepted: Moment,
+}
+
+/// What a machine did before an operation, to tell afterwards what has happened to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Before {
+    /// Its state.
+    pub state: VmState,
+    /// The number of its run.
+    pub instance: Option<u32>,
+}
+
+/// How an operation ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ended {
+    /// Done, not done, or stopped.
+    pub outcome: Outcome,
+    /// Why it was not done, and what is left.
+    pub error: Option<Error>,
+    /// How it was done.
+    pub method: Option<Method>,
+    /// How long the guest stood still, in milliseconds.
+    pub pause_ms: Option<u64>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Mark {
+    /// A step, by its place in the plan, is about to change something.
+    Begun(usize),
+    /// It has.
+    Done(usize),
+    /// Nothing more will happen.
+    Ended(Ended),
+}
+
+/// The folder.
+#[derive(Debug)]
+pub struct Journal {
+    dir: PathBuf,
+}
+
+/// One operation's file, to append marks to.
+#[derive(Debug)]
+pub struct Log {
+    file: File,
+}
+
+/// An operation as the journal has it.
+#[derive(Debug)]
+pub struct Recorded {
+    /// What was taken on.
+    pub entry: Entry,
+    /// The first step that is not known to be done.
+    pub next: usize,
+    /// Whether that step was begun.
+    pub begun: bool,
+    /// How it ended.
+    pub ended: Option<Ended>,
+    /// Where to go on writing.
+    pub log: Log,
+}
+
+impl Journal {
+    /// Opens the folder and makes it if there is none.
+    pub fn open(dir: &Path) -> io::Result<Self> {
+        DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+        for file in files(dir, DRAFT)? {
+            fs::remove_file(file)?;
+        }
+        Ok(Self { dir: dir.to_owned() })
+    }
+
+    /// Takes an operation on. When this returns, a power cut does not forget it.
+    pub fn accept(&self, entry: &Entry) -> io::Result<Log> {
+        let draft = self.path(entry.operation, DRAFT);
+        let write = || {
+            let mut line = serde_json::to_vec(entry)?;
+            line.push(b'\n');
+            let mut file = OpenOptions::new().append(true).create_new(true).mode(0o600).open(&draft)?;
+            file.write_all(&line)?;
+            file.sync_all()?;
+            fs::rename(&draft, self.path(entry.operation, EXTENSION))?;
+            File::open(&self.dir)?.sync_all()?;
+            Ok(Log { file })
+        };
+        write().inspect_err(|_| {
+            let _ = fs::remove_file(&draft);
+        })
+    }
+
+    /// Everything in the journal, oldest first.
+    pub fn load(&self) -> io::Result<Vec<Recorded>> {
+        let mut all = Vec::new();
+        for path in files(&self.dir, EXTENSION)? {
+            match Recorded::read(&path) {
+                Ok(recorded) => all.push(recorded),
+                Err(error) => {
+                    tracing::error!(path = %path.display(), %error, "an entry of the journal makes no sense; set aside");
+                    fs::rename(&path, path.with_extension(SET_ASIDE))?;
+                }
+            }
+        }
+        all.sort_by_key(|recorded| recorded.entry.operation);
+        Ok(all)
+    }
+
+    /// One operation.
+    pub fn read(&self, operation: OperationId) -> io::Result<Recorded> {
+        Recorded::read(&self.path(operation, EXTENSION))
+    }
+
+    /// Forgets ended operations that are old or too many; returns which.
+    pub fn prune(&self, mut ended: Vec<OperationId>) -> Vec<OperationId> {
+        ended.sort_unstable();
+        let surplus = ended.len().saturating_sub(KEPT);
+        let old = |path: &Path| {
+            let age = fs::metadata(path).and_then(|metadata| metadata.modified());
+            age.is_ok_and(|time| SystemTime::now().duration_since(time).is_ok_and(|age| age > KEPT_FOR))
+        };
+        let mut place = 0;
+        ended.retain(|id| {
+            let path = self.path(*id, EXTENSION);
+            place += 1;
+            (place <= surplus || old(&path)) && remove(&path)
+        });
+        ended
+    }
+
+    fn path(&self, operation: OperationId, extension: &str) -> PathBuf {
+        self.dir.join(format!("{operation}.{extension}"))
+    }
+}
+
+impl Log {
+    /// A step is about to change something.
+    pub fn begun(&mut self, step: usize) -> io::Result<()> {
+        self.append(&Mark::Begun(step))
+    }
+
+    /// It has.
+    pub fn done(&mut self, step: usize) -> io::Result<()> {
+        self.append(&Mark::Done(step))
+    }
+
+    /// Nothing more will happen.
+    pub fn ended(&mut self, ended: &Ended) -> io::Result<()> {
+        self.append(&Mark::Ended(ended.clone()))
+    }
+
+    fn append(&mut self, mark: &Mark) -> io::Result<()> {
+        let mut line = serde_json::to_vec(mark)?;
+        line.push(b'\n');
+        self.file.write_all(&line)
+    }
+}
+
+impl Recorded {
+    fn read(path: &Path) -> io::Result<Self> {
+        let text = fs::read_to_string(path)?;
+        let mut lines = text.split_inclusive('\n');
+        let entry: Entry = serde_json::from_str(lines.next().unwrap_or_default())?;
+        let file = OpenOptions::new().append(true).open(path)?;
+        let mut recorded = Self { entry, next: 0, begun: false, ended: None, log: Log { file } };
+        for line in lines {
+            match serde_json::from_str(line) {
+                Ok(Mark::Begun(step)) => (recorded.next, recorded.begun) = (step, true),
+                Ok(Mark::Done(step)) => (recorded.next, recorded.begun) = (step + 1, false),
+                Ok(Mark::Ended(ended)) => recorded.ended = Some(ended),
+                Err(_) => tracing::warn!(path = %path.display(), "a mark of the journal was cut off"),
+            }
+        }
+        if !text.ends_with('\n') {
+            // What comes next must not be appended to half a line.
+            recorded.log.file.write_all(b"\n")?;
+        }
+        Ok(recorded)
+    }
+}
+
+fn remove(path: &Path) -> bool {
+    match fs::remove_file(path) {
+        Ok(()) => true,
+        Err(error) => error.kind() == io::ErrorKind::NotFound,
+    }
+}
+
+fn files(dir: &Path, extension: &str) -> io::Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(dir)? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|this| this == extension) {
+            found.push(path);
+        }
+    }
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests;

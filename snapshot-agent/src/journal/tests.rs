@@ -1,0 +1,107 @@
+//! The journal across ends of the process and of the host.
+
+use snapshot_core::ids::SnapshotId;
+use uuid::Uuid;
+
+use super::*;
+
+fn entry(n: u128) -> Entry {
+    let snapshot: SnapshotId = "snap-x".parse().unwrap();
+    Entry {
+        operation: OperationId::from_uuid(Uuid::from_u128(n)),
+        vm: VmId::from_uuid(Uuid::from_u128(1)),
+        request: Request::Purge { force: true },
+        actor: "ravada/alice".to_owned(),
+        request_id: "r-1".to_owned(),
+        steps: vec![Step::DeleteInternal { snapshot: snapshot.clone() }, Step::DeleteInternal { snapshot }],
+        method: Some(Method::Libvirt),
+        cancellable: true,
+        before: Before { state: VmState::Running, instance: Some(7) },
+        accepted: Moment::now(),
+    }
+}
+
+fn ended() -> Ended {
+    let error = Some(Error::new(snapshot_core::Reason::Interrupted, "so").with("vm", "vms/x"));
+    Ended { outcome: Outcome::Failed, error, method: Some(Method::Libvirt), pause_ms: Some(3) }
+}
+
+#[test]
+fn marks_are_read_back_as_far_as_they_came() {
+    let dir = tempfile::tempdir().unwrap();
+    let journal = Journal::open(&dir.path().join("operations")).unwrap();
+    let mut log = journal.accept(&entry(1)).unwrap();
+    let read = || {
+        let recorded = Journal::open(&journal.dir).unwrap().load().unwrap().pop().unwrap();
+        assert_eq!(recorded.entry, entry_at(&recorded));
+        (recorded.next, recorded.begun, recorded.ended)
+    };
+    fn entry_at(recorded: &Recorded) -> Entry {
+        Entry { accepted: recorded.entry.accepted.clone(), ..entry(1) }
+    }
+    assert_eq!(read(), (0, false, None));
+    log.begun(0).unwrap();
+    assert_eq!(read(), (0, true, None));
+    log.done(0).unwrap();
+    assert_eq!(read(), (1, false, None));
+    log.begun(1).unwrap();
+    log.done(1).unwrap();
+    assert_eq!(read(), (2, false, None));
+    log.ended(&ended()).unwrap();
+    assert_eq!(read(), (2, false, Some(ended())));
+}
+
+#[test]
+fn every_cut_of_the_file_is_an_earlier_state_or_set_aside() {
+    let dir = tempfile::tempdir().unwrap();
+    let journal = Journal::open(dir.path()).unwrap();
+    let mut log = journal.accept(&entry(1)).unwrap();
+    log.begun(0).unwrap();
+    log.done(0).unwrap();
+    log.ended(&ended()).unwrap();
+    let path = journal.path(entry(1).operation, EXTENSION);
+    let whole = fs::read(&path).unwrap();
+    let first_line = whole.iter().position(|byte| *byte == b'\n').unwrap();
+    for cut in 0..whole.len() {
+        fs::write(&path, &whole[..cut]).unwrap();
+        let loaded = journal.load().unwrap();
+        if cut < first_line {
+            assert!(loaded.is_empty() && !path.exists(), "{cut}");
+            continue;
+        }
+        let mut recorded = loaded.into_iter().next().unwrap();
+        assert!(recorded.ended.is_none() || cut == whole.len() - 1, "{cut}");
+        // What is appended after a cut is read, whatever the cut left.
+        recorded.log.ended(&ended()).unwrap();
+        let again = journal.load().unwrap().pop().unwrap();
+        assert_eq!(again.ended, Some(ended()), "{cut}");
+    }
+}
+
+#[test]
+fn an_operation_is_taken_on_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let journal = Journal::open(dir.path()).unwrap();
+    fs::write(dir.path().join("x.draft"), "half").unwrap();
+    Journal::open(dir.path()).unwrap();
+    assert_eq!(files(dir.path(), DRAFT).unwrap().len(), 0);
+    journal.accept(&entry(1)).unwrap();
+    journal.accept(&entry(2)).unwrap();
+    let order: Vec<_> = journal.load().unwrap().into_iter().map(|recorded| recorded.entry.operation).collect();
+    assert_eq!(order, [entry(1).operation, entry(2).operation]);
+}
+
+#[test]
+fn what_ended_is_forgotten_by_number_and_by_age() {
+    let dir = tempfile::tempdir().unwrap();
+    let journal = Journal::open(dir.path()).unwrap();
+    let all: Vec<OperationId> = (0..KEPT as u128 + 5).map(|n| OperationId::from_uuid(Uuid::from_u128(n))).collect();
+    for id in &all {
+        fs::write(journal.path(*id, EXTENSION), "").unwrap();
+    }
+    assert_eq!(journal.prune(all.clone()), all[..5]);
+    let old = &all[7];
+    let file = File::options().write(true).open(journal.path(*old, EXTENSION)).unwrap();
+    file.set_modified(SystemTime::now() - KEPT_FOR - Duration::from_secs(1)).unwrap();
+    assert_eq!(journal.prune(all[5..].to_vec()), [*old]);
+}

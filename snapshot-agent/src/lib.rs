@@ -1,0 +1,19 @@
+//! The agent of Ravada Snapshots: one on every hypervisor, as root, and the only code that speaks to libvirt.
+//!
+//! It trusts nobody's word: who calls is known by certificate, on whose behalf by a token it verifies itself, and what
+//! is to be done is planned anew by the machine as it is now.
+
+pub mod auth;
+pub mod clock;
+pub mod config;
+pub mod events;
+pub mod execute;
+pub mod hypervisor;
+pub mod journal;
+pub mod locks;
+pub mod machines;
+pub mod qcow2;
+mod rpc;
+pub mod server;
+pub mod service;
+pub mod watch;

@@ -1,0 +1,190 @@
+//! What is known of the host's machines, and who is told when it changes.
+//!
+//! A subscriber gets every machine once and then each that changed. What waits for it is only which machines to tell it
+//! about: a slow one misses intermediate states and never the last, and costs no more memory than there are machines.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use proto::convert::Inventory;
+use snapshot_core::ids::VmId;
+use tokio::sync::{Notify, watch};
+
+use crate::hypervisor::Versions;
+
+/// The machines of a host as they were last seen.
+#[derive(Debug)]
+pub struct Machines {
+    state: Mutex<State>,
+    synced: watch::Sender<bool>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    known: BTreeMap<VmId, Arc<Inventory>>,
+    subscribers: Vec<Weak<Subscriber>>,
+    versions: Versions,
+}
+
+#[derive(Debug, Default)]
+struct Subscriber {
+    pending: Mutex<BTreeSet<VmId>>,
+    arrived: Notify,
+}
+
+/// What happened to a machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change {
+    /// It is now so.
+    Is(Arc<Inventory>),
+    /// There is no such machine any more.
+    Gone(VmId),
+}
+
+/// A place to be told of changes.
+#[derive(Debug)]
+pub struct Subscription {
+    machines: Arc<Machines>,
+    subscriber: Arc<Subscriber>,
+}
+
+impl Default for Machines {
+    fn default() -> Self {
+        Self { state: Mutex::default(), synced: watch::Sender::new(false) }
+    }
+}
+
+impl Machines {
+    /// A machine is now so.
+    pub fn publish(&self, inventory: Inventory) {
+        let vm = inventory.vm.id;
+        let mut state = self.lock();
+        if state.known.get(&vm).is_some_and(|known| **known == inventory) {
+            return;
+        }
+        state.known.insert(vm, Arc::new(inventory));
+        state.tell(vm);
+    }
+
+    /// There is no such machine.
+    pub fn remove(&self, vm: VmId) {
+        let mut state = self.lock();
+        if state.known.remove(&vm).is_some() {
+            state.tell(vm);
+        }
+    }
+
+    /// A machine as it was last seen.
+    pub fn get(&self, vm: VmId) -> Option<Arc<Inventory>> {
+        self.lock().known.get(&vm).cloned()
+    }
+
+    /// The machines that are known.
+    pub fn ids(&self) -> Vec<VmId> {
+        self.lock().known.keys().copied().collect()
+    }
+
+    /// What runs on the host.
+    pub fn versions(&self) -> Versions {
+        self.lock().versions.clone()
+    }
+
+    /// What runs on the host was found out.
+    pub fn set_versions(&self, versions: Versions) {
+        self.lock().versions = versions;
+    }
+
+    /// Whether every machine has been seen since the hypervisor was reached, and it still is reached.
+    pub fn synced(&self) -> watch::Receiver<bool> {
+        self.synced.subscribe()
+    }
+
+    /// Every machine has been seen, or the hypervisor was lost.
+    pub fn set_synced(&self, synced: bool) {
+        self.synced.send_if_modified(|now| std::mem::replace(now, synced) != synced);
+    }
+
+    /// Subscribes; every machine that is known counts as changed at first.
+    pub fn subscribe(self: &Arc<Self>) -> Subscription {
+        let mut state = self.lock();
+        let pending = Mutex::new(state.known.keys().copied().collect());
+        let subscriber = Arc::new(Subscriber { pending, arrived: Notify::new() });
+        state.subscribers.push(Arc::downgrade(&subscriber));
+        Subscription { machines: Arc::clone(self), subscriber }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn tell(&mut self, vm: VmId) {
+        self.subscribers.retain(|subscriber| {
+            let Some(subscriber) = subscriber.upgrade() else { return false };
+            subscriber.pending.lock().unwrap_or_else(PoisonError::into_inner).insert(vm);
+            subscriber.arrived.notify_one();
+            true
+        });
+    }
+}
+
+impl Subscription {
+    /// A change, if there is one.
+    pub fn try_next(&self) -> Option<Change> {
+        let vm = self.subscriber.pending.lock().unwrap_or_else(PoisonError::into_inner).pop_first()?;
+        Some(self.machines.get(vm).map_or(Change::Gone(vm), Change::Is))
+    }
+
+    /// Waits for a change. Nothing is lost when the wait is given up.
+    pub async fn next(&self) -> Change {
+        loop {
+            if let Some(change) = self.try_next() {
+                return change;
+            }
+            self.subscriber.arrived.notified().await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::execute::fake::vm_facts;
+    use uuid::Uuid;
+
+    fn inventory(n: u128, name: &str) -> Inventory {
+        let id = VmId::from_uuid(Uuid::from_u128(n));
+        Inventory { vm: snapshot_core::vm::VmFacts { id, name: name.to_owned(), ..vm_facts() }, snapshots: vec![] }
+    }
+
+    #[tokio::test]
+    async fn a_subscriber_gets_all_and_then_the_latest_of_what_changed() {
+        let machines = Arc::new(Machines::default());
+        machines.publish(inventory(1, "a"));
+        machines.publish(inventory(2, "b"));
+        let subscription = machines.subscribe();
+        assert_eq!(subscription.next().await, Change::Is(Arc::new(inventory(1, "a"))));
+        assert_eq!(subscription.next().await, Change::Is(Arc::new(inventory(2, "b"))));
+        assert_eq!(subscription.try_next(), None);
+        for name in ["x", "y", "z"] {
+            machines.publish(inventory(1, name));
+        }
+        machines.publish(inventory(2, "b"));
+        assert_eq!(subscription.next().await, Change::Is(Arc::new(inventory(1, "z"))));
+        assert_eq!(subscription.try_next(), None);
+        let gone = inventory(2, "b").vm.id;
+        machines.remove(gone);
+        machines.remove(gone);
+        assert_eq!(subscription.next().await, Change::Gone(gone));
+        assert_eq!(subscription.try_next(), None);
+    }
+
+    #[test]
+    fn who_no_longer_listens_is_forgotten() {
+        let machines = Arc::new(Machines::default());
+        drop(machines.subscribe());
+        machines.publish(inventory(1, "a"));
+        assert!(machines.lock().subscribers.is_empty());
+    }
+}

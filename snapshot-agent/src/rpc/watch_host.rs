@@ -1,0 +1,111 @@
+//! WatchHost: the host, every machine on it, then every change.
+//!
+//! The stream begins once every machine has been seen, and ends with an error when the hypervisor is lost: what was known
+//! may then no longer be so, and the caller should not take it for the truth.
+
+use std::time::Duration;
+
+use proto::agent::watch_host_response::{Event, Synced};
+use proto::agent::{HostFacts, WatchHostRequest, WatchHostResponse};
+use proto::v1::FileSystem;
+use snapshot_core::{Error, Reason};
+use tokio::sync::{mpsc, watch};
+use tokio::task::spawn_blocking;
+use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Status};
+
+use crate::events::shutting_down;
+use crate::machines::Change;
+use crate::service::Agent;
+
+/// How long a caller waits for the host to be seen as a whole.
+const SYNC_WAIT: Duration = Duration::from_secs(10);
+/// How often the host itself is told of, which is also the heartbeat.
+const HEARTBEAT: Duration = Duration::from_secs(5);
+/// Messages that wait for a slow reader; what does not fit is told later, as it is then.
+const WAITING: usize = 8;
+
+pub(crate) async fn handle(
+    agent: &Agent,
+    _request: Request<WatchHostRequest>,
+) -> Result<ReceiverStream<Result<WatchHostResponse, Status>>, Error> {
+    let mut synced = agent.machines.synced();
+    let all_seen = timeout(SYNC_WAIT, synced.wait_for(|synced| *synced)).await;
+    if !all_seen.is_ok_and(|result| result.is_ok()) {
+        return Err(unreachable());
+    }
+    let (sender, receiver) = mpsc::channel(WAITING);
+    let agent = agent.clone();
+    tokio::spawn(async move {
+        if let Err(Some(error)) = tell(&agent, &sender).await {
+            let _ = sender.send(Err(proto::status::to_status(&error))).await;
+        }
+    });
+    Ok(ReceiverStream::new(receiver))
+}
+
+fn unreachable() -> Error {
+    Error::new(Reason::HypervisorUnavailable, "libvirt on the host does not answer")
+}
+
+type Sender = mpsc::Sender<Result<WatchHostResponse, Status>>;
+
+/// Sends; `Err(None)` when nobody listens any more.
+async fn send(sender: &Sender, event: Event) -> Result<(), Option<Error>> {
+    sender.send(Ok(WatchHostResponse { event: Some(event) })).await.map_err(|_| None)
+}
+
+async fn tell(agent: &Agent, sender: &Sender) -> Result<(), Option<Error>> {
+    let mut synced = agent.machines.synced();
+    let changes = agent.machines.subscribe();
+    let mut heartbeat = interval(HEARTBEAT);
+    heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    heartbeat.tick().await;
+    send(sender, Event::Host(host_facts(agent).await)).await?;
+    while let Some(change) = changes.try_next() {
+        send(sender, event(change)).await?;
+    }
+    send(sender, Event::Synced(Synced {})).await?;
+    loop {
+        tokio::select! {
+            change = changes.next() => send(sender, event(change)).await?,
+            _ = heartbeat.tick() => send(sender, Event::Host(host_facts(agent).await)).await?,
+            () = lost(&mut synced) => return Err(Some(unreachable())),
+            () = sender.closed() => return Err(None),
+            () = agent.closing.cancelled() => return Err(Some(shutting_down())),
+        }
+    }
+}
+
+async fn lost(synced: &mut watch::Receiver<bool>) {
+    let _ = synced.wait_for(|synced| !*synced).await;
+}
+
+fn event(change: Change) -> Event {
+    match change {
+        Change::Is(inventory) => Event::Vm((&*inventory).into()),
+        Change::Gone(vm) => Event::RemovedVmId(vm.to_string()),
+    }
+}
+
+async fn host_facts(agent: &Agent) -> HostFacts {
+    let versions = agent.machines.versions();
+    let dirs = agent.config.image_dirs.clone();
+    let file_systems = spawn_blocking(move || dirs.iter().filter_map(|dir| file_system(dir)).collect()).await;
+    HostFacts {
+        agent_version: env!("CARGO_PKG_VERSION").to_owned(),
+        libvirt_version: versions.libvirt,
+        qemu_version: versions.qemu,
+        file_systems: file_systems.unwrap_or_default(),
+        running_operation_ids: agent.locks.running().iter().map(ToString::to_string).collect(),
+        policy: Some((&agent.config.policy).into()),
+    }
+}
+
+fn file_system(dir: &std::path::Path) -> Option<FileSystem> {
+    let stat = rustix::fs::statvfs(dir).ok()?;
+    let bytes = |blocks: u64| i64::try_from(blocks.saturating_mul(stat.f_frsize)).unwrap_or(i64::MAX);
+    let path = dir.to_string_lossy().into_owned();
+    Some(FileSystem { path, free_bytes: bytes(stat.f_bavail), total_bytes: bytes(stat.f_blocks) })
+}

@@ -1,0 +1,108 @@
+//! The gRPC service: a table of contents.
+
+use std::pin::Pin;
+use std::sync::Arc;
+
+use capability::Verifier;
+use proto::agent::agent_service_server::AgentService;
+use proto::agent::{
+    AttachOperationRequest, AttachOperationResponse, CancelOperationRequest, CancelOperationResponse,
+    PlanOperationRequest, PlanOperationResponse, StartOperationRequest, StartOperationResponse, WatchHostRequest,
+    WatchHostResponse,
+};
+use proto::status::to_status;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status};
+use tracing::{Instrument as _, Span};
+
+use crate::config::Config;
+use crate::execute::Executor;
+use crate::locks::Locks;
+use crate::machines::Machines;
+use crate::rpc;
+
+/// What the calls work with. Clones share everything.
+#[derive(Clone)]
+pub struct Agent {
+    /// What the agent was told about itself.
+    pub config: Arc<Config>,
+    /// Carries operations out.
+    pub executor: Executor,
+    /// The machines that operations have.
+    pub locks: Arc<Locks>,
+    /// What is known of the machines.
+    pub machines: Arc<Machines>,
+    /// Verifies tokens.
+    pub verifier: Arc<Verifier>,
+    /// Cancelled when streams are to end.
+    pub closing: CancellationToken,
+}
+
+impl Agent {
+    fn span<T>(&self, method: &'static str, request: &Request<T>) -> Span {
+        tracing::info_span!("call", method, request_id = rpc::request_id(request.metadata()))
+    }
+}
+
+type Stream<T> = Pin<Box<dyn futures_util::Stream<Item = Result<T, Status>> + Send>>;
+
+fn streaming<T: Send + 'static>(
+    result: Result<ReceiverStream<Result<T, Status>>, snapshot_core::Error>,
+) -> Result<Response<Stream<T>>, Status> {
+    match result {
+        Ok(stream) => Ok(Response::new(Box::pin(stream))),
+        Err(error) => Err(to_status(&error)),
+    }
+}
+
+fn unary<T>(result: Result<T, snapshot_core::Error>) -> Result<Response<T>, Status> {
+    result.map(Response::new).map_err(|error| to_status(&error))
+}
+
+#[tonic::async_trait]
+impl AgentService for Agent {
+    type WatchHostStream = Stream<WatchHostResponse>;
+    type StartOperationStream = Stream<StartOperationResponse>;
+    type AttachOperationStream = Stream<AttachOperationResponse>;
+
+    async fn watch_host(
+        &self,
+        request: Request<WatchHostRequest>,
+    ) -> Result<Response<Self::WatchHostStream>, Status> {
+        let span = self.span("WatchHost", &request);
+        streaming(rpc::watch_host::handle(self, request).instrument(span).await)
+    }
+
+    async fn plan_operation(
+        &self,
+        request: Request<PlanOperationRequest>,
+    ) -> Result<Response<PlanOperationResponse>, Status> {
+        let span = self.span("PlanOperation", &request);
+        unary(rpc::plan_operation::handle(self, request).instrument(span).await)
+    }
+
+    async fn start_operation(
+        &self,
+        request: Request<StartOperationRequest>,
+    ) -> Result<Response<Self::StartOperationStream>, Status> {
+        let span = self.span("StartOperation", &request);
+        streaming(rpc::start_operation::handle(self, request).instrument(span).await)
+    }
+
+    async fn attach_operation(
+        &self,
+        request: Request<AttachOperationRequest>,
+    ) -> Result<Response<Self::AttachOperationStream>, Status> {
+        let span = self.span("AttachOperation", &request);
+        streaming(rpc::attach_operation::handle(self, request).instrument(span).await)
+    }
+
+    async fn cancel_operation(
+        &self,
+        request: Request<CancelOperationRequest>,
+    ) -> Result<Response<CancelOperationResponse>, Status> {
+        let span = self.span("CancelOperation", &request);
+        unary(rpc::cancel_operation::handle(self, request).instrument(span).await)
+    }
+}

@@ -1,0 +1,129 @@
+//! What is known follows the host, whoever changes it.
+
+use std::sync::Mutex;
+
+use snapshot_core::vm::VmState;
+
+use super::*;
+use crate::execute::fake::{Fake, World, lock, vm_facts};
+use crate::machines::Change;
+
+struct Fixture {
+    world: Arc<Mutex<World>>,
+    fake: Arc<Fake>,
+    locks: Arc<Locks>,
+    machines: Arc<Machines>,
+    stopping: CancellationToken,
+}
+
+impl Fixture {
+    fn start(every: Duration) -> Self {
+        let world = World::with_machine(VmState::Running);
+        let fake = Arc::new(Fake::new(&world, None));
+        let (locks, machines) = (Arc::new(Locks::new(4)), Arc::new(Machines::default()));
+        let stopping = CancellationToken::new();
+        let hypervisor: Arc<dyn Hypervisor> = Arc::clone(&fake) as Arc<dyn Hypervisor>;
+        let watch = Watch::new(hypervisor, Arc::clone(&locks), Arc::clone(&machines));
+        tokio::spawn(watch.run(every, stopping.clone()));
+        Self { world, fake, locks, machines, stopping }
+    }
+
+    async fn synced(&self, expected: bool) {
+        let mut synced = self.machines.synced();
+        let wait = synced.wait_for(|synced| *synced == expected);
+        tokio::time::timeout(Duration::from_secs(10), wait).await.expect("in time").unwrap();
+    }
+
+    /// Waits until the machine is known so.
+    async fn known(&self, is_so: impl Fn(&Inventory) -> bool) {
+        let subscription = self.machines.subscribe();
+        let wait = async {
+            loop {
+                if let Change::Is(inventory) = subscription.next().await
+                    && is_so(&inventory)
+                {
+                    return;
+                }
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(10), wait).await.expect("in time");
+    }
+
+    fn rename(&self, name: &str) {
+        lock(&self.world).machines.get_mut(&vm_facts().id).unwrap().vm.name = name.to_owned();
+    }
+}
+
+impl Drop for Fixture {
+    fn drop(&mut self) {
+        self.stopping.cancel();
+    }
+}
+
+const NEVER: Duration = Duration::from_secs(3600);
+const OFTEN: Duration = Duration::from_millis(20);
+
+#[tokio::test]
+async fn events_are_followed_and_a_lost_hypervisor_is_told() {
+    let fixture = Fixture::start(NEVER);
+    fixture.synced(true).await;
+    assert_eq!(fixture.machines.ids(), [vm_facts().id]);
+    fixture.rename("renamed");
+    fixture.fake.inbox().tell(vm_facts().id);
+    fixture.known(|inventory| inventory.vm.name == "renamed").await;
+    fixture.fake.inbox().set_connected(false);
+    fixture.synced(false).await;
+    fixture.rename("meanwhile");
+    fixture.fake.inbox().set_connected(true);
+    fixture.synced(true).await;
+    assert_eq!(fixture.machines.get(vm_facts().id).unwrap().vm.name, "meanwhile");
+    lock(&fixture.world).machines.clear();
+    fixture.fake.inbox().tell(vm_facts().id);
+    let subscription = fixture.machines.subscribe();
+    while subscription.next().await != Change::Gone(vm_facts().id) {}
+}
+
+#[tokio::test]
+async fn what_no_event_tells_of_is_found() {
+    let fixture = Fixture::start(OFTEN);
+    fixture.synced(true).await;
+    let label = snapshot_core::description::Label::foreign("by-virsh", "");
+    fixture.fake.create_internal(&vm_facts(), &"by-virsh".parse().unwrap(), &label, true).unwrap();
+    fixture.known(|inventory| inventory.snapshots.len() == 1).await;
+    fixture.rename("renamed");
+    fixture.known(|inventory| inventory.vm.name == "renamed").await;
+    let mut other = lock(&fixture.world).machines[&vm_facts().id].clone();
+    other.vm.id = VmId::from_uuid(uuid::Uuid::from_u128(7));
+    let id = other.vm.id;
+    lock(&fixture.world).machines.insert(id, other);
+    fixture.known(|inventory| inventory.vm.id == id).await;
+    lock(&fixture.world).machines.remove(&id);
+    let subscription = fixture.machines.subscribe();
+    while subscription.next().await != Change::Gone(id) {}
+}
+
+#[tokio::test]
+async fn a_machine_that_an_operation_has_is_left_to_it() {
+    let fixture = Fixture::start(OFTEN);
+    fixture.synced(true).await;
+    let operation = snapshot_core::ids::OperationId::from_uuid(uuid::Uuid::from_u128(1));
+    let guard = fixture.locks.take(vm_facts().id, operation).unwrap();
+    fixture.rename("halfway");
+    fixture.fake.inbox().tell(vm_facts().id);
+    tokio::time::sleep(OFTEN * 5).await;
+    assert_eq!(fixture.machines.get(vm_facts().id).unwrap().vm.name, "desk");
+    drop(guard);
+    fixture.known(|inventory| inventory.vm.name == "halfway").await;
+}
+
+#[test]
+fn names_that_are_no_ids_do_not_count() {
+    let known = Inventory { vm: vm_facts(), snapshots: vec![] };
+    let outline = |names: &[&str], current: Option<&str>| Outline {
+        snapshots: names.iter().map(|name| (*name).to_owned()).collect(),
+        current: current.map(str::to_owned),
+    };
+    assert!(is_same(&known, &outline(&[], None)));
+    assert!(is_same(&known, &outline(&["a\tb"], Some("a\tb"))));
+    assert!(!is_same(&known, &outline(&["a"], None)));
+}

@@ -1,0 +1,6 @@
+//! The agent on real guests.
+
+mod adapter;
+mod agent;
+mod guest;
+mod service;

@@ -1,0 +1,101 @@
+//! The table and `target/bench/report.json`.
+
+use std::fs;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use serde_json::{Value, json};
+use tests::cluster::Cluster;
+use tests::tools;
+
+const WORKS: [&str; 4] = ["create", "list", "revert", "delete"];
+
+/// The times of one way, by work.
+#[derive(Default)]
+pub struct Samples([Vec<Duration>; 4]);
+
+impl Samples {
+    /// The times of one round.
+    pub fn add(&mut self, create: Duration, list: Duration, revert: Duration, delete: Duration) {
+        for (samples, time) in self.0.iter_mut().zip([create, list, revert, delete]) {
+            samples.push(time);
+        }
+    }
+
+    /// A quantile in milliseconds.
+    fn quantile(&self, work: usize, quantile: f64) -> f64 {
+        let mut times = self.0[work].clone();
+        times.sort_unstable();
+        let last = times.len().saturating_sub(1);
+        let index = (last as f64 * quantile).round() as usize;
+        times.get(index).map_or(0.0, |time| (time.as_secs_f64() * 1e5).round() / 100.0)
+    }
+}
+
+/// Everything that was measured.
+#[derive(Default)]
+pub struct Report {
+    rows: Vec<Value>,
+    memory: serde_json::Map<String, Value>,
+}
+
+impl Report {
+    /// The times of one state of the guest: ours, the warm connection's, virsh's.
+    pub fn add(&mut self, state: &str, [ours, libvirt, virsh]: &[Samples; 3]) {
+        for (number, work) in WORKS.iter().enumerate() {
+            self.rows.push(json!({
+                "work": work,
+                "state": state,
+                "rounds": ours.0[number].len(),
+                "ours_p50_ms": ours.quantile(number, 0.5),
+                "ours_p95_ms": ours.quantile(number, 0.95),
+                "libvirt_p50_ms": libvirt.quantile(number, 0.5),
+                "libvirt_p95_ms": libvirt.quantile(number, 0.95),
+                "virsh_p50_ms": virsh.quantile(number, 0.5),
+                "virsh_p95_ms": virsh.quantile(number, 0.95),
+            }));
+        }
+    }
+
+    /// The resident memory of the three idle processes, in MiB.
+    pub fn memory(&mut self, cluster: &mut Cluster) -> Result<()> {
+        let processes = [
+            ("snapshot-gateway", cluster.gateway().id()),
+            ("snapshot-api", cluster.api().id()),
+            ("snapshot-agent", cluster.host_mut("alpha")?.agent().id()),
+        ];
+        for (name, id) in processes {
+            let id = id.with_context(|| format!("{name} does not run"))?;
+            let status = fs::read_to_string(format!("/proc/{id}/status"))?;
+            let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
+            let kib: f64 = line.trim().trim_end_matches("kB").trim().parse()?;
+            self.memory.insert(name.to_owned(), json!((kib / 102.4).round() / 10.0));
+        }
+        Ok(())
+    }
+
+    /// The table.
+    pub fn print(&self) {
+        println!("p50 / p95 in ms          {:>18} {:>18} {:>18}", "ours", "warm libvirt", "virsh process");
+        for row in &self.rows {
+            let pair = |way: &str| {
+                let value = |part: &str| row[format!("{way}_{part}_ms")].as_f64().unwrap_or_default();
+                format!("{:.1} / {:.1}", value("p50"), value("p95"))
+            };
+            let name = format!("{}, {}", row["work"].as_str().unwrap_or(""), row["state"].as_str().unwrap_or(""));
+            println!("{name:<24} {:>18} {:>18} {:>18}", pair("ours"), pair("libvirt"), pair("virsh"));
+        }
+        for (name, mebibytes) in &self.memory {
+            println!("{name:<24} {mebibytes} MiB resident when idle");
+        }
+    }
+
+    /// `target/bench/report.json`.
+    pub fn save(&self) -> Result<()> {
+        let folder = tools::build_dir()?.parent().context("the build folder has no parent")?.join("bench");
+        fs::create_dir_all(&folder)?;
+        let text = serde_json::to_string_pretty(&json!({ "rows": self.rows, "rss_mib": self.memory }))?;
+        fs::write(folder.join("report.json"), text + "\n")?;
+        Ok(())
+    }
+}

@@ -1,0 +1,139 @@
+//! gRPC: through the gateway without TLS, and straight to the API's public port with TLS.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use async_trait::async_trait;
+use http::uri::PathAndQuery;
+use hyper_util::rt::TokioIo;
+use prost::bytes::{Buf as _, BufMut as _};
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, ServerName};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
+use tonic::transport::{Channel, Endpoint, Uri};
+use tonic::{Request, Status, Streaming};
+use tower::service_fn;
+
+use super::{Call, Face, Refusal};
+
+const CONNECT: Duration = Duration::from_secs(10);
+
+/// gRPC over HTTP/2.
+pub struct Grpc {
+    name: &'static str,
+    channel: Channel,
+}
+
+impl Grpc {
+    /// To the gateway, without TLS. Connects at the first call.
+    pub fn plain(port: u16) -> Result<Self> {
+        let endpoint = Endpoint::from_shared(format!("http://127.0.0.1:{port}"))?.connect_timeout(CONNECT);
+        Ok(Self { name: "gRPC through the gateway", channel: endpoint.connect_lazy() })
+    }
+
+    /// To the API's public port, trusting `ca` alone. Connects at the first call.
+    pub fn tls(port: u16, ca: &Path) -> Result<Self> {
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_file(ca).with_context(|| format!("cannot read {}", ca.display()))?)?;
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let config = rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
+        let mut config = config.with_root_certificates(roots).with_no_client_auth();
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        let connector = TlsConnector::from(Arc::new(config));
+        let server = ServerName::try_from("localhost")?;
+        // tonic's own TLS is a feature that no server of ours uses; this keeps it out of the build.
+        let connect = service_fn(move |_: Uri| {
+            let (connector, server) = (connector.clone(), server.clone());
+            async move {
+                let tcp = TcpStream::connect(("127.0.0.1", port)).await?;
+                std::io::Result::Ok(TokioIo::new(connector.connect(server, tcp).await?))
+            }
+        });
+        let endpoint = Endpoint::from_shared(format!("http://localhost:{port}"))?.connect_timeout(CONNECT);
+        Ok(Self { name: "gRPC to the API", channel: endpoint.connect_with_connector_lazy(connect) })
+    }
+
+    /// A call with a stream of answers, to be read as they come.
+    pub async fn open(&self, call: Call<'_>) -> Result<Streaming<Vec<u8>>, Refusal> {
+        let (mut client, request, path) = self.ready(call).await?;
+        Ok(client.server_streaming(request, path, Bytes).await?.into_inner())
+    }
+
+    async fn ready(
+        &self,
+        call: Call<'_>,
+    ) -> Result<(tonic::client::Grpc<Channel>, Request<Vec<u8>>, PathAndQuery), Refusal> {
+        let mut client = tonic::client::Grpc::new(self.channel.clone());
+        client.ready().await.map_err(|error| Refusal::harness(format!("{}: {error:?}", self.name)))?;
+        let mut request = Request::new(call.request.to_vec());
+        for (name, value) in call.headers() {
+            request.metadata_mut().insert(name, value.parse().map_err(Refusal::harness)?);
+        }
+        Ok((client, request, format!("/{}", call.path()).parse().map_err(Refusal::harness)?))
+    }
+}
+
+#[async_trait]
+impl Face for Grpc {
+    fn name(&self) -> &'static str {
+        self.name
+    }
+
+    async fn unary(&self, call: Call<'_>) -> Result<Vec<u8>, Refusal> {
+        let (mut client, request, path) = self.ready(call).await?;
+        Ok(client.unary(request, path, Bytes).await?.into_inner())
+    }
+
+    async fn stream(&self, call: Call<'_>) -> Result<Vec<Vec<u8>>, Refusal> {
+        let mut stream = self.open(call).await?;
+        let mut all = Vec::new();
+        while let Some(message) = stream.message().await? {
+            all.push(message);
+        }
+        Ok(all)
+    }
+}
+
+/// Messages as they are on the wire: [`super::Client`] encodes and decodes them for every face alike.
+#[derive(Debug, Clone, Copy)]
+struct Bytes;
+
+impl Codec for Bytes {
+    type Encode = Vec<u8>;
+    type Decode = Vec<u8>;
+    type Encoder = Self;
+    type Decoder = Self;
+
+    fn encoder(&mut self) -> Self {
+        *self
+    }
+
+    fn decoder(&mut self) -> Self {
+        *self
+    }
+}
+
+impl Encoder for Bytes {
+    type Item = Vec<u8>;
+    type Error = Status;
+
+    fn encode(&mut self, item: Vec<u8>, buffer: &mut EncodeBuf<'_>) -> Result<(), Status> {
+        buffer.put_slice(&item);
+        Ok(())
+    }
+}
+
+impl Decoder for Bytes {
+    type Item = Vec<u8>;
+    type Error = Status;
+
+    fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<Vec<u8>>, Status> {
+        let mut item = vec![0; buffer.remaining()];
+        buffer.copy_to_slice(&mut item);
+        Ok(Some(item))
+    }
+}

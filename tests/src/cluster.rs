@@ -1,0 +1,285 @@
+//! A whole system: one agent for every host, the API and the gateway, as the real binaries with real certificates.
+//!
+//! Coming up: make a CA, certificates and an issuer's key with the binaries' own subcommands; write a configuration for
+//! each process; start the agents, then the API, then the gateway, and wait until each one's port takes connections.
+//! Any of them can be stopped, killed and started again; the others must cope.
+
+use std::net::TcpStream;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+
+use crate::embed::EmbedRoot;
+use crate::libvirtd::Libvirtd;
+use crate::processes::{Launch, Process};
+use crate::scratch::Scratch;
+use crate::{ports, tools};
+
+mod config;
+mod identity;
+
+pub use self::identity::{ALL_ACTIONS, Identity};
+
+/// How long a process may take until its port takes connections.
+const READY: Duration = Duration::from_secs(60);
+
+/// What runs a host's guests.
+#[derive(Debug)]
+pub enum Backend {
+    /// A private daemon: virsh can look in, and it can be killed.
+    Daemon(Libvirtd),
+    /// The embedded driver, inside the agent.
+    Embedded(EmbedRoot),
+}
+
+impl Backend {
+    fn uri(&self) -> String {
+        match self {
+            Self::Daemon(daemon) => daemon.uri(),
+            Self::Embedded(root) => root.uri(),
+        }
+    }
+
+    fn images(&self) -> Result<std::path::PathBuf> {
+        match self {
+            Self::Daemon(daemon) => daemon.images(),
+            Self::Embedded(root) => root.images(),
+        }
+    }
+}
+
+/// A host to be: its name, and what runs its guests.
+#[derive(Debug)]
+pub struct HostPlan {
+    name: String,
+    backend: Backend,
+    policy: String,
+}
+
+impl HostPlan {
+    /// A host with an empty private daemon.
+    pub fn daemon(name: &str) -> Result<Self> {
+        Ok(Self::on(name, Backend::Daemon(Libvirtd::start()?)))
+    }
+
+    /// A host on a given backend. Guests of an embedded one must be in its root before the cluster starts.
+    pub fn on(name: &str, backend: Backend) -> Self {
+        Self { name: name.to_owned(), backend, policy: String::new() }
+    }
+
+    /// Lines for the `[policy]` table of the agent's configuration.
+    #[must_use]
+    pub fn policy(mut self, lines: &str) -> Self {
+        lines.clone_into(&mut self.policy);
+        self
+    }
+}
+
+/// A host of a running cluster.
+#[derive(Debug)]
+pub struct Host {
+    name: String,
+    agent: Process,
+    // Dropped after the agent, which in the embedded case holds the root open.
+    backend: Backend,
+    port: u16,
+    metrics: u16,
+}
+
+impl Host {
+    /// The host's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Its agent.
+    pub fn agent(&mut self) -> &mut Process {
+        &mut self.agent
+    }
+
+    /// Starts the agent after it was stopped or killed, and waits until it takes connections.
+    pub fn start_agent_again(&mut self) -> Result<()> {
+        self.agent.start_again()?;
+        wait_port(&mut self.agent, self.port)
+    }
+
+    /// Its private daemon; an error for an embedded host.
+    pub fn libvirtd(&self) -> Result<&Libvirtd> {
+        match &self.backend {
+            Backend::Daemon(daemon) => Ok(daemon),
+            Backend::Embedded(_) => anyhow::bail!("{} has no daemon", self.name),
+        }
+    }
+
+    /// As [`Host::libvirtd`], to kill it and start it again.
+    pub fn libvirtd_mut(&mut self) -> Result<&mut Libvirtd> {
+        match &mut self.backend {
+            Backend::Daemon(daemon) => Ok(daemon),
+            Backend::Embedded(_) => anyhow::bail!("{} has no daemon", self.name),
+        }
+    }
+
+    /// The port of its agent's metrics.
+    pub fn metrics_port(&self) -> u16 {
+        self.metrics
+    }
+}
+
+/// Where the API and the gateway listen.
+#[derive(Debug, Clone, Copy)]
+pub struct Ports {
+    /// The API for the gateway: mTLS.
+    pub internal: u16,
+    /// The API for callers with a token: TLS.
+    pub public: u16,
+    /// The API's metrics.
+    pub api_metrics: u16,
+    /// The gateway: gRPC, gRPC-Web and JSON without TLS.
+    pub gateway: u16,
+    /// The gateway's metrics.
+    pub gateway_metrics: u16,
+}
+
+/// A running system. Dropping it ends everything it started.
+#[derive(Debug)]
+pub struct Cluster {
+    gateway: Process,
+    api: Process,
+    hosts: Vec<Host>,
+    identity: Identity,
+    ports: Ports,
+    scratch: Scratch,
+}
+
+impl Cluster {
+    /// Brings up a system with these hosts.
+    pub fn start(plans: Vec<HostPlan>) -> Result<Self> {
+        let scratch = Scratch::new()?;
+        let names: Vec<&str> = plans.iter().map(|plan| plan.name.as_str()).collect();
+        let identity = Identity::create(&scratch, &names)?;
+
+        let mut hosts = Vec::new();
+        for plan in plans {
+            hosts.push(start_agent(plan, &identity, &scratch)?);
+        }
+        for host in &mut hosts {
+            wait_port(&mut host.agent, host.port)?;
+        }
+
+        let ports = Ports {
+            internal: ports::free()?,
+            public: ports::free()?,
+            api_metrics: ports::free()?,
+            gateway: ports::free()?,
+            gateway_metrics: ports::free()?,
+        };
+        let agents: Vec<(&str, u16)> = hosts.iter().map(|host| (host.name.as_str(), host.port)).collect();
+        let database = scratch.path().join("snapshots.db");
+        let api = config::api(&identity, &ports, &database, &agents);
+        let mut api = start(&scratch, "snapshot-api", "snapshot-api", &["serve"], &api)?;
+        let gateway = config::gateway(&identity, &ports);
+        let mut gateway = start(&scratch, "snapshot-gateway", "snapshot-gateway", &[], &gateway)?;
+        wait_port(&mut api, ports.internal)?;
+        wait_port(&mut api, ports.public)?;
+        wait_port(&mut gateway, ports.gateway)?;
+        Ok(Self { gateway, api, hosts, identity, ports, scratch })
+    }
+
+    /// Brings up a system whose hosts have a private daemon each.
+    pub fn with_daemons(names: &[&str]) -> Result<Self> {
+        Self::start(names.iter().map(|name| HostPlan::daemon(name)).collect::<Result<_>>()?)
+    }
+
+    /// One of its hosts.
+    pub fn host(&self, name: &str) -> Result<&Host> {
+        self.hosts.iter().find(|host| host.name == name).with_context(|| format!("no host {name}"))
+    }
+
+    /// One of its hosts, to act on its agent.
+    pub fn host_mut(&mut self, name: &str) -> Result<&mut Host> {
+        self.hosts.iter_mut().find(|host| host.name == name).with_context(|| format!("no host {name}"))
+    }
+
+    /// The API's process.
+    pub fn api(&mut self) -> &mut Process {
+        &mut self.api
+    }
+
+    /// Starts the API after it was stopped or killed, and waits until it takes connections.
+    pub fn start_api_again(&mut self) -> Result<()> {
+        self.api.start_again()?;
+        wait_port(&mut self.api, self.ports.internal)?;
+        wait_port(&mut self.api, self.ports.public)
+    }
+
+    /// The gateway's process.
+    pub fn gateway(&mut self) -> &mut Process {
+        &mut self.gateway
+    }
+
+    /// Starts the gateway after it was stopped or killed, and waits until it takes connections.
+    pub fn start_gateway_again(&mut self) -> Result<()> {
+        self.gateway.start_again()?;
+        wait_port(&mut self.gateway, self.ports.gateway)
+    }
+
+    /// Where the API and the gateway listen.
+    pub fn ports(&self) -> Ports {
+        self.ports
+    }
+
+    /// The CA, and tokens.
+    pub fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// What each process has logged so far, by its name.
+    pub fn logs(&self) -> Result<Vec<(String, String)>> {
+        let agents = self.hosts.iter().map(|host| &host.agent);
+        let all = agents.chain([&self.api, &self.gateway]);
+        all.map(|process| Ok((process.name().to_owned(), std::fs::read_to_string(process.log())?))).collect()
+    }
+
+    /// Its folder: configurations, logs, the database.
+    pub fn folder(&self) -> &Path {
+        self.scratch.path()
+    }
+}
+
+fn start_agent(plan: HostPlan, identity: &Identity, scratch: &Scratch) -> Result<Host> {
+    let HostPlan { name, backend, policy } = plan;
+    let (port, metrics) = (ports::free()?, ports::free()?);
+    let agent = config::Agent {
+        name: &name,
+        port,
+        metrics,
+        uri: &backend.uri(),
+        state: &scratch.folder(&format!("state-{name}"))?,
+        images: &backend.images()?,
+        policy: &policy,
+    };
+    let text = config::agent(identity, &agent);
+    let agent = start(scratch, "snapshot-agent", &format!("agent-{name}"), &[], &text)?;
+    Ok(Host { name, agent, backend, port, metrics })
+}
+
+fn start(scratch: &Scratch, binary: &str, name: &str, arguments: &[&str], config: &str) -> Result<Process> {
+    let file = scratch.path().join(format!("{name}.toml"));
+    std::fs::write(&file, config)?;
+    let mut arguments: Vec<String> = arguments.iter().map(|&word| word.to_owned()).collect();
+    arguments.extend(["--config".to_owned(), file.display().to_string()]);
+    // What the test was told to log would be for the test; the servers tell enough to explain a failure.
+    let level = std::env::var("SERVER_LOG").unwrap_or_else(|_| "info".to_owned());
+    Process::start(Launch {
+        name: name.to_owned(),
+        program: tools::binary(binary)?,
+        arguments,
+        environment: vec![("RUST_LOG".to_owned(), level)],
+        log: scratch.path().join(format!("{name}.log")),
+    })
+}
+
+fn wait_port(process: &mut Process, port: u16) -> Result<()> {
+    process.wait_ready(READY, || TcpStream::connect(("127.0.0.1", port)).is_ok())
+}

@@ -1,0 +1,101 @@
+//! The configuration files of a cluster's processes.
+
+use std::path::Path;
+
+use super::identity::{Identity, Leaf};
+use super::{ALL_ACTIONS, Ports};
+
+/// What an agent's configuration needs to know.
+pub(super) struct Agent<'a> {
+    pub(super) name: &'a str,
+    pub(super) port: u16,
+    pub(super) metrics: u16,
+    pub(super) uri: &'a str,
+    pub(super) state: &'a Path,
+    pub(super) images: &'a Path,
+    pub(super) policy: &'a str,
+}
+
+pub(super) fn agent(identity: &Identity, agent: &Agent<'_>) -> String {
+    let Agent { name, port, metrics, uri, .. } = agent;
+    let (state, images) = (agent.state.display(), agent.images.display());
+    let peer = identity.spiffe("snapshot-api");
+    let tls = tls("tls", identity, &identity.agent(name));
+    let issuers = issuers(identity);
+    let policy = agent.policy;
+    format!(
+        r#"host = "{name}"
+listen = "127.0.0.1:{port}"
+metrics = "127.0.0.1:{metrics}"
+libvirt_uri = "{uri}"
+state_dir = "{state}"
+image_dirs = ["{images}"]
+peers = ["{peer}"]
+{tls}{issuers}
+[policy]
+{policy}
+"#
+    )
+}
+
+pub(super) fn api(identity: &Identity, ports: &Ports, database: &Path, agents: &[(&str, u16)]) -> String {
+    let Ports { internal, public, api_metrics, .. } = ports;
+    let peer = identity.spiffe("gateway");
+    let tls = tls("tls", identity, &identity.api());
+    let issuers = issuers(identity);
+    let database = database.display();
+    let hosts: String = agents
+        .iter()
+        .map(|(name, port)| {
+            let peer = identity.spiffe(&format!("agent/{name}"));
+            format!("\n[[hosts]]\nname = \"{name}\"\nuri = \"https://127.0.0.1:{port}\"\npeer = \"{peer}\"\n")
+        })
+        .collect();
+    format!(
+        r#"peers = ["{peer}"]
+
+[listen]
+internal = "127.0.0.1:{internal}"
+public = "127.0.0.1:{public}"
+metrics = "127.0.0.1:{api_metrics}"
+{tls}
+[database]
+path = "{database}"
+{issuers}{hosts}"#
+    )
+}
+
+pub(super) fn gateway(identity: &Identity, ports: &Ports) -> String {
+    let Ports { internal, gateway, gateway_metrics, .. } = ports;
+    let peer = identity.spiffe("snapshot-api");
+    let tls = tls("api.tls", identity, &identity.gateway());
+    format!(
+        r#"listen = "127.0.0.1:{gateway}"
+metrics = "127.0.0.1:{gateway_metrics}"
+
+[api]
+uri = "https://127.0.0.1:{internal}"
+peer = "{peer}"
+{tls}"#
+    )
+}
+
+fn tls(table: &str, identity: &Identity, leaf: &Leaf) -> String {
+    let (ca, certificate, key) = (identity.ca(), &leaf.certificate, &leaf.key);
+    format!(
+        "\n[{table}]\nca = \"{}\"\ncertificate = \"{}\"\nkey = \"{}\"\n",
+        ca.display(),
+        certificate.display(),
+        key.display()
+    )
+}
+
+fn issuers(identity: &Identity) -> String {
+    let actions: Vec<String> = ALL_ACTIONS.iter().map(|action| format!("\"{action}\"")).collect();
+    format!(
+        "\n[[issuers]]\nissuer = \"{}\"\njwks = \"{}\"\nactions = [{}]\nany_vm = true\n",
+        identity.issuer(),
+        identity.jwks().display(),
+        actions.join(", ")
+    )
+}

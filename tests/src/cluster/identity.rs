@@ -1,0 +1,146 @@
+//! Who is who in a cluster: a development CA with a certificate for every process, and one issuer of tokens. All of it is
+//! made by `snapshot-api`'s own subcommands, as an operator would.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use anyhow::Result;
+use capability::Signer;
+use snapshot_core::authority::{Action, Grant, VmSelector};
+
+use crate::scratch::Scratch;
+use crate::tools::{binary, run};
+
+/// Everything a token can allow.
+pub const ALL_ACTIONS: [&str; 7] = ["read", "create", "update", "revert", "delete", "purge", "admin"];
+
+const TRUST_DOMAIN: &str = "test.ravada";
+const ISSUER: &str = "ravada";
+const KID: &str = "test-1";
+/// The longest that is allowed, so that a token outlives the test that uses it.
+const LIFETIME: &str = "900";
+
+/// A certificate and its key.
+#[derive(Debug, Clone)]
+pub struct Leaf {
+    /// PEM.
+    pub certificate: PathBuf,
+    /// PEM, PKCS#8.
+    pub key: PathBuf,
+}
+
+/// A cluster's CA and its issuer of tokens.
+#[derive(Debug)]
+pub struct Identity {
+    folder: PathBuf,
+}
+
+impl Identity {
+    pub(super) fn create(scratch: &Scratch, hosts: &[&str]) -> Result<Self> {
+        let identity = Self { folder: scratch.folder("pki")? };
+        let folder = identity.folder.display().to_string();
+        api(&["pki", "create", "--dir", &folder, "--trust-domain", TRUST_DOMAIN])?;
+        identity.issue("snapshot-api", "snapshot-api")?;
+        identity.issue("gateway", "gateway")?;
+        for host in hosts {
+            identity.issue(&format!("agent-{host}"), &format!("agent/{host}"))?;
+        }
+        api(&["token", "create-key", "--dir", &folder, "--issuer", ISSUER, "--kid", KID])?;
+        Ok(identity)
+    }
+
+    /// Issues one more certificate, for instance for a peer that nobody expects.
+    pub fn issue(&self, name: &str, spiffe_path: &str) -> Result<Leaf> {
+        let folder = self.folder.display().to_string();
+        let whom = ["--name", name, "--spiffe-path", spiffe_path, "--dns", "localhost", "--ip", "127.0.0.1"];
+        api(&[["pki", "issue", "--dir", &folder].as_slice(), whom.as_slice()].concat())?;
+        Ok(self.leaf(name))
+    }
+
+    /// A token for every machine with every action, as an administrator has.
+    pub fn admin_token(&self) -> Result<String> {
+        self.token("root", "*", &ALL_ACTIONS)
+    }
+
+    /// A token for one machine (its UUID, or `*` for all) and some actions.
+    pub fn token(&self, subject: &str, vm: &str, actions: &[&str]) -> Result<String> {
+        self.token_for(subject, vm, actions, LIFETIME)
+    }
+
+    /// As [`Identity::token`], living so many seconds.
+    pub fn token_for(&self, subject: &str, vm: &str, actions: &[&str], lifetime: &str) -> Result<String> {
+        let key = self.folder.join(format!("{ISSUER}.key")).display().to_string();
+        let actions = actions.join(",");
+        let who = ["token", "mint", "--key", &key, "--issuer", ISSUER, "--kid", KID, "--subject", subject];
+        let what = ["--vm", vm, "--actions", &actions, "--lifetime", lifetime];
+        Ok(api(&[who.as_slice(), what.as_slice()].concat())?.trim().to_owned())
+    }
+
+    /// A token that was good for everything until a while ago.
+    pub fn expired_token(&self) -> Result<String> {
+        let signer = Signer::load(&self.folder.join(format!("{ISSUER}.key")), KID, ISSUER)?;
+        let hour_ago = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs() - 3600;
+        let grant = Grant { vm: VmSelector::Any, actions: Action::ALL.iter().copied().collect() };
+        Ok(signer.mint("root", vec![grant], 300, i64::try_from(hour_ago)?)?)
+    }
+
+    /// The CA's certificate.
+    pub fn ca(&self) -> PathBuf {
+        self.folder.join("ca.pem")
+    }
+
+    /// The issuer's private key.
+    pub fn issuer_key(&self) -> PathBuf {
+        self.folder.join(format!("{ISSUER}.key"))
+    }
+
+    /// That key's name.
+    pub fn kid(&self) -> &'static str {
+        KID
+    }
+
+    /// The issuer's public keys.
+    pub fn jwks(&self) -> PathBuf {
+        self.folder.join(format!("{ISSUER}.jwks.json"))
+    }
+
+    /// The issuer's name.
+    pub fn issuer(&self) -> &'static str {
+        ISSUER
+    }
+
+    /// Where everything is.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// A peer's identity, from its path in the trust domain.
+    pub fn spiffe(&self, path: &str) -> String {
+        format!("spiffe://{TRUST_DOMAIN}/{path}")
+    }
+
+    /// The API's certificate.
+    pub fn api(&self) -> Leaf {
+        self.leaf("snapshot-api")
+    }
+
+    /// The gateway's certificate.
+    pub fn gateway(&self) -> Leaf {
+        self.leaf("gateway")
+    }
+
+    /// The certificate of a host's agent.
+    pub fn agent(&self, host: &str) -> Leaf {
+        self.leaf(&format!("agent-{host}"))
+    }
+
+    fn leaf(&self, name: &str) -> Leaf {
+        let file = |extension: &str| self.folder.join(format!("{name}.{extension}"));
+        Leaf { certificate: file("pem"), key: file("key") }
+    }
+}
+
+fn api(arguments: &[&str]) -> Result<String> {
+    run(Command::new(binary("snapshot-api")?).args(arguments))
+}
