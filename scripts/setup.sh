@@ -2,8 +2,8 @@
 # Installs what the build, the demo and the tests need on Debian 12 or 13, and nothing that is already there.
 #
 #   scripts/setup.sh build   compiler, libvirt headers, Node.js for the page
-#   scripts/setup.sh run     the above, and libvirt and QEMU to run guests
-#   scripts/setup.sh test    the above, and grpcurl and what else the tests drive
+#   scripts/setup.sh run     the above, libvirt and QEMU to run guests, and grpcurl
+#   scripts/setup.sh test    the above, and what the tests drive besides
 #
 # Every step looks first and acts only on what is missing, so a second run takes well under a second.
 set -euo pipefail
@@ -90,15 +90,16 @@ ensure_run() {
   options=$(release_options)
   # shellcheck disable=SC2086
   apt_install $options -- libvirt-daemon libvirt-daemon-driver-qemu libvirt-clients qemu-system-x86 qemu-utils
-}
-
-ensure_test() {
-  apt_install -- python3 python3-venv python3-libvirt iproute2
   if [ ! -x "$tools/bin/grpcurl" ]; then
     say "installing grpcurl into target/tools"
+    apt_install -- python3 python3-venv
     python3 -m venv "$tools"
     "$tools/bin/pip" install -q --disable-pip-version-check -r scripts/tools.txt
   fi
+}
+
+ensure_test() {
+  apt_install -- python3-libvirt chromium
 }
 
 case $level in

@@ -59,7 +59,7 @@ fn print(demo: &Demo) -> Result<()> {
     let token = identity.token_for("demo", "*", &ALL_ACTIONS, "900")?;
     let ports = cluster.ports();
     let (ca, key) = (identity.ca(), identity.issuer_key());
-    let (api, say) = (tools::binary("snapshot-api")?, tools::binary("say")?);
+    let (api, say, grpcurl) = (tools::binary("snapshot-api")?, tools::binary("say")?, tools::tool("grpcurl")?);
     println!(
         "\nThe page (the token in it is good for 15 minutes):\n  http://127.0.0.1:{}/#token={token}",
         ports.gateway
@@ -81,8 +81,9 @@ fn print(demo: &Demo) -> Result<()> {
     );
     println!("\ngRPC, straight to the API:");
     println!(
-        "  grpcurl -cacert {} -H \"Authorization: Bearer $TOKEN\" 127.0.0.1:{} \
+        "  {} -cacert {} -H \"Authorization: Bearer $TOKEN\" 127.0.0.1:{} \
          ravada.snapshot.v1.SnapshotService/ListVms",
+        grpcurl.display(),
         ca.display(),
         ports.public
     );
