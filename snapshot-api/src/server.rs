@@ -7,6 +7,7 @@ use std::time::Duration;
 use capability::Verifier;
 use mtls::ServerFiles;
 use mtls::server::{Acceptor, ServerTls, incoming};
+use snapshot_core::{Error, Reason};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -16,9 +17,10 @@ use tower::util::MapResponseLayer;
 
 use crate::agents::Agent;
 use crate::app::App;
+use crate::clock;
 use crate::config::Config;
 use crate::service::{Services, too_large};
-use crate::store::Store;
+use crate::store::{Ending, Store};
 use crate::telemetry;
 
 /// How long calls that run when the service is told to stop may still take.
@@ -37,6 +39,7 @@ pub async fn serve(config: Config) -> Result<(), BoxError> {
     }
     let stopping = CancellationToken::new();
     let app = open(&config, &stopping)?;
+    end_stranded(&app).await?;
     let (health, reporter) = health().await;
     let routes = routes(&app, health)?;
     let internal = listen(
@@ -83,6 +86,18 @@ fn open(config: &Config, stopping: &CancellationToken) -> Result<App, BoxError> 
     }
     let verifier = Arc::new(Verifier::load(config.issuers.clone())?);
     Ok(App { store, agents: Arc::new(agents), verifier, stopping: stopping.clone() })
+}
+
+/// Ends what was to run on hosts that are not configured any more, so that no machine stays locked by it.
+async fn end_stranded(app: &App) -> Result<(), BoxError> {
+    let hosts: Vec<_> = app.agents.keys().collect();
+    for row in app.store.stranded_operations(&hosts)? {
+        let name = proto::names::host(&row.host);
+        let message = format!("{name} is not configured any more: how the operation ended is not known");
+        let error = Error::new(Reason::HostUnreachable, message).with("host", name);
+        app.store.end(row.id, Ending::failed(error), clock::now_ms()).await?;
+    }
+    Ok(())
 }
 
 async fn health() -> (

@@ -113,7 +113,7 @@ impl Agent {
             }
             Answer::Refused(status) => {
                 let refusal = proto::status::from_status(&status, Reason::HostProtocol);
-                self.store.end(id, Ending::failed(refusal.clone()), clock::now_ms()).await?;
+                self.end(id, Ending::failed(refusal.clone())).await?;
                 Err(refusal.with("operation", proto::names::operation(id)))
             }
             Answer::Unknown => {
@@ -205,12 +205,19 @@ impl Agent {
                     self.store.progress(id, progress).await?;
                 }
                 Event::Ended(ended) => {
-                    self.store.end(id, ending(ended), clock::now_ms()).await?;
+                    self.end(id, ending(ended)).await?;
                     return Ok(true);
                 }
             }
         }
         Ok(false)
+    }
+
+    async fn end(&self, id: OperationId, ending: Ending) -> Result<OperationRow, StoreError> {
+        let row = self.store.end(id, ending, clock::now_ms()).await?;
+        let labels = [("kind", format!("{:?}", row.kind)), ("state", format!("{:?}", row.state))];
+        metrics::counter!("snapshot_api_operations_ended_total", &labels).increment(1);
+        Ok(row)
     }
 
     /// The host has never heard of the operation, so nothing was done. Returns whether that could be written down.
@@ -227,7 +234,7 @@ impl Agent {
             Ok(OperationState::Succeeded | OperationState::Failed | OperationState::Cancelled) => return true,
             Err(_) => return false,
         };
-        self.store.end(id, Ending::failed(error), clock::now_ms()).await.is_ok()
+        self.end(id, Ending::failed(error)).await.is_ok()
     }
 }
 

@@ -198,6 +198,17 @@ impl Store {
         self.read(|connection| all(connection, &sql, (before, vm, visible, filter.active_only, limit as i64)))
     }
 
+    /// The operations that have not ended on hosts other than these: nobody will ever tell how they end.
+    pub fn stranded_operations(&self, hosts: &[&HostId]) -> Result<Vec<OperationRow>, StoreError> {
+        let sql = format!(
+            "SELECT {} FROM operations WHERE host NOT IN (SELECT value FROM json_each(?1)) \
+             AND state IN ('pending', 'running') ORDER BY seq",
+            OperationRow::COLUMNS
+        );
+        let hosts = to_json(&hosts)?;
+        self.read(|connection| all(connection, &sql, [hosts]))
+    }
+
     /// The operations of a host that have not ended.
     pub fn active_operations(&self, host: &HostId) -> Result<Vec<OperationRow>, StoreError> {
         let sql = format!(

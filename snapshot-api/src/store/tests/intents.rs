@@ -128,3 +128,17 @@ async fn an_etag_guards_against_a_label_that_was_changed() {
     let fresh = NewOperation { expected_label: Some(now), ..intent(1, delete("a", DeleteScope::Only)) };
     store.begin(fresh).await.unwrap();
 }
+
+#[tokio::test]
+async fn what_ran_on_a_host_that_is_gone_from_the_configuration_is_found() {
+    let (store, _folder) = open();
+    put(&store, 1, &[]).await;
+    let new = intent(1, create("snap-1"));
+    let operation = new.id;
+    store.begin(new).await.unwrap();
+    let (alpha, beta): (HostId, HostId) = (host(), "beta".parse().unwrap());
+    assert!(store.stranded_operations(&[&alpha, &beta]).unwrap().is_empty());
+    let stranded = store.stranded_operations(&[&beta]).unwrap();
+    assert_eq!(stranded.iter().map(|row| row.id).collect::<Vec<_>>(), [operation]);
+    assert_eq!(store.stranded_operations(&[]).unwrap().len(), 1);
+}
