@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-export PATH := $(HOME)/.cargo/bin:$(PATH)
+export PATH := $(or $(CARGO_HOME),$(HOME)/.cargo)/bin:$(PATH)
 # The tests start each other's programs, so one place for all of them.
 export CARGO_TARGET_DIR := $(CURDIR)/target
 
@@ -24,6 +24,12 @@ smoke: setup-test web ## The story of the README, unattended, on a real guest; e
 test: setup-test web lint ## Every check and every test
 	cargo build --workspace
 	cargo test --workspace
+
+.PHONY: screenshots
+screenshots: setup-test web ## Take the picture in README.md anew: docs/page.png
+	cargo build --workspace
+	cargo test -p tests --test e2e_page the_picture_of_the_page
+	cp target/screenshots/page.png docs/page.png
 
 .PHONY: lint
 lint: setup-test web ## Formatting, lints, the rules of the .proto files

@@ -10,96 +10,131 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 root=$PWD
 level=${1:-test}
+export HOME=${HOME:-~}
 tools=$root/target/tools
 rust_minimum=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
+libvirt_minimum=9.9
 
 say() { printf 'setup: %s\n' "$*" >&2; }
+give_up() { say "$@"; exit 1; }
 
 as_root() {
-  if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi
+  if [ "$(id -u)" = 0 ]; then "$@"
+  elif command -v sudo >/dev/null; then sudo "$@"
+  else give_up "this needs root, and there is no sudo: $*"; fi
 }
 
-installed() { dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev/null | grep -qx installed; }
-
-# Debian 12's own libvirt is 9.0, which can neither revert nor delete external snapshots, and its QEMU does not
-# install beside qemu-utils from backports; both come from backports there. The mirror is the one apt already uses.
-release_options() {
-  . /etc/os-release
-  if [ "${VERSION_CODENAME:-}" = bookworm ]; then
-    if ! apt-get indextargets --format '$(RELEASE) $(CODENAME)' | grep -q bookworm-backports; then
-      local mirror
-      mirror=$(apt-get indextargets --format '$(REPO_URI)|$(CODENAME)' 'Created-By: Packages' |
-        sed -n 's/|bookworm$//p' | head -n 1)
-      [ -n "$mirror" ] || { say "no apt source for bookworm found"; exit 1; }
-      say "adding bookworm-backports from the mirror in use"
-      printf 'deb %s bookworm-backports main\n' "$mirror" |
-        as_root tee /etc/apt/sources.list.d/ravada-snapshots-backports.list >/dev/null
-      apt_updated=
-    fi
-    echo "-t bookworm-backports"
-  fi
+# installed PACKAGE [MINIMUM]
+installed() {
+  local found
+  found=$(dpkg-query -W -f '${db:Status-Status} ${Version}\n' "$1" 2>/dev/null | grep -m 1 '^installed ') &&
+    dpkg --compare-versions "${found#* }" ge "${2:-0}"
 }
+
+# Leaves the packages that are not installed, at least as new as $minimum, in $missing.
+look_for() {
+  local package
+  missing=()
+  for package in "$@"; do installed "$package" "$minimum" || missing+=("$package"); done
+  [ ${#missing[@]} -gt 0 ]
+}
+
+release=$(. /etc/os-release 2>/dev/null && echo "${ID:-} ${VERSION_ID:-}") || true
+minimum=
+from=()
 
 apt_updated=
-# apt_install OPTION... -- PACKAGE...
-apt_install() {
-  local options=() missing=()
-  while [ "$1" != -- ]; do options+=("$1"); shift; done
-  shift
-  local package
-  for package in "$@"; do installed "$package" || missing+=("$package"); done
-  [ ${#missing[@]} -gt 0 ] || return 0
-  say "installing ${missing[*]}"
-  [ -n "$apt_updated" ] || { as_root apt-get update -qq; apt_updated=yes; }
-  DEBIAN_FRONTEND=noninteractive as_root apt-get install -y -qq --no-install-recommends "${options[@]}" \
-    "${missing[@]}" >/dev/null
+apt_update() {
+  [ -z "$apt_updated" ] || return 0
+  as_root apt-get update -qq
+  apt_updated=yes
 }
+
+# apt_install PACKAGE..., at least as new as $minimum, by the options $from. Never asks, never removes.
+apt_install() {
+  local missing
+  look_for "$@" || return 0
+  case $release in
+    'debian 12' | 'debian 13') ;;
+    *) give_up "this is neither Debian 12 nor 13; install by hand what Debian has in: ${missing[*]}" ;;
+  esac
+  say "installing ${missing[*]}"
+  apt_update
+  as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends --no-remove \
+    -o Dpkg::Options::=--force-confdef -o Dpkg::Options::=--force-confold "${from[@]}" "${missing[@]}" </dev/null >/dev/null
+}
+
+# As apt_install, for libvirt and QEMU. Debian 12's own libvirt is 9.0, which can neither revert nor delete external
+# snapshots, and its QEMU does not install beside qemu-utils from backports; both come from backports there.
+apt_install_newer() {
+  local missing from=()
+  look_for "$@" || return 0
+  if [ "$release" = 'debian 12' ]; then
+    add_backports
+    from=(-t bookworm-backports)
+  fi
+  apt_install "$@"
+}
+
+# The mirror is the one apt already uses; which that is, apt knows once it has its lists.
+add_backports() {
+  local mirror
+  apt_update
+  ! has_backports || return 0
+  mirror=$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' 'Origin: Debian' 'Codename: bookworm' |
+    sed -n '/^cdrom:/!{p;q}')
+  [ -n "$mirror" ] || give_up "no apt source for bookworm found"
+  say "adding bookworm-backports from the mirror in use"
+  printf 'deb %s bookworm-backports main\n' "$mirror" |
+    as_root tee /etc/apt/sources.list.d/ravada-snapshots-backports.list >/dev/null
+  apt_updated=
+}
+
+has_backports() { [ -n "$(apt-get indextargets 'Created-By: Packages' 'Codename: bookworm-backports')" ]; }
 
 at_least() { printf '%s\n%s\n' "$1" "$2" | sort -V -C; } # at_least MINIMUM ACTUAL
 
+has_rust() {
+  command -v cargo >/dev/null && at_least "$rust_minimum" "$(rustc --version 2>/dev/null | cut -d' ' -f2)"
+}
+
 ensure_rust() {
-  export PATH="$HOME/.cargo/bin:$PATH"
-  if command -v cargo >/dev/null && at_least "$rust_minimum" "$(rustc --version | cut -d' ' -f2)"; then return; fi
-  if ! command -v rustup >/dev/null; then
-    if apt-cache show rustup >/dev/null 2>&1; then
-      apt_install -- rustup
-    else
-      say "installing Rust by rustup"
-      curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs | sh -s -- -y --profile minimal -c clippy -c rustfmt
-      return
-    fi
+  export PATH="${CARGO_HOME:-$HOME/.cargo}/bin:$PATH"
+  ! has_rust || return 0
+  say "installing Rust, at least $rust_minimum, by rustup"
+  # Debian's rustup, where there is one, would remove Debian's rustc.
+  if ! command -v rustup >/dev/null && ! installed rustc && [ -n "$(apt-cache show rustup 2>/dev/null)" ]; then
+    apt_install rustup
   fi
-  say "updating Rust to at least $rust_minimum"
-  rustup toolchain install stable --profile minimal -c clippy -c rustfmt
-  rustup default stable
+  if command -v rustup >/dev/null; then
+    rustup toolchain install stable --profile minimal -c clippy -c rustfmt && rustup default stable
+  else
+    curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs | sh -s -- -y --profile minimal -c clippy -c rustfmt
+  fi || true
+  has_rust || give_up "no Rust $rust_minimum: rustup could not bring it (see above). Install it, then run this again."
 }
 
 ensure_build() {
-  apt_install -- ca-certificates curl gcc libc6-dev make pkg-config git binutils
-  command -v node >/dev/null || apt_install -- nodejs
-  command -v npm >/dev/null || apt_install -- npm
-  local options
-  options=$(release_options)
-  # shellcheck disable=SC2086 # the options are words
-  apt_install $options -- libvirt-dev
+  apt_install ca-certificates curl gcc libc6-dev make pkg-config git binutils
+  command -v node >/dev/null || apt_install nodejs
+  command -v npm >/dev/null || apt_install npm
+  minimum=$libvirt_minimum apt_install_newer libvirt-dev
   ensure_rust
 }
 
 ensure_run() {
-  local options
-  options=$(release_options)
-  # shellcheck disable=SC2086
-  apt_install $options -- libvirt-daemon libvirt-daemon-driver-qemu libvirt-clients qemu-system-x86 qemu-utils
+  minimum=$libvirt_minimum apt_install_newer libvirt-daemon libvirt-daemon-driver-qemu libvirt-clients
+  apt_install_newer qemu-system-x86 qemu-utils
   if [ ! -x "$tools/bin/grpcurl" ]; then
     say "installing grpcurl into target/tools"
-    apt_install -- python3 python3-venv
+    apt_install python3 python3-venv
     python3 -m venv "$tools"
     "$tools/bin/pip" install -q --disable-pip-version-check -r scripts/tools.txt
   fi
 }
 
 ensure_test() {
-  apt_install -- python3-libvirt chromium
+  apt_install python3-libvirt chromium
 }
 
 case $level in

@@ -2,7 +2,8 @@
 //!
 //! One thread writes. It takes every job that waits, gives each a savepoint, and commits them together, so that one
 //! `fsync` serves many callers; a caller hears of success only after the commit. Readers have connections of their own
-//! (WAL), so reading never waits for writing.
+//! (WAL), so reading never waits for writing. Intents and outcomes are synced to the disk (`synchronous=FULL`); what a
+//! host tells again by itself is not, unless it shares a commit with one of them.
 //!
 //! Every job that changes a row stamps it with a new *revision*. Whoever watches remembers the last revision seen and
 //! asks for what is newer: a notification may be lost or merged, a change never is.

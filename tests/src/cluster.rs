@@ -1,11 +1,13 @@
 //! A whole system: one agent for every host, the API and the gateway, as the real binaries with real certificates.
 //!
 //! Coming up: make a CA, certificates and an issuer's key with the binaries' own subcommands; write a configuration for
-//! each process; start the agents, then the API, then the gateway, and wait until each one's port takes connections.
+//! each process; start the agents, then the API, then the gateway, and wait until each one's port takes connections and
+//! the gateway answers for the API.
 //! Any of them can be stopped, killed and started again; the others must cope.
 
 use std::net::TcpStream;
 use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -182,7 +184,7 @@ impl Cluster {
         let mut gateway = start(&scratch, "snapshot-gateway", "snapshot-gateway", &[], &gateway)?;
         wait_port(&mut api, ports.internal)?;
         wait_port(&mut api, ports.public)?;
-        wait_port(&mut gateway, ports.gateway)?;
+        wait_answer(&mut gateway, ports.gateway)?;
         Ok(Self { gateway, api, hosts, identity, ports, scratch })
     }
 
@@ -210,7 +212,8 @@ impl Cluster {
     pub fn start_api_again(&mut self) -> Result<()> {
         self.api.start_again()?;
         wait_port(&mut self.api, self.ports.internal)?;
-        wait_port(&mut self.api, self.ports.public)
+        wait_port(&mut self.api, self.ports.public)?;
+        wait_answer(&mut self.gateway, self.ports.gateway)
     }
 
     /// The gateway's process.
@@ -221,7 +224,7 @@ impl Cluster {
     /// Starts the gateway after it was stopped or killed, and waits until it takes connections.
     pub fn start_gateway_again(&mut self) -> Result<()> {
         self.gateway.start_again()?;
-        wait_port(&mut self.gateway, self.ports.gateway)
+        wait_answer(&mut self.gateway, self.ports.gateway)
     }
 
     /// Where the API and the gateway listen.
@@ -278,6 +281,13 @@ fn start(scratch: &Scratch, binary: &str, name: &str, arguments: &[&str], config
         environment: vec![("RUST_LOG".to_owned(), level)],
         log: scratch.path().join(format!("{name}.log")),
     })
+}
+
+/// Waits until the gateway has found the API: on a busy machine its first attempt may run out of time.
+fn wait_answer(gateway: &mut Process, port: u16) -> Result<()> {
+    let health = format!("http://127.0.0.1:{port}/grpc.health.v1.Health/Check");
+    let ask = ["-sf", "--max-time", "5", "-H", "content-type: application/json", "-d", "{}", &health];
+    gateway.wait_ready(READY, || tools::run(Command::new("curl").args(ask)).is_ok())
 }
 
 fn wait_port(process: &mut Process, port: u16) -> Result<()> {

@@ -2,6 +2,7 @@
 //! three places where they can be: the catalogue, libvirt, and the images.
 
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use proto::v1;
@@ -16,6 +17,10 @@ use crate::libvirtd::{Libvirtd, Listed};
 
 /// The first host's name.
 pub const HOST: &str = "alpha";
+
+/// How long it may take until what other tools did is known: an agent compares every ten seconds.
+const NOTICED: Duration = Duration::from_secs(25);
+const AGAIN: Duration = Duration::from_millis(100);
 
 /// A cluster with an administrator at its gateway.
 pub struct Lab {
@@ -52,6 +57,21 @@ impl Power {
             Self::Off => v1::VmState::Shutoff,
             Self::Running => v1::VmState::Running,
             Self::Paused => v1::VmState::Paused,
+        }
+    }
+}
+
+impl Drop for Lab {
+    /// A test in which a server panicked or met a fault of its own has failed, whatever it saw from outside.
+    #[expect(clippy::panic, reason = "this is how a test fails")]
+    fn drop(&mut self) {
+        let faulty = |line: &&str| line.contains("panicked at") || line.contains("ERROR");
+        for (process, log) in self.cluster.logs().unwrap_or_default() {
+            if let Some(line) = log.lines().find(faulty)
+                && !std::thread::panicking()
+            {
+                panic!("{process} logged: {line}");
+            }
         }
     }
 }
@@ -151,6 +171,17 @@ impl Lab {
         let current = traces.catalogue.iter().find(|snapshot| snapshot.is_current);
         ensure!(vm.current_snapshot == current.map(|snapshot| snapshot.name.as_str()).unwrap_or_default());
         Ok(traces.catalogue)
+    }
+
+    /// As [`Lab::agreed`], once the agent has noticed what another tool did: nobody tells it.
+    pub async fn agreed_soon(&self, guest: &Guest) -> Result<Vec<v1::Snapshot>> {
+        let begun = Instant::now();
+        loop {
+            match self.agreed(guest).await {
+                Err(_) if begun.elapsed() < NOTICED => tokio::time::sleep(AGAIN).await,
+                result => return result,
+            }
+        }
     }
 
     /// Fails if anything of a guest's snapshots is left, in the catalogue, in libvirt, in its folder, or in an image.

@@ -24,6 +24,8 @@ export interface CreateOffer {
 }
 
 const YES: Answer = { possible: true, reason: "" };
+/** The reason of the service that speaks of a snapshot of the disks alone, and not of the machine. */
+const LIVE_DISKS = "LIVE_DISKS_UNSUPPORTED";
 
 /** What kinds of snapshot the machine can have now. */
 export function createOffer(vm: Vm): CreateOffer {
@@ -35,7 +37,9 @@ export function createOffer(vm: Vm): CreateOffer {
   if (memory.possible) {
     return { create: YES, memory: "required", memoryReason: disks.reason };
   }
-  const create = disks.possible ? YES : { possible: false, reason: disks.reason };
+  // "Keep the running state too" is no advice where that cannot be kept either: then its own reason is the one to tell.
+  const reason = find(vm, CapabilityKind.CREATE_DISKS)?.reason === LIVE_DISKS ? memory.reason : disks.reason;
+  const create = disks.possible ? YES : { possible: false, reason };
   return { create, memory: "impossible", memoryReason: memory.reason };
 }
 

@@ -8,7 +8,7 @@ use super::{Store, StoreError};
 impl Store {
     /// Remembers what a host's agent told (JSON), and when.
     pub async fn put_host(&self, host: HostId, facts: String, now_ms: i64) -> Result<(), StoreError> {
-        self.write(move |job| {
+        self.write_retold(move |job| {
             let sql = "INSERT INTO hosts (id, facts, observe_time) VALUES (?1, ?2, ?3) \
                        ON CONFLICT (id) DO UPDATE SET facts = excluded.facts, observe_time = excluded.observe_time";
             job.connection.prepare_cached(sql)?.execute((host.as_str(), facts, now_ms))?;

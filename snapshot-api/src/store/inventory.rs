@@ -31,17 +31,17 @@ impl Store {
         inventory: Inventory,
         now_ms: i64,
     ) -> Result<Corrections, StoreError> {
-        self.write(move |job| put_inventory(job, &host, &inventory, now_ms)).await
+        self.write_retold(move |job| put_inventory(job, &host, &inventory, now_ms)).await
     }
 
     /// Forgets a machine that its host no longer has. One that another host has by now stays.
     pub async fn remove_vm(&self, host: HostId, vm: VmId) -> Result<Corrections, StoreError> {
-        self.write(move |job| remove_vm(job, &host, vm)).await
+        self.write_retold(move |job| remove_vm(job, &host, vm)).await
     }
 
     /// Forgets the machines of a host that were not among those it has just told.
     pub async fn retain_vms(&self, host: HostId, told: BTreeSet<VmId>) -> Result<Corrections, StoreError> {
-        self.write(move |job| {
+        self.write_retold(move |job| {
             let known: Vec<String> = {
                 let mut statement = job.connection.prepare_cached("SELECT id FROM vms WHERE host = ?1")?;
                 let rows = statement.query_map([host.as_str()], |row| row.get(0))?;

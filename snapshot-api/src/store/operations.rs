@@ -128,7 +128,7 @@ impl Store {
 
     /// A host has taken it on.
     pub async fn accept(&self, id: OperationId, cancellable: bool, now_ms: i64) -> Result<OperationRow, StoreError> {
-        self.write(move |job| {
+        self.write_retold(move |job| {
             let row = operation(job.connection, id)?;
             if let Some(state) = row.state.after(Transition::Accepted) {
                 let sql = "UPDATE operations SET state = ?2, start_time = ?3, cancellable = ?4, revision = ?5 \
@@ -145,7 +145,7 @@ impl Store {
 
     /// It has come further.
     pub async fn progress(&self, id: OperationId, progress: Progress) -> Result<(), StoreError> {
-        self.write(move |job| {
+        self.write_retold(move |job| {
             let sql = "UPDATE operations SET phase = ?2, percent = max(percent, ?3), bytes_done = ?4, \
                        bytes_total = ?5, revision = ?6 WHERE id = ?1 AND state IN ('pending', 'running') \
                        RETURNING vm";

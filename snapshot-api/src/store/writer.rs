@@ -46,7 +46,22 @@ impl Job<'_> {
 
 /// Tells the job's caller, once the commit has succeeded (`Ok`) or failed.
 type Reply = Box<dyn FnOnce(Result<(), StoreError>) + Send>;
-type Work = Box<dyn FnOnce(&Connection) -> (bool, Vec<VmId>, Reply) + Send>;
+type Act = Box<dyn FnOnce(&Connection) -> (bool, Vec<VmId>, Reply) + Send>;
+
+/// Whether a job has to survive a power cut.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Durability {
+    /// It has: an intent, or an outcome.
+    Synced,
+    /// The host tells it again when it is lost: an inventory, or how far an operation has come. Saves an `fsync` while
+    /// the host's own disk is busy with the snapshot.
+    Retold,
+}
+
+struct Work {
+    durability: Durability,
+    act: Act,
+}
 
 pub(super) struct Writer {
     queue: Mutex<Option<SyncSender<Work>>>,
@@ -92,8 +107,24 @@ impl Store {
         &self,
         job: impl FnOnce(&mut Job<'_>) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
+        self.run(Durability::Synced, job).await
+    }
+
+    /// As [`Store::write`], for what a host tells again when a power cut took it.
+    pub(super) async fn write_retold<T: Send + 'static>(
+        &self,
+        job: impl FnOnce(&mut Job<'_>) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        self.run(Durability::Retold, job).await
+    }
+
+    async fn run<T: Send + 'static>(
+        &self,
+        durability: Durability,
+        job: impl FnOnce(&mut Job<'_>) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
         let (reply, answer) = oneshot::channel();
-        let work: Work = Box::new(move |connection| {
+        let act: Act = Box::new(move |connection| {
             let mut context = Job { connection, revision: None, touched: Vec::new() };
             let result = job(&mut context);
             let keep = result.is_ok();
@@ -104,6 +135,7 @@ impl Store {
             });
             (keep, touched, reply)
         });
+        let work = Work { durability, act };
         let sender = self.writer.sender()?;
         if let Err(full) = sender.try_send(work) {
             let work = match full {
@@ -121,13 +153,17 @@ impl Store {
 
 fn run(connection: &Connection, jobs: &Receiver<Work>, changes: &broadcast::Sender<Change>) {
     while let Ok(first) = jobs.recv() {
-        let batch = std::iter::once(first).chain(jobs.try_iter().take(BATCH - 1));
+        let batch: Vec<Work> = std::iter::once(first).chain(jobs.try_iter().take(BATCH - 1)).collect();
         commit(connection, batch, changes);
     }
 }
 
-fn commit(connection: &Connection, batch: impl Iterator<Item = Work>, changes: &broadcast::Sender<Change>) {
-    let begun = connection.execute_batch("BEGIN IMMEDIATE");
+fn commit(connection: &Connection, batch: Vec<Work>, changes: &broadcast::Sender<Change>) {
+    let synced = batch.iter().any(|work| work.durability == Durability::Synced);
+    // In WAL mode NORMAL differs from FULL only in that a commit is not synced: the file is whole in either.
+    let begun = connection
+        .pragma_update(None, "synchronous", if synced { "FULL" } else { "NORMAL" })
+        .and_then(|()| connection.execute_batch("BEGIN IMMEDIATE"));
     let mut touched = Vec::new();
     let mut replies: Vec<Reply> = Vec::new();
     for work in batch {
@@ -137,7 +173,7 @@ fn commit(connection: &Connection, batch: impl Iterator<Item = Work>, changes: &
             continue;
         }
         let opened = connection.execute_batch("SAVEPOINT job");
-        let (keep, vms, reply) = work(connection);
+        let (keep, vms, reply) = (work.act)(connection);
         let keep = keep && opened.is_ok();
         let closing = if keep { "RELEASE job" } else { "ROLLBACK TO job; RELEASE job" };
         match opened.and_then(|()| connection.execute_batch(closing)) {

@@ -44,8 +44,7 @@ async fn what_virsh_makes_is_adopted_and_what_it_deletes_is_forgotten() {
     let daemon = lab.daemon().unwrap();
     guest.write('A').unwrap();
     daemon.virsh(&["snapshot-create-as", guest.name(), "by-hand", "made with virsh"]).unwrap();
-    reconcile(&lab.client).await;
-    let list = lab.agreed(&guest).await.unwrap();
+    let list = lab.agreed_soon(&guest).await.unwrap();
     let [foreign] = list.as_slice() else { panic!("{list:?}") };
     assert_eq!(foreign.name, format!("{}/snapshots/by-hand", guest.vm()));
     assert_eq!((foreign.display_name.as_str(), foreign.description.as_str()), ("by-hand", "made with virsh"));
@@ -59,12 +58,28 @@ async fn what_virsh_makes_is_adopted_and_what_it_deletes_is_forgotten() {
     lab.return_to(foreign).await.unwrap();
     assert_eq!(guest.report().unwrap().disk, 'A');
     daemon.virsh(&["snapshot-delete", guest.name(), tests::lab::id(&ours.name)]).unwrap();
-    assert!(reconcile(&lab.client).await.host.is_some());
-    let list = lab.agreed(&guest).await.unwrap();
+    let list = lab.agreed_soon(&guest).await.unwrap();
     assert_eq!(list.iter().map(|one| &one.name).collect::<Vec<_>>(), [&foreign.name]);
 
     lab.remove(foreign, v1::DeleteScope::Only).await.unwrap();
     lab.nothing_left(&guest, foreign).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_host_that_is_read_again_tells_what_virsh_did_at_once() {
+    let lab = Lab::start().unwrap();
+    let guest = lab.guest("student").await.unwrap();
+    let daemon = lab.daemon().unwrap();
+    lab.set(&guest, Power::Off).await.unwrap();
+    let ours = lab.take(&guest, "ours").await.unwrap();
+    // Of a snapshot that comes or goes libvirt tells nobody.
+    daemon.virsh(&["snapshot-create-as", guest.name(), "by-hand"]).unwrap();
+    daemon.virsh(&["snapshot-delete", guest.name(), tests::lab::id(&ours.name)]).unwrap();
+    let answer = reconcile(&lab.client).await;
+    let list = lab.agreed(&guest).await.unwrap();
+    assert_eq!(list.iter().map(|one| one.display_name.as_str()).collect::<Vec<_>>(), ["by-hand"]);
+    assert!(answer.corrected_count >= 2, "one came and one went: {answer:?}");
+    assert_eq!(reconcile(&lab.client).await.corrected_count, 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -96,7 +96,8 @@ async fn a_purge_takes_everything_and_can_be_stopped_halfway() {
     let marked = lab.client.snapshots(&guest.vm()).await.unwrap();
     assert!(marked.iter().all(|one| one.state() == v1::SnapshotState::Deleting), "{marked:?}");
     let active = v1::ListOperationsRequest { active_only: true, ..Default::default() };
-    assert_eq!(operations(&lab.client, active).await.unwrap().operations, std::slice::from_ref(&begun));
+    let active = operations(&lab.client, active).await.unwrap().operations;
+    assert_eq!(active.iter().map(|one| &one.name).collect::<Vec<_>>(), [&begun.name]);
     let cancel = v1::CancelOperationRequest { name: begun.name.clone() };
     let told: Result<v1::Operation, Refusal> = lab.client.call((OPERATIONS, "CancelOperation"), &cancel).await;
     assert_eq!(told.unwrap().name, begun.name);

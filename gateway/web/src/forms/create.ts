@@ -19,7 +19,7 @@ export class CreateForm {
   readonly #context: FormContext;
   readonly #intention = new Intention();
   readonly #name = h("input", { type: "text", required: true, autocomplete: "off", "data-testid": "create-name" });
-  readonly #description = h("textarea", { rows: 2, "data-testid": "create-description" });
+  readonly #description = h("textarea", { rows: 1, "data-testid": "create-description" });
   readonly #memory = h("input", { type: "checkbox", "data-testid": "create-memory" });
   readonly #memoryHint = h("p", { class: "rs-small", id: uniqueId(), "data-testid": "create-memory-hint" });
   readonly #pause = h("p", { class: "rs-small", "data-testid": "create-pause" });

@@ -1,0 +1,186 @@
+// What a person does on the page, by what stands there: fills in, presses, waits until it is done, reads.
+
+import { readEverything } from "./witness.mjs";
+
+/** What the test may ask of a tab. */
+export const COMMANDS = [
+  "read",
+  "give",
+  "choose",
+  "create",
+  "submit",
+  "revert",
+  "edit",
+  "remove",
+  "cancel",
+  "reload",
+  "offline",
+  "resize",
+  "screenshot",
+];
+
+/** A tab with the page in it. */
+export class Tab {
+  #page;
+
+  constructor(page) {
+    this.#page = page;
+  }
+
+  /** Everything that can be read there now. */
+  read() {
+    return this.#page.evaluate(readEverything);
+  }
+
+  /** Gives a token by the form. */
+  async give({ token }) {
+    await this.#at("token-input").fill(token);
+    await this.#at("token-submit").click();
+    return this.read();
+  }
+
+  /** Chooses a machine and waits until its snapshots are shown and kept up to date. */
+  async choose({ vm }) {
+    await this.#page.locator(`[data-testid=machine-item][data-vm="${vm}"]`).click();
+    await this.#page.locator("ravada-snapshots[data-connection=live]").waitFor();
+    return this.read();
+  }
+
+  /** Takes a snapshot by the form. What is left out stays as the form has it. */
+  create({ name, description = "", memory, screenshot }) {
+    return this.#outcome(async () => {
+      await this.#at("create-name").fill(name);
+      await this.#at("create-description").fill(description);
+      if (memory !== undefined) {
+        await this.#at("create-memory").setChecked(memory);
+      }
+      await this.#shoot(screenshot);
+      await this.#at("create-submit").click();
+    });
+  }
+
+  /** Presses the button of the form with a name in it that nothing can come of. */
+  async submit({ name }) {
+    await this.#at("create-name").fill(name);
+    await this.#at("create-submit").click();
+    return this.read();
+  }
+
+  /** Goes back by the dialog. Tells what the dialog says will be lost with the present kept and without. */
+  async revert({ name, save, screenshot }) {
+    const lost = {};
+    const outcome = await this.#outcome(async () => {
+      await this.#row(name).getByTestId("snapshot-revert").click();
+      const keep = this.#at("revert-save-current");
+      lost.byDefault = (await keep.isChecked()) ? "kept" : "lost";
+      for (const checked of save ? [true, false, true] : [true, false]) {
+        await keep.setChecked(checked);
+        await this.#planned("revert");
+        lost[checked ? "kept" : "unkept"] = await this.#at("revert-losses").locator("li").allTextContents();
+      }
+      await this.#shoot(screenshot);
+      await this.#at("revert-confirm").click();
+    });
+    return { ...outcome, lost };
+  }
+
+  /** Changes what is written about a snapshot. */
+  edit({ name, newName, description, protect, screenshot }) {
+    return this.#outcome(async () => {
+      await this.#row(name).getByTestId("snapshot-edit").click();
+      if (newName !== undefined) {
+        await this.#at("edit-name").fill(newName);
+      }
+      if (description !== undefined) {
+        await this.#at("edit-description").fill(description);
+      }
+      if (protect !== undefined) {
+        await this.#at("edit-protected").setChecked(protect);
+      }
+      await this.#shoot(screenshot);
+      await this.#at("edit-confirm").click();
+    });
+  }
+
+  /** Removes by the dialog; `scope` is `only`, `subtree` or `descendants`. Tells what the dialog names as removed. */
+  async remove({ name, scope, screenshot }) {
+    let named = [];
+    const outcome = await this.#outcome(async () => {
+      await this.#row(name).getByTestId("snapshot-remove").click();
+      const radio = this.#at(`remove-scope-${scope}`);
+      // With nothing that follows there is no choice.
+      if (await radio.isVisible()) {
+        await radio.check();
+      }
+      await this.#planned("remove");
+      named = await this.#at("remove-item").allTextContents();
+      await this.#shoot(screenshot);
+      await this.#at("remove-confirm").click();
+    });
+    return { ...outcome, named };
+  }
+
+  /** Closes a dialog with its own button. */
+  async cancel({ dialog }) {
+    await this.#at(`${dialog}-cancel`).click();
+    await this.#at(`${dialog}-dialog`).waitFor({ state: "detached" });
+  }
+
+  /** Loads the page anew. */
+  async reload() {
+    await this.#page.reload();
+    return this.read();
+  }
+
+  /** Cuts the line between the browser and everything, or puts it back. */
+  offline({ offline }) {
+    return this.#page.context().setOffline(offline);
+  }
+
+  /** Makes the window another size. */
+  resize({ width, height }) {
+    return this.#page.setViewportSize({ width, height });
+  }
+
+  /** Makes a picture of what is in the window. */
+  async screenshot({ file }) {
+    // The pointer and the focus belong to a person, not into a picture.
+    await this.#page.mouse.move(0, 0);
+    await this.#page.evaluate(() => document.activeElement?.blur());
+    await this.#shoot(file);
+  }
+
+  /** Does something and waits for its end, good or bad; tells what was shown meanwhile. */
+  async #outcome(act) {
+    const dismiss = this.#at("alert-dismiss");
+    while ((await dismiss.count()) > 0) {
+      await dismiss.first().click();
+    }
+    const before = (await this.read()).witnessed.progress.length;
+    await act();
+    await this.#page.locator("[data-testid=operation-done], [data-testid=error-alert]").first().waitFor();
+    const { done, problems, witnessed } = await this.read();
+    return { done, problems, progress: witnessed.progress.slice(before) };
+  }
+
+  /** Waits until a dialog has said what it would do. */
+  #planned(dialog) {
+    const parts = `[data-testid=${dialog}-plan]:not([aria-busy])`;
+    const ready = `[data-testid=${dialog}-confirm]:enabled`;
+    return this.#page.locator(`[data-testid=${dialog}-dialog]:has(${parts}):has(${ready})`).waitFor();
+  }
+
+  async #shoot(path) {
+    if (path !== undefined) {
+      await this.#page.screenshot({ path });
+    }
+  }
+
+  #at(id) {
+    return this.#page.getByTestId(id);
+  }
+
+  #row(name) {
+    return this.#page.locator(`[data-testid=snapshot-row][data-snapshot-name=${JSON.stringify(name)}]`);
+  }
+}
