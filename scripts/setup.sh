@@ -42,6 +42,8 @@ look_for() {
 release=$(. /etc/os-release 2>/dev/null && echo "${ID:-} ${VERSION_ID:-}") || true
 minimum=
 from=()
+pins=$(mktemp)
+trap 'rm -f "$pins"' EXIT
 
 apt_updated=
 apt_update() {
@@ -65,13 +67,15 @@ apt_install() {
 }
 
 # As apt_install, for libvirt and QEMU. Debian 12's own libvirt is 9.0, which can neither revert nor delete external
-# snapshots, and its QEMU does not install beside qemu-utils from backports; both come from backports there.
+# snapshots, and its QEMU does not install beside qemu-utils from backports; both come from backports there. Only they
+# do: `-t bookworm-backports` would put another systemd on the machine, too.
 apt_install_newer() {
   local missing from=()
   look_for "$@" || return 0
   if [ "$release" = 'debian 12' ]; then
     add_backports
-    from=(-t bookworm-backports)
+    printf '%s\n' 'Package: src:libvirt src:qemu src:seabios' 'Pin: release n=bookworm-backports' 'Pin-Priority: 600' >"$pins"
+    from=(-o "Dir::Etc::preferences=$pins")
   fi
   apt_install "$@"
 }
@@ -123,13 +127,20 @@ ensure_build() {
 }
 
 ensure_run() {
+  local had_daemon=yes
+  installed libvirt-daemon || had_daemon=
   minimum=$libvirt_minimum apt_install_newer libvirt-daemon libvirt-daemon-driver-qemu libvirt-clients
   apt_install_newer qemu-system-x86 qemu-utils
+  # Debian starts libvirt at once and at every boot. Demo and tests run their own: where there was none, none stays.
+  if [ -z "$had_daemon" ] && [ -d /run/systemd/system ]; then
+    as_root systemctl disable --quiet --now libvirt-guests.service libvirtd{,-ro,-admin}.socket libvirtd.service \
+      virtlogd{,-admin}.socket virtlogd.service
+  fi
   if [ ! -x "$tools/bin/grpcurl" ]; then
     say "installing grpcurl into target/tools"
     apt_install python3 python3-venv
     python3 -m venv "$tools"
-    "$tools/bin/pip" install -q --disable-pip-version-check -r scripts/tools.txt
+    "$tools/bin/pip" install -q --use-pep517 --disable-pip-version-check -r scripts/tools.txt
   fi
 }
 

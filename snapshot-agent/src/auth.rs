@@ -23,9 +23,11 @@ pub fn authenticate(verifier: &Verifier, metadata: &MetadataMap, now_unix: i64) 
 pub fn permit(caller: &Caller, vm: VmId, request: &Request) -> Result<Permit, Error> {
     let denied = |denied| match denied {
         Denied::Invisible => Error::vm_not_found(vm),
-        Denied::Forbidden { action } => Error::new(Reason::ActionNotGranted, format!("the token does not grant {action}"))
-            .with("action", action.as_str())
-            .with("vm", proto::names::vm(vm)),
+        Denied::Forbidden { action } => {
+            Error::new(Reason::ActionNotGranted, format!("the token does not grant {action}"))
+                .with("action", action.as_str())
+                .with("vm", proto::names::vm(vm))
+        }
     };
     if let Request::Revert { save_current: Some(_), .. } = request {
         authorize(caller, vm, Action::Create).map_err(denied)?;

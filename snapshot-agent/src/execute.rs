@@ -13,14 +13,10 @@
 //! Accepting and running are one blocking task, and the machine is held by an asynchronous one around it: if the
 //! blocking task panics, the operation is settled like after a restart, before anybody else gets the machine.
 
-#[cfg(test)]
-pub mod fake;
 pub mod operation;
 mod registry;
 mod settle;
 mod steps;
-#[cfg(test)]
-mod tests;
 mod work;
 
 use std::io;
@@ -30,10 +26,12 @@ use std::time::{Duration, Instant};
 use proto::convert::Spec;
 use snapshot_core::authority::Permit;
 use snapshot_core::ids::OperationId;
+use snapshot_core::operation::{DeleteScope, Request};
 use snapshot_core::plan::{Plan, Situation, plan};
 use snapshot_core::policy::HostPolicy;
 use snapshot_core::tree::SnapshotTree;
 use snapshot_core::{Error, Reason};
+use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -42,7 +40,7 @@ use tracing::Instrument as _;
 use self::operation::{Operation, Phase};
 use self::registry::{Entered, Registry};
 use self::work::Work;
-use crate::hypervisor::{Hypervisor, Observed};
+use crate::hypervisor::{Hypervisor, Observed, Reread};
 use crate::journal::Journal;
 use crate::locks::Locks;
 use crate::machines::Machines;
@@ -50,6 +48,9 @@ use crate::machines::Machines;
 /// How long the start waits for what was interrupted to be settled, before the rest of the host is served. What takes
 /// longer goes on beside it, with its machines held.
 const SETTLE_WAIT: Duration = Duration::from_secs(20);
+
+/// Plans that are made at a time.
+const PLANS: usize = 8;
 
 /// Carries operations out. Clones share everything.
 #[derive(Clone)]
@@ -67,6 +68,8 @@ pub(crate) struct Shared {
     /// Cancelled when the process is to end: nothing new is begun.
     pub(crate) stopping: CancellationToken,
     tasks: TaskTracker,
+    /// Plans that are made at a time, besides operations.
+    plans: Semaphore,
 }
 
 /// Somebody who asks, and what for: what an operation needs besides its plan.
@@ -90,7 +93,8 @@ impl Executor {
         policy: HostPolicy,
     ) -> Self {
         let (registry, stopping, tasks) = (Registry::default(), CancellationToken::new(), TaskTracker::new());
-        let shared = Shared { hypervisor, journal, locks, machines, policy, registry, stopping, tasks };
+        let plans = Semaphore::new(PLANS);
+        let shared = Shared { hypervisor, journal, locks, machines, policy, registry, stopping, tasks, plans };
         Self { shared: Arc::new(shared) }
     }
 
@@ -98,6 +102,8 @@ impl Executor {
     pub async fn plan(&self, permit: &Permit, spec: Spec) -> Result<Plan, Error> {
         check_permit(permit, &spec)?;
         let shared = Arc::clone(&self.shared);
+        // Waiting here costs nothing; waiting for libvirt costs a thread.
+        let _turn = self.shared.plans.acquire().await;
         blocking(move || shared.look_and_plan(&spec).map(|(_, plan)| plan)).await
     }
 
@@ -186,6 +192,20 @@ fn check_permit(permit: &Permit, spec: &Spec) -> Result<(), Error> {
     if permit.vm() == spec.vm { Ok(()) } else { Err(Error::vm_not_found(spec.vm)) }
 }
 
+/// What has to be read again for a request: whatever its plan hangs on. Only a deletion of several hangs on the shape of
+/// the tree, and only a create on nothing that is written.
+fn needed(request: &Request) -> Reread<'_> {
+    match request {
+        Request::Create(_) => Reread::New,
+        Request::Update { snapshot, .. }
+        | Request::Revert { snapshot, .. }
+        | Request::Delete { snapshot, scope: DeleteScope::Only, .. } => Reread::One(snapshot),
+        Request::Delete { scope: DeleteScope::Subtree | DeleteScope::Descendants, .. } | Request::Purge { .. } => {
+            Reread::All
+        }
+    }
+}
+
 /// Runs something that blocks. A panic in it is an error of the service.
 async fn blocking<T: Send + 'static>(call: impl FnOnce() -> Result<T, Error> + Send + 'static) -> Result<T, Error> {
     let span = tracing::Span::current();
@@ -196,7 +216,7 @@ async fn blocking<T: Send + 'static>(call: impl FnOnce() -> Result<T, Error> + S
 impl Shared {
     /// Looks at the machine and plans by what it is now.
     fn look_and_plan(&self, spec: &Spec) -> Result<(Observed, Plan), Error> {
-        let seen = self.hypervisor.observe(spec.vm).map_err(|failure| {
+        let seen = self.hypervisor.observe(spec.vm, needed(&spec.request)).map_err(|failure| {
             tracing::info!(%failure, "the machine could not be read");
             failure.to_error(spec.vm, None, "the machine could not be read")
         })?;
@@ -225,7 +245,18 @@ impl Shared {
         if let Some(end) = end {
             operation.set(end);
         }
+        self.prepare_next();
         Ok(())
+    }
+
+    /// Has the journal made ready for the next operation, while nobody waits for it.
+    fn prepare_next(self: &Arc<Self>) {
+        let shared = Arc::clone(self);
+        spawn_blocking(move || {
+            if let Err(error) = shared.journal.make_spares() {
+                tracing::warn!(%error, "the journal could not be prepared; taking on the next operation will say more");
+            }
+        });
     }
 
     /// Counts an operation that has ended, for the metrics and for pruning.

@@ -32,7 +32,10 @@ pub trait Hypervisor: Send + Sync + 'static {
     fn vms(&self) -> Result<Vec<VmId>, Failure>;
 
     /// Everything there is to know about a machine.
-    fn observe(&self, vm: VmId) -> Result<Observed, Failure>;
+    fn observe(&self, vm: VmId, reread: Reread<'_>) -> Result<Observed, Failure>;
+
+    /// The same once more after a snapshot was taken or deleted, for less: what that does not change is taken over.
+    fn observe_again(&self, before: &Observed) -> Result<Observed, Failure>;
 
     /// The little of it that changes when somebody takes, deletes or goes back to a snapshot.
     fn outline(&self, vm: VmId) -> Result<Outline, Failure>;
@@ -77,11 +80,22 @@ pub struct Observed {
     pub snapshots: Vec<SnapshotFacts>,
     /// The number of the run: it differs from one QEMU process to the next; `None` when the machine is off.
     pub instance: Option<u32>,
-    /// Whether it is paused, and neither a person nor a failing disk made it so: what a snapshot leaves behind when
-    /// libvirt's daemon dies in the middle.
-    pub left_paused: bool,
+    /// Why it is paused, if it is.
+    pub paused_by: Option<PausedBy>,
     /// Snapshots in the images of the machine's disks that libvirt does not list, by their names.
     pub strays: BTreeSet<String>,
+}
+
+/// Why a guest stands still.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PausedBy {
+    /// A snapshot that was being taken.
+    Snapshot,
+    /// Somebody. libvirt says so, too, of a guest that was paused for a snapshot when its daemon died before it could
+    /// write down why.
+    Somebody,
+    /// Something for which it must not simply run on, such as a disk that fails; or a revert, as it was told to.
+    Something,
 }
 
 impl Observed {
@@ -104,6 +118,19 @@ impl Observed {
     pub fn inventory(&self) -> Inventory {
         Inventory { vm: self.vm.clone(), snapshots: self.snapshots.clone() }
     }
+}
+
+/// How much of what is written about snapshots is read again. It changes only when somebody redefines it, and reading it
+/// is what makes a look at a machine with many snapshots slow: 0.4 ms each. Which snapshots there are, which is current,
+/// and what is in the images is read anew by every look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reread<'a> {
+    /// All of it.
+    All,
+    /// Of this snapshot, and of those that are new or whose parent is gone.
+    One(&'a SnapshotId),
+    /// Of those that are new or whose parent is gone.
+    New,
 }
 
 /// The names of a machine's snapshots, and which is current. Comparing two tells whether to look closer.

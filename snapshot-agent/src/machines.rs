@@ -148,14 +148,28 @@ impl Subscription {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
-    use crate::execute::fake::vm_facts;
+    use snapshot_core::vm::{Nvram, VmFacts, VmState};
     use uuid::Uuid;
 
+    pub(crate) fn vm(n: u128, name: &str) -> VmFacts {
+        VmFacts {
+            id: VmId::from_uuid(Uuid::from_u128(n)),
+            name: name.to_owned(),
+            state: VmState::Shutoff,
+            persistent: true,
+            has_managed_save: false,
+            block_job_disk: None,
+            memory_bytes: 0,
+            disks: vec![],
+            nvram: Nvram::Absent,
+            missing_medium: None,
+        }
+    }
+
     fn inventory(n: u128, name: &str) -> Inventory {
-        let id = VmId::from_uuid(Uuid::from_u128(n));
-        Inventory { vm: snapshot_core::vm::VmFacts { id, name: name.to_owned(), ..vm_facts() }, snapshots: vec![] }
+        Inventory { vm: vm(n, name), snapshots: vec![] }
     }
 
     #[tokio::test]

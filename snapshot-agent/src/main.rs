@@ -10,7 +10,7 @@ use metrics_exporter_prometheus::PrometheusBuilder;
 use snapshot_agent::config::{Config, LogFormat};
 use snapshot_agent::hypervisor::libvirt::Libvirt;
 use snapshot_agent::server;
-use tokio::runtime::Runtime;
+use tokio::runtime::Builder;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
@@ -23,6 +23,8 @@ struct Args {
     config: PathBuf,
 }
 
+/// The most threads that serve.
+const MOST_WORKERS: usize = 4;
 /// How long threads that wait for libvirt are waited for in turn: they may wait forever.
 const THREADS_WAIT: Duration = Duration::from_secs(1);
 
@@ -48,7 +50,9 @@ fn main() -> ExitCode {
 }
 
 fn run(config: Config) -> Result<bool, Box<dyn std::error::Error>> {
-    let runtime = Runtime::new()?;
+    // A host may have a hundred cores; what this does all day is wait for libvirt.
+    let workers = std::thread::available_parallelism().map_or(1, usize::from).min(MOST_WORKERS);
+    let runtime = Builder::new_multi_thread().worker_threads(workers).enable_all().build()?;
     let result = runtime.block_on(async {
         if let Some(address) = config.metrics {
             PrometheusBuilder::new().with_http_listener(address).install()?;

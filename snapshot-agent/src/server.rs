@@ -18,7 +18,9 @@ use mtls::server::{Acceptor, ServerTls, incoming};
 use proto::agent::agent_service_server::AgentServiceServer;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
+use tonic::server::NamedService;
 use tonic::transport::Server;
+use tonic_health::ServingStatus;
 use tonic_health::pb::health_server::HealthServer;
 use tonic_health::server::{HealthReporter, HealthService};
 
@@ -114,8 +116,7 @@ impl Started {
             .add_service(service);
         let closing = agent.closing.clone();
         let close = async move { closing.cancelled().await };
-        let mut serving =
-            tokio::spawn(router.serve_with_incoming_shutdown(incoming(listener, acceptor), close));
+        let mut serving = tokio::spawn(router.serve_with_incoming_shutdown(incoming(listener, acceptor), close));
         tokio::select! {
             () = shutdown => {}
             ended = &mut serving => {
@@ -124,13 +125,13 @@ impl Started {
             }
         }
         tracing::info!("stopping");
-        health.set_not_serving::<AgentServiceServer<Agent>>().await;
+        stopping.cancel();
+        set_health(&health, ServingStatus::NotServing).await;
         let in_time = agent.executor.stop(STOP_WAIT).await;
         if !in_time {
             tracing::warn!("an operation is still under way; the next start settles it");
         }
         agent.closing.cancel();
-        stopping.cancel();
         let closed = tokio::time::timeout(CLOSE_WAIT, &mut serving).await;
         if closed.is_err() {
             serving.abort();
@@ -139,16 +140,19 @@ impl Started {
     }
 }
 
+/// For the service by its name, and for those who ask without one.
+async fn set_health(health: &HealthReporter, status: ServingStatus) {
+    for name in ["", AgentServiceServer::<Agent>::NAME] {
+        health.set_service_status(name, status).await;
+    }
+}
+
 /// Health follows the hypervisor.
 async fn report_health(health: HealthReporter, machines: Arc<Machines>, stopping: CancellationToken) {
     let mut synced = machines.synced();
     loop {
         let now = *synced.borrow_and_update();
-        if now {
-            health.set_serving::<AgentServiceServer<Agent>>().await;
-        } else {
-            health.set_not_serving::<AgentServiceServer<Agent>>().await;
-        }
+        set_health(&health, if now { ServingStatus::Serving } else { ServingStatus::NotServing }).await;
         tokio::select! {
             changed = synced.changed() => if changed.is_err() { return },
             () = stopping.cancelled() => return,

@@ -66,10 +66,7 @@ impl AgentService for Agent {
     type StartOperationStream = Stream<StartOperationResponse>;
     type AttachOperationStream = Stream<AttachOperationResponse>;
 
-    async fn watch_host(
-        &self,
-        request: Request<WatchHostRequest>,
-    ) -> Result<Response<Self::WatchHostStream>, Status> {
+    async fn watch_host(&self, request: Request<WatchHostRequest>) -> Result<Response<Self::WatchHostStream>, Status> {
         let span = self.span("WatchHost", &request);
         streaming(rpc::watch_host::handle(self, request).instrument(span).await)
     }

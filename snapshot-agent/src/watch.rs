@@ -20,7 +20,7 @@ use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
-use crate::hypervisor::{Failure, Hypervisor, Observed, Outline, Versions};
+use crate::hypervisor::{Failure, Hypervisor, Observed, Outline, Reread, Versions};
 use crate::locks::Locks;
 use crate::machines::Machines;
 
@@ -37,9 +37,13 @@ pub struct Watch {
     machines: Arc<Machines>,
     /// Machines to look at.
     queue: BTreeSet<VmId>,
+    /// Of those, the ones whose snapshots are read again to the last word.
+    thorough: BTreeSet<VmId>,
     /// Machines that an operation had when there was news of them.
     postponed: BTreeSet<VmId>,
     looking: BTreeSet<VmId>,
+    /// Machines whose last look failed, which was logged.
+    unreadable: BTreeSet<VmId>,
     /// Machines that have to be seen before the host counts as synced; `None` once it does, or while the hypervisor is
     /// away.
     unseen: Option<BTreeSet<VmId>>,
@@ -71,8 +75,10 @@ impl Watch {
             locks,
             machines,
             queue: BTreeSet::new(),
+            thorough: BTreeSet::new(),
             postponed: BTreeSet::new(),
             looking: BTreeSet::new(),
+            unreadable: BTreeSet::new(),
             unseen: None,
             last_turn: None,
             scanning: false,
@@ -115,13 +121,14 @@ impl Watch {
     }
 
     fn begin_turn(&mut self) {
-        if !*self.hypervisor.inbox().connected().borrow() {
+        if !self.hypervisor.inbox().is_connected() {
             return;
         }
         self.queue.append(&mut self.postponed);
         let ids = self.machines.ids();
         let next = ids.iter().find(|id| Some(**id) > self.last_turn).or(ids.first()).copied();
         self.queue.extend(next);
+        self.thorough.extend(next);
         self.last_turn = next;
         self.begin_scan();
     }
@@ -144,9 +151,10 @@ impl Watch {
                 continue;
             }
             self.looking.insert(vm);
-            let hypervisor = Arc::clone(&self.hypervisor);
+            let (hypervisor, thorough) = (Arc::clone(&self.hypervisor), self.thorough.remove(&vm));
             self.tasks.spawn_blocking(move || {
-                let result = Box::new(hypervisor.observe(vm));
+                let reread = if thorough { Reread::All } else { Reread::New };
+                let result = Box::new(hypervisor.observe(vm, reread));
                 Done::Looked { vm, stamp, result }
             });
         }
@@ -171,7 +179,7 @@ impl Watch {
                     }
                 }
             }
-            Done::ScanDue if *self.hypervisor.inbox().connected().borrow() => self.begin_scan(),
+            Done::ScanDue if self.hypervisor.inbox().is_connected() => self.begin_scan(),
             Done::ScanDue => {}
         }
     }
@@ -186,6 +194,7 @@ impl Watch {
     fn looked(&mut self, vm: VmId, stamp: Option<u64>, result: Result<Observed, Failure>) {
         match result {
             Ok(seen) => {
+                self.unreadable.remove(&vm);
                 let undisturbed = stamp.is_some() && self.locks.stamp(vm) == stamp;
                 if undisturbed || self.machines.get(vm).is_none() {
                     self.machines.publish(seen.inventory());
@@ -195,14 +204,18 @@ impl Watch {
                 self.see(vm);
             }
             Err(Failure::VmGone) => {
+                self.unreadable.remove(&vm);
                 self.machines.remove(vm);
                 self.see(vm);
             }
             Err(failure) => {
-                tracing::warn!(%vm, %failure, "a machine cannot be read");
+                let unreachable = matches!(failure, Failure::Unreachable(_));
+                if !unreachable && self.unreadable.insert(vm) {
+                    tracing::warn!(%vm, %failure, "a machine cannot be read");
+                }
                 self.postponed.insert(vm);
                 // A machine that libvirt cannot tell of must not keep the others from being served.
-                if !matches!(failure, Failure::Unreachable(_)) {
+                if !unreachable {
                     self.see(vm);
                 }
             }
@@ -224,7 +237,7 @@ impl Watch {
     }
 
     fn scanned(&mut self, scan: Scan) {
-        let connected = *self.hypervisor.inbox().connected().borrow();
+        let connected = self.hypervisor.inbox().is_connected();
         self.machines.set_versions(scan.versions);
         for gone in self.machines.ids().into_iter().filter(|id| !scan.all.contains(id)) {
             self.queue.insert(gone);
@@ -232,10 +245,12 @@ impl Watch {
         if connected && self.unseen.is_none() && !*self.machines.synced().borrow() {
             // The first since the hypervisor was reached: look at everything.
             self.queue.extend(&scan.all);
+            self.thorough.extend(&scan.all);
             self.unseen = Some(scan.all);
             self.check_synced();
         } else {
-            self.queue.extend(scan.changed);
+            self.queue.extend(&scan.changed);
+            self.thorough.extend(scan.changed);
         }
     }
 }
@@ -265,4 +280,18 @@ fn is_same(known: &Inventory, outline: &Outline) -> bool {
 }
 
 #[cfg(test)]
-mod tests;
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_that_are_no_ids_do_not_count() {
+        let known = Inventory { vm: crate::machines::tests::vm(1, "desk"), snapshots: vec![] };
+        let outline = |names: &[&str], current: Option<&str>| Outline {
+            snapshots: names.iter().map(|name| (*name).to_owned()).collect(),
+            current: current.map(str::to_owned),
+        };
+        assert!(is_same(&known, &outline(&[], None)));
+        assert!(is_same(&known, &outline(&["a\tb"], Some("a\tb"))));
+        assert!(!is_same(&known, &outline(&["a"], None)));
+    }
+}

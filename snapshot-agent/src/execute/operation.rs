@@ -90,7 +90,8 @@ impl Operation {
         });
     }
 
-    pub(super) fn phase(&self) -> Phase {
+    /// How far it has come.
+    pub fn phase(&self) -> Phase {
         self.phase.borrow().clone()
     }
 

@@ -109,8 +109,17 @@ async fn settle(shared: &Arc<Shared>, operation: &Arc<Operation>, recorded: Reco
             tracing::info!(next = recorded.next, begun = recorded.begun, "was interrupted");
             let Recorded { entry, next, begun, log, .. } = recorded;
             let (operation, started) = (&followed, Instant::now());
-            let mut work =
-                Work { shared: &shared, operation, entry, log, seen: None, pause: None, done: next, started };
+            let mut work = Work {
+                shared: &shared,
+                operation,
+                entry,
+                log,
+                seen: None,
+                stale: true,
+                pause: None,
+                done: next,
+                started,
+            };
             let result = work.settle(next, begun);
             work.conclude(result)
         })
@@ -135,9 +144,9 @@ impl Work<'_> {
         };
         match (&self.entry.request, step) {
             (Request::Update { .. } | Request::Delete { .. } | Request::Purge { .. }, _) => self.run_steps(next),
-            (Request::Create(_), Step::CreateInternal { snapshot, .. }) => self.settle_create(&snapshot),
+            (Request::Create(_), Step::CreateInternal { snapshot, .. }) => self.settle_create(&snapshot, begun),
             (Request::Revert { .. }, Step::CreateInternal { snapshot, .. }) => {
-                self.settle_create(&snapshot)?;
+                self.settle_create(&snapshot, begun)?;
                 self.settle(next + 1, false)
             }
             (Request::Revert { .. }, Step::RevertInternal { snapshot, then }) => {
@@ -154,11 +163,11 @@ impl Work<'_> {
         }
     }
 
-    fn settle_create(&mut self, id: &SnapshotId) -> Result<(), Halt> {
+    fn settle_create(&mut self, id: &SnapshotId, begun: bool) -> Result<(), Halt> {
         if self.look()?.has_whole(id) {
             return Ok(());
         }
-        self.clear_remains(id)?;
+        self.clear_remains(id, begun)?;
         Err(self.interrupted("the snapshot was not taken, and nothing is left of it"))
     }
 

@@ -21,7 +21,7 @@ use snapshot_core::vm::VmState;
 use snapshot_core::{Error, Reason};
 
 use super::work::{Halt, Work};
-use crate::hypervisor::{Failure, Observed};
+use crate::hypervisor::{Failure, Observed, PausedBy};
 
 /// How often a revert is tried.
 const REVERT_TRIES: u32 = 3;
@@ -47,14 +47,15 @@ impl Work<'_> {
             return Ok(());
         }
         if seen.snapshot(id).is_some() || seen.has_stray(id) {
-            seen = self.clear_remains(id)?;
+            seen = self.clear_remains(id, false)?;
         }
         let label = self.new_label()?;
         let (start, was_running) = (Instant::now(), seen.vm.state == VmState::Running);
-        self.seen = None;
+        self.stale = true;
         let result = self.shared.hypervisor.create_internal(&seen.vm, id, &label, memory);
         let took = start.elapsed();
-        if self.look()?.has_whole(id) {
+        let now = if result.is_ok() { self.look_again()? } else { self.look()? };
+        if now.has_whole(id) {
             if let Err(failure) = result {
                 tracing::warn!(%failure, "taking the snapshot failed and the snapshot is whole");
             }
@@ -67,15 +68,18 @@ impl Work<'_> {
             Ok(()) => Error::new(Reason::HypervisorFailed, "libvirt took the snapshot, and it is not whole"),
         };
         tracing::warn!(?error, "the snapshot is not whole; clearing what there is of it");
-        Err(match self.clear_remains(id) {
+        let interrupted = matches!(result, Err(Failure::Unreachable(_)));
+        Err(match self.clear_remains(id, interrupted) {
             Ok(_) => error.into(),
             Err(Halt::Failed(remains)) => error.with("remains", remains.to_string()).into(),
             Err(halt) => halt,
         })
     }
 
-    /// Removes what there is of a snapshot, and lets a guest run on that it left paused. Returns the machine after that.
-    pub(super) fn clear_remains(&mut self, id: &SnapshotId) -> Result<Observed, Halt> {
+    /// Removes what there is of a snapshot, and lets a guest run on that it left paused. When it was interrupted, libvirt
+    /// may say that somebody paused it: a desktop that stands still for no reason is worse than one that runs although
+    /// somebody paused it in this very moment. Returns the machine after that.
+    pub(super) fn clear_remains(&mut self, id: &SnapshotId, interrupted: bool) -> Result<Observed, Halt> {
         let seen = self.seen()?;
         let hypervisor = &self.shared.hypervisor;
         let mut attempts = Vec::new();
@@ -84,8 +88,13 @@ impl Work<'_> {
         } else if seen.has_stray(id) {
             attempts.push(hypervisor.remove_stray(&seen.vm, id));
         }
-        // A guest that did not run when the operation began was paused by somebody else.
-        if seen.left_paused && self.entry.before.state == VmState::Running {
+        let left_paused = match seen.paused_by {
+            Some(PausedBy::Snapshot) => true,
+            Some(PausedBy::Somebody) => interrupted,
+            Some(PausedBy::Something) | None => false,
+        };
+        // A guest that did not run when the operation began was paused before.
+        if left_paused && self.entry.before.state == VmState::Running && self.is_untouched(&seen) {
             attempts.push(hypervisor.resume(seen.vm.id));
         }
         for failure in attempts.iter().filter_map(|attempt| attempt.as_ref().err()) {
@@ -94,7 +103,7 @@ impl Work<'_> {
         if attempts.is_empty() {
             return Ok(seen);
         }
-        self.seen = None;
+        self.stale = true;
         let seen = self.look()?;
         if seen.snapshot(id).is_none() && !seen.has_stray(id) {
             return Ok(seen);
@@ -123,9 +132,10 @@ impl Work<'_> {
         if snapshot.label == label {
             return Ok(());
         }
-        self.seen = None;
+        self.stale = true;
         let result = self.shared.hypervisor.write_label(seen.vm.id, id, &label);
-        let written = self.look()?.snapshot(id).is_some_and(|snapshot| snapshot.label == label);
+        let now = if result.is_ok() { self.look_again()? } else { self.look()? };
+        let written = now.snapshot(id).is_some_and(|snapshot| snapshot.label == label);
         match result {
             _ if written => Ok(()),
             Err(failure) => Err(self.error(&failure, Some(id), "the snapshot's name could not be written").into()),
@@ -138,7 +148,7 @@ impl Work<'_> {
         let mut attempt = 0;
         loop {
             attempt += 1;
-            self.seen = None;
+            self.stale = true;
             let result = self.shared.hypervisor.revert_internal(vm, id, then);
             let mut seen = self.look()?;
             if result.is_ok() && then == PowerState::Running && seen.vm.state == VmState::Paused {
@@ -196,7 +206,7 @@ impl Work<'_> {
         let mut attempt = 0;
         loop {
             attempt += 1;
-            self.seen = None;
+            self.stale = true;
             let result = self.shared.hypervisor.power_off(self.entry.vm);
             if self.look()?.vm.state == VmState::Shutoff {
                 return Ok(());
@@ -211,17 +221,11 @@ impl Work<'_> {
     }
 
     fn delete(&mut self, id: &SnapshotId) -> Result<(), Halt> {
-        let (vm, known) = (self.entry.vm, self.seen.take());
-        if let Some(known) = &known
-            && known.snapshot(id).is_none()
-        {
-            self.seen = Some(known.clone());
-            return Ok(());
-        }
+        let vm = self.entry.vm;
         let mut attempt = 0;
         loop {
             attempt += 1;
-            self.seen = None;
+            self.stale = true;
             let failure = match self.shared.hypervisor.delete_internal(vm, id) {
                 Ok(()) | Err(Failure::SnapshotGone) => return Ok(()),
                 Err(failure) => failure,
@@ -231,7 +235,7 @@ impl Work<'_> {
             match seen.snapshot(id) {
                 None => return Ok(()),
                 Some(snapshot) if snapshot.broken == Some(Reason::SnapshotBroken) => {
-                    self.seen = None;
+                    self.stale = true;
                     let forgotten = self.shared.hypervisor.forget(vm, id);
                     return forgotten.map_err(|failure| self.delete_error(&failure, id).into());
                 }
@@ -255,7 +259,7 @@ impl Work<'_> {
         let seen = self.seen()?;
         for id in deleted.iter().filter(|id| seen.has_stray(id)) {
             tracing::warn!(%id, "a deleted snapshot is still in an image; removing it");
-            self.clear_remains(id)?;
+            self.clear_remains(id, false)?;
         }
         Ok(())
     }

@@ -10,7 +10,7 @@ use snapshot_core::{Error, Reason};
 use super::operation::{Operation, Phase, Progress};
 use super::{Order, Shared};
 use crate::clock::Moment;
-use crate::hypervisor::{Failure, Observed};
+use crate::hypervisor::{Failure, Observed, Reread};
 use crate::journal::{Before, Ended, Entry, Log};
 
 /// How long to wait before the hypervisor is asked again: at first, and at most.
@@ -25,8 +25,10 @@ pub(super) struct Work<'a> {
     pub(super) operation: &'a Operation,
     pub(super) entry: Entry,
     pub(super) log: Log,
-    /// The machine as it was last seen; nothing was changed since.
+    /// The machine as it was last seen.
     pub(super) seen: Option<Observed>,
+    /// Whether something was changed since.
+    pub(super) stale: bool,
     /// How long the guest stood still.
     pub(super) pause: Option<Duration>,
     /// Steps that are done.
@@ -81,7 +83,7 @@ impl<'a> Work<'a> {
             "taken on"
         );
         operation.set(Phase::Running { cancellable: entry.cancellable, progress: Progress::default() });
-        Ok(Self { shared, operation, entry, log, seen: Some(seen), pause: None, done: 0, started })
+        Ok(Self { shared, operation, entry, log, seen: Some(seen), stale: false, pause: None, done: 0, started })
     }
 
     /// Runs all steps to the end of the operation. What it returns is for followers to see once the machine is free:
@@ -156,7 +158,8 @@ impl<'a> Work<'a> {
 
     fn cancelled(&self) -> Error {
         let (done, all) = (self.done, self.entry.steps.len());
-        let message = format!("stopped on request: {done} of {all} snapshots were deleted, the others are as they were");
+        let message =
+            format!("stopped on request: {done} of {all} snapshots were deleted, the others are as they were");
         Error::new(Reason::Cancelled, message)
             .with("deleted", done.to_string())
             .with("remaining", (all - done).to_string())
@@ -166,8 +169,9 @@ impl<'a> Work<'a> {
     fn publish(&mut self) -> bool {
         let vm = self.entry.vm;
         let seen = match self.seen.take() {
-            Some(seen) => Ok(seen),
-            None => self.shared.hypervisor.observe(vm),
+            Some(seen) if !self.stale => Ok(seen),
+            Some(before) => self.shared.hypervisor.observe_again(&before),
+            None => self.shared.hypervisor.observe(vm, Reread::New),
         };
         match seen {
             Ok(seen) => self.shared.machines.publish(seen.inventory()),
@@ -187,8 +191,9 @@ impl<'a> Work<'a> {
         let vm = self.entry.vm;
         let (mut pause, mut looks) = (FIRST_PAUSE, 0);
         loop {
-            match self.shared.hypervisor.observe(vm) {
+            match self.shared.hypervisor.observe(vm, Reread::New) {
                 Ok(seen) => {
+                    self.stale = false;
                     self.seen = Some(seen.clone());
                     return Ok(seen);
                 }
@@ -214,10 +219,24 @@ impl<'a> Work<'a> {
         }
     }
 
+    /// The machine as it is after calls that succeeded, as far as taking and deleting snapshots changes it.
+    pub(super) fn look_again(&mut self) -> Result<Observed, Halt> {
+        let Some(before) = self.seen.take() else { return self.look() };
+        match self.shared.hypervisor.observe_again(&before) {
+            Ok(seen) => {
+                self.stale = false;
+                self.seen = Some(seen.clone());
+                Ok(seen)
+            }
+            Err(_) => self.look(),
+        }
+    }
+
     /// The machine as it is, without looking when nothing was changed since the last time.
     pub(super) fn seen(&mut self) -> Result<Observed, Halt> {
         match &self.seen {
-            Some(seen) => Ok(seen.clone()),
+            Some(seen) if !self.stale => Ok(seen.clone()),
+            Some(_) => self.look_again(),
             None => self.look(),
         }
     }

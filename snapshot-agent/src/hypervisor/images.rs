@@ -42,10 +42,9 @@ impl Images {
 
     /// A disk with the facts of its image.
     pub(super) fn disk(&mut self, disk: Disk) -> DiskFacts {
-        let path = disk.path.as_deref();
         let mut facts = DiskFacts {
-            path: path.map(|path| path.to_string_lossy().into_owned()).unwrap_or_default(),
-            free_bytes: path.and_then(free_bytes),
+            path: disk.path.map(|path| path.to_string_lossy().into_owned()).unwrap_or_default(),
+            free_bytes: None,
             target: disk.target,
             format: disk.format,
             read_only: disk.read_only,
@@ -53,18 +52,24 @@ impl Images {
             capacity_bytes: 0,
             allocation_bytes: 0,
         };
-        match path {
-            Some(path) if facts.format == "qcow2" => {
-                if let Found::Image(image) = self.read(path) {
-                    facts.has_backing_file = image.has_backing_file;
-                    facts.capacity_bytes = image.capacity_bytes;
-                    facts.allocation_bytes = image.allocation_bytes;
-                }
-            }
-            Some(path) => (facts.capacity_bytes, facts.allocation_bytes) = sizes(path).unwrap_or_default(),
-            None => {}
-        }
+        self.refresh(&mut facts);
         facts
+    }
+
+    /// Reads the facts of a disk's image anew.
+    pub(super) fn refresh(&mut self, disk: &mut DiskFacts) {
+        if disk.path.is_empty() {
+            return;
+        }
+        let path = Path::new(&disk.path);
+        disk.free_bytes = free_bytes(path);
+        if disk.format != "qcow2" {
+            (disk.capacity_bytes, disk.allocation_bytes) = sizes(path).unwrap_or_default();
+        } else if let Found::Image(image) = self.read(path) {
+            disk.has_backing_file = image.has_backing_file;
+            disk.capacity_bytes = image.capacity_bytes;
+            disk.allocation_bytes = image.allocation_bytes;
+        }
     }
 
     /// A snapshot with the facts of its images; `None` when its name cannot be an id.

@@ -35,6 +35,11 @@ impl Inbox {
         self.connected.send_if_modified(|now| std::mem::replace(now, connected) != connected);
     }
 
+    /// Whether the hypervisor is there.
+    pub fn is_connected(&self) -> bool {
+        *self.connected.borrow()
+    }
+
     /// Follows whether the hypervisor is there.
     pub fn connected(&self) -> watch::Receiver<bool> {
         self.connected.subscribe()

@@ -12,6 +12,7 @@ mod failure;
 mod link;
 mod news;
 mod observe;
+mod written;
 
 use std::sync::Arc;
 
@@ -20,15 +21,17 @@ use snapshot_core::ids::{SnapshotId, VmId};
 use snapshot_core::plan::PowerState;
 use snapshot_core::vm::VmFacts;
 
-use self::link::Link;
+use self::link::{Connection, Link};
 use self::news::News;
+use self::written::Written;
 use super::inbox::Inbox;
-use super::{Failure, Hypervisor, Observed, Outline, Versions};
+use super::{Failure, Hypervisor, Observed, Outline, Reread, Versions};
 
 /// libvirt, by one URI.
 pub struct Libvirt {
     actions: Link,
     looks: Link,
+    written: Written,
     inbox: Arc<Inbox>,
     _news: News,
 }
@@ -40,17 +43,37 @@ impl Libvirt {
         event_loop::start()?;
         let inbox = Arc::new(Inbox::default());
         let news = News::start(uri, Arc::clone(&inbox))?;
-        Ok(Self { actions: Link::new(uri), looks: Link::new(uri), inbox, _news: news })
+        let link = || Link::new(uri, Arc::clone(&inbox));
+        Ok(Self { actions: link(), looks: link(), written: Written::default(), inbox, _news: news })
+    }
+
+    /// Calls something that changes what is written about a snapshot; whatever it says, that has to be read again.
+    fn rewriting(
+        &self,
+        vm: VmId,
+        id: &SnapshotId,
+        name: &'static str,
+        call: impl Fn(&Connection) -> Result<(), Failure>,
+    ) -> Result<(), Failure> {
+        let result = self.actions.act(name, call);
+        self.written.changed(vm, id);
+        result
     }
 }
 
 impl Hypervisor for Libvirt {
     fn vms(&self) -> Result<Vec<VmId>, Failure> {
-        self.looks.look("list", observe::vms)
+        let vms = self.looks.look("list", observe::vms)?;
+        self.written.keep(&vms);
+        Ok(vms)
     }
 
-    fn observe(&self, vm: VmId) -> Result<Observed, Failure> {
-        self.looks.look("observe", |connection| observe::observe(connection, vm))
+    fn observe(&self, vm: VmId, reread: Reread<'_>) -> Result<Observed, Failure> {
+        self.looks.look("observe", |connection| observe::observe(connection, vm, &self.written, reread))
+    }
+
+    fn observe_again(&self, before: &Observed) -> Result<Observed, Failure> {
+        self.looks.look("observe_again", |connection| observe::observe_again(connection, before, &self.written))
     }
 
     fn outline(&self, vm: VmId) -> Result<Outline, Failure> {
@@ -62,7 +85,7 @@ impl Hypervisor for Libvirt {
     }
 
     fn write_label(&self, vm: VmId, id: &SnapshotId, label: &Label) -> Result<(), Failure> {
-        self.actions.act("write_label", |connection| action::write_label(connection, vm, id, label))
+        self.rewriting(vm, id, "write_label", |connection| action::write_label(connection, vm, id, label))
     }
 
     fn revert_internal(&self, vm: VmId, id: &SnapshotId, then: PowerState) -> Result<(), Failure> {
@@ -70,15 +93,15 @@ impl Hypervisor for Libvirt {
     }
 
     fn delete_internal(&self, vm: VmId, id: &SnapshotId) -> Result<(), Failure> {
-        self.actions.act("delete", |connection| action::delete_internal(connection, vm, id))
+        self.rewriting(vm, id, "delete", |connection| action::delete_internal(connection, vm, id))
     }
 
     fn forget(&self, vm: VmId, id: &SnapshotId) -> Result<(), Failure> {
-        self.actions.act("forget", |connection| action::forget(connection, vm, id))
+        self.rewriting(vm, id, "forget", |connection| action::forget(connection, vm, id))
     }
 
     fn remove_stray(&self, vm: &VmFacts, id: &SnapshotId) -> Result<(), Failure> {
-        self.actions.act("remove_stray", |connection| action::remove_stray(connection, vm, id))
+        self.rewriting(vm.id, id, "remove_stray", |connection| action::remove_stray(connection, vm, id))
     }
 
     fn power_off(&self, vm: VmId) -> Result<(), Failure> {

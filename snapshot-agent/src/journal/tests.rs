@@ -59,7 +59,7 @@ fn every_cut_of_the_file_is_an_earlier_state_or_set_aside() {
     log.begun(0).unwrap();
     log.done(0).unwrap();
     log.ended(&ended()).unwrap();
-    let path = journal.path(entry(1).operation, EXTENSION);
+    let path = name(dir.path(), entry(1).operation);
     let whole = fs::read(&path).unwrap();
     let first_line = whole.iter().position(|byte| *byte == b'\n').unwrap();
     for cut in 0..whole.len() {
@@ -82,9 +82,6 @@ fn every_cut_of_the_file_is_an_earlier_state_or_set_aside() {
 fn an_operation_is_taken_on_once() {
     let dir = tempfile::tempdir().unwrap();
     let journal = Journal::open(dir.path()).unwrap();
-    fs::write(dir.path().join("x.draft"), "half").unwrap();
-    Journal::open(dir.path()).unwrap();
-    assert_eq!(files(dir.path(), DRAFT).unwrap().len(), 0);
     journal.accept(&entry(1)).unwrap();
     journal.accept(&entry(2)).unwrap();
     let order: Vec<_> = journal.load().unwrap().into_iter().map(|recorded| recorded.entry.operation).collect();
@@ -97,11 +94,40 @@ fn what_ended_is_forgotten_by_number_and_by_age() {
     let journal = Journal::open(dir.path()).unwrap();
     let all: Vec<OperationId> = (0..KEPT as u128 + 5).map(|n| OperationId::from_uuid(Uuid::from_u128(n))).collect();
     for id in &all {
-        fs::write(journal.path(*id, EXTENSION), "").unwrap();
+        fs::write(name(dir.path(), *id), "").unwrap();
     }
     assert_eq!(journal.prune(all.clone()), all[..5]);
     let old = &all[7];
-    let file = File::options().write(true).open(journal.path(*old, EXTENSION)).unwrap();
+    let file = File::options().write(true).open(name(dir.path(), *old)).unwrap();
     file.set_modified(SystemTime::now() - KEPT_FOR - Duration::from_secs(1)).unwrap();
     assert_eq!(journal.prune(all[5..].to_vec()), [*old]);
+}
+
+#[test]
+fn an_entry_whose_rename_was_lost_is_found_and_half_a_one_is_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let journal = Journal::open(dir.path()).unwrap();
+    assert_eq!(files(dir.path(), SPARE).unwrap().len(), SPARES);
+    journal.accept(&entry(1)).unwrap();
+    let accepted = name(dir.path(), entry(1).operation);
+    let whole = fs::read(&accepted).unwrap();
+    fs::rename(&accepted, dir.path().join("lost.spare")).unwrap();
+    fs::write(dir.path().join("half.spare"), &whole[..whole.len() / 2]).unwrap();
+    let journal = Journal::open(dir.path()).unwrap();
+    let found: Vec<_> = journal.load().unwrap().into_iter().map(|recorded| recorded.entry.operation).collect();
+    assert_eq!(found, [entry(1).operation]);
+    assert!(files(dir.path(), SPARE).unwrap().iter().all(|path| fs::metadata(path).unwrap().len() == 0));
+}
+
+#[test]
+fn more_can_be_taken_on_than_was_prepared_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let journal = Journal::open(dir.path()).unwrap();
+    for n in 0..SPARES as u128 + 2 {
+        journal.accept(&entry(n)).unwrap();
+    }
+    assert_eq!(files(dir.path(), SPARE).unwrap().len(), 0);
+    assert_eq!(journal.load().unwrap().len(), SPARES + 2);
+    journal.make_spares().unwrap();
+    assert_eq!(files(dir.path(), SPARE).unwrap().len(), SPARES);
 }

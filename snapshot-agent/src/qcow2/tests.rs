@@ -43,7 +43,10 @@ fn many_snapshots_are_all_read() {
         qemu_img(&dir, &["snapshot", "-c", &name(n), "many.qcow2"]);
     }
     let image = read(&dir.path().join("many.qcow2")).unwrap();
-    assert_eq!(image.tags.iter().map(|tag| tag.name.clone()).collect::<Vec<_>>(), (0..40).map(name).collect::<Vec<_>>());
+    assert_eq!(
+        image.tags.iter().map(|tag| tag.name.clone()).collect::<Vec<_>>(),
+        (0..40).map(name).collect::<Vec<_>>()
+    );
 }
 
 #[test]

@@ -1,19 +1,20 @@
 //! Changing machines. Each of these is one step of libvirt's, taken as it is asked for.
 
+use std::sync::Arc;
+
 use snapshot_core::description::Label;
 use snapshot_core::ids::{SnapshotId, VmId};
 use snapshot_core::plan::PowerState;
 use snapshot_core::vm::VmFacts;
-use virt::connect::Connect;
 use virt::domain::Domain;
 use virt::domain_snapshot::DomainSnapshot;
 use virt_sys as sys;
 
 use super::super::{Failure, snapshot_xml};
-use super::observe::lookup;
+use super::link::Connection;
 
-fn snapshot(connection: &Connect, vm: VmId, id: &SnapshotId) -> Result<(Domain, DomainSnapshot), Failure> {
-    let domain = lookup(connection, vm)?;
+fn snapshot(connection: &Connection, vm: VmId, id: &SnapshotId) -> Result<(Arc<Domain>, DomainSnapshot), Failure> {
+    let domain = connection.domain(vm)?;
     let snapshot = Domain::lookup_snapshot_by_name(&domain, id.as_str(), 0)?;
     Ok((domain, snapshot))
 }
@@ -23,19 +24,19 @@ fn targets(vm: &VmFacts) -> impl Iterator<Item = &str> {
 }
 
 pub(super) fn create_internal(
-    connection: &Connect,
+    connection: &Connection,
     vm: &VmFacts,
     id: &SnapshotId,
     label: &Label,
     memory: bool,
 ) -> Result<(), Failure> {
-    let domain = lookup(connection, vm.id)?;
+    let domain = connection.domain(vm.id)?;
     let xml = snapshot_xml::create(id, label, memory, targets(vm))?;
     domain.create_snapshot_xml(&xml, 0)?;
     Ok(())
 }
 
-pub(super) fn write_label(connection: &Connect, vm: VmId, id: &SnapshotId, label: &Label) -> Result<(), Failure> {
+pub(super) fn write_label(connection: &Connection, vm: VmId, id: &SnapshotId, label: &Label) -> Result<(), Failure> {
     let (domain, snapshot) = snapshot(connection, vm, id)?;
     // Without SECURE the graphics passwords of the machine at that time are left out, and would be lost.
     let xml = snapshot_xml::with_description(&snapshot.xml_desc(sys::VIR_DOMAIN_SNAPSHOT_XML_SECURE)?, label)?;
@@ -48,7 +49,7 @@ pub(super) fn write_label(connection: &Connect, vm: VmId, id: &SnapshotId, label
 }
 
 pub(super) fn revert_internal(
-    connection: &Connect,
+    connection: &Connection,
     vm: VmId,
     id: &SnapshotId,
     then: PowerState,
@@ -63,20 +64,20 @@ pub(super) fn revert_internal(
     Ok(snapshot.revert(flags)?)
 }
 
-pub(super) fn delete_internal(connection: &Connect, vm: VmId, id: &SnapshotId) -> Result<(), Failure> {
+pub(super) fn delete_internal(connection: &Connection, vm: VmId, id: &SnapshotId) -> Result<(), Failure> {
     let (_domain, snapshot) = snapshot(connection, vm, id)?;
     Ok(snapshot.delete(0)?)
 }
 
-pub(super) fn forget(connection: &Connect, vm: VmId, id: &SnapshotId) -> Result<(), Failure> {
+pub(super) fn forget(connection: &Connection, vm: VmId, id: &SnapshotId) -> Result<(), Failure> {
     let (_domain, snapshot) = snapshot(connection, vm, id)?;
     Ok(snapshot.delete(sys::VIR_DOMAIN_SNAPSHOT_DELETE_METADATA_ONLY)?)
 }
 
 /// libvirt deletes only what it lists, so it is told of the snapshot first. That works whether the machine runs or not,
 /// and on images that do not all have it.
-pub(super) fn remove_stray(connection: &Connect, vm: &VmFacts, id: &SnapshotId) -> Result<(), Failure> {
-    let domain = lookup(connection, vm.id)?;
+pub(super) fn remove_stray(connection: &Connection, vm: &VmFacts, id: &SnapshotId) -> Result<(), Failure> {
+    let domain = connection.domain(vm.id)?;
     let domain_xml = domain.xml_desc(sys::VIR_DOMAIN_XML_SECURE)?;
     let xml = snapshot_xml::adopt(id, targets(vm), &domain_xml)?;
     let snapshot = domain.create_snapshot_xml(&xml, sys::VIR_DOMAIN_SNAPSHOT_CREATE_REDEFINE)?;
@@ -88,14 +89,14 @@ pub(super) fn remove_stray(connection: &Connect, vm: &VmFacts, id: &SnapshotId) 
     Ok(())
 }
 
-pub(super) fn power_off(connection: &Connect, vm: VmId) -> Result<(), Failure> {
-    let domain = lookup(connection, vm)?;
+pub(super) fn power_off(connection: &Connection, vm: VmId) -> Result<(), Failure> {
+    let domain = connection.domain(vm)?;
     if domain.is_active()? {
         domain.destroy()?;
     }
     Ok(())
 }
 
-pub(super) fn resume(connection: &Connect, vm: VmId) -> Result<(), Failure> {
-    Ok(lookup(connection, vm)?.resume()?)
+pub(super) fn resume(connection: &Connection, vm: VmId) -> Result<(), Failure> {
+    Ok(connection.domain(vm)?.resume()?)
 }

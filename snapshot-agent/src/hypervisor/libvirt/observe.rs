@@ -1,36 +1,35 @@
 //! Looking at machines.
 //!
-//! A look is six or seven quick calls, one more for each snapshot and, while the machine runs, for each disk; then the
-//! images themselves are read. Which calls those are is chosen by what they cost: none of them asks QEMU.
+//! A look is six quick calls, one more for each snapshot that has to be read again and, while the machine runs, for each
+//! disk; then the images themselves are read. Which calls those are is chosen by what they cost: none asks QEMU.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{CString, c_int};
 
 use snapshot_core::ids::VmId;
+use snapshot_core::snapshot::SnapshotFacts;
 use snapshot_core::vm::{VmFacts, VmState};
-use virt::connect::Connect;
 use virt::domain::Domain;
 use virt::domain_snapshot::DomainSnapshot;
 use virt::error::Error;
 use virt_sys as sys;
 
 use super::super::images::{Images, missing_medium};
-use super::super::{Failure, Observed, Outline, Versions, domain_xml, snapshot_xml};
+use super::super::snapshot_xml::Recorded;
+use super::super::{Failure, Observed, Outline, PausedBy, Reread, Versions, domain_xml, snapshot_xml};
+use super::link::Connection;
+use super::written::Written;
 
 /// How often a machine that starts or stops meanwhile is looked at again.
 const TRIES: u32 = 3;
 
-pub(super) fn vms(connection: &Connect) -> Result<Vec<VmId>, Failure> {
-    let domains = connection.list_all_domains(0)?;
+pub(super) fn vms(connection: &Connection) -> Result<Vec<VmId>, Failure> {
+    let domains = connection.connect().list_all_domains(0)?;
     domains.iter().map(|domain| Ok(VmId::from_uuid(domain.uuid()?))).collect()
 }
 
-pub(super) fn lookup(connection: &Connect, vm: VmId) -> Result<Domain, Failure> {
-    Ok(connection.lookup_domain_by_uuid_string(&vm.to_string())?)
-}
-
-pub(super) fn outline(connection: &Connect, vm: VmId) -> Result<Outline, Failure> {
-    let domain = lookup(connection, vm)?;
+pub(super) fn outline(connection: &Connection, vm: VmId) -> Result<Outline, Failure> {
+    let domain = connection.domain(vm)?;
     let snapshots = domain.list_all_snapshots(0)?;
     let current = current(&domain, &snapshots)?;
     let names = snapshots.iter().map(DomainSnapshot::name).collect::<Result<_, _>>()?;
@@ -49,56 +48,121 @@ fn current(domain: &Domain, snapshots: &[DomainSnapshot]) -> Result<Option<Strin
     }
 }
 
-pub(super) fn observe(connection: &Connect, vm: VmId) -> Result<Observed, Failure> {
-    let domain = lookup(connection, vm)?;
-    let mut tries = 0;
-    let (state, left_paused, xml) = loop {
-        tries += 1;
-        let (state, left_paused) = state(&domain)?;
-        let xml = domain_xml::parse(&domain.xml_desc(0)?)?;
-        // The two calls have to be about the same moment; Unknown and Crashed may go with either.
-        let agrees = match state {
-            VmState::Running | VmState::Paused | VmState::Suspended => xml.id.is_some(),
-            VmState::Shutoff => xml.id.is_none(),
-            VmState::Unknown | VmState::Crashed => true,
-        };
-        if agrees || tries == TRIES {
-            break (state, left_paused, xml);
-        }
-    };
-    let mut images = Images::default();
+pub(super) fn observe(
+    connection: &Connection,
+    vm: VmId,
+    written: &Written,
+    reread: Reread<'_>,
+) -> Result<Observed, Failure> {
+    let domain = connection.domain(vm)?;
+    let moment = Moment::of(&domain)?;
+    let (xml, mut images) = (&moment.xml, Images::default());
     let facts = VmFacts {
         id: vm,
         name: xml.name.clone(),
-        state,
+        state: moment.state,
         persistent: domain.is_persistent()?,
         has_managed_save: domain.has_managed_save(0)?,
-        block_job_disk: xml.id.and_then(|_| busy_disk(&domain, &xml)),
         memory_bytes: xml.memory_bytes(),
         nvram: xml.nvram(),
         missing_medium: missing_medium(&xml.media().collect::<Vec<_>>()),
         disks: xml.disks().map(|disk| images.disk(disk)).collect(),
+        block_job_disk: moment.busy_disk,
     };
-    let listed = domain.list_all_snapshots(0)?;
-    let current = current(&domain, &listed)?;
-    let (mut snapshots, mut names) = (Vec::with_capacity(listed.len()), BTreeSet::new());
-    for snapshot in &listed {
-        let recorded = match snapshot.xml_desc(0) {
-            Ok(xml) => snapshot_xml::parse(&xml)?,
-            // Deleted by somebody else since it was listed.
-            Err(error) if error.code().to_raw() == sys::VIR_ERR_NO_DOMAIN_SNAPSHOT => continue,
-            Err(error) => return Err(error.into()),
-        };
-        names.insert(recorded.name.clone());
-        let is_current = current.as_deref() == Some(&recorded.name);
-        snapshots.extend(images.snapshot(recorded, is_current));
-    }
-    let strays = images.strays(&facts.disks, &names);
-    Ok(Observed { vm: facts, snapshots, instance: xml.id, left_paused, strays })
+    let (snapshots, strays) = snapshots(&domain, &facts, &mut images, written, reread)?;
+    Ok(Observed { vm: facts, snapshots, instance: xml.id, paused_by: moment.paused_by, strays })
 }
 
-/// What the machine does, and whether it was left paused. `virt`'s own wrapper takes an error for an unknown state.
-fn state(domain: &Domain) -> Result<(VmState, bool), Error> {
+pub(super) fn observe_again(
+    connection: &Connection,
+    before: &Observed,
+    written: &Written,
+) -> Result<Observed, Failure> {
+    let domain = connection.domain(before.vm.id)?;
+    let mut images = Images::default();
+    let (state, paused_by) = state(&domain)?;
+    let mut vm = VmFacts { state, ..before.vm.clone() };
+    vm.disks.iter_mut().for_each(|disk| images.refresh(disk));
+    let (snapshots, strays) = snapshots(&domain, &vm, &mut images, written, Reread::New)?;
+    Ok(Observed { vm, snapshots, instance: before.instance, paused_by, strays })
+}
+
+/// The snapshots that are listed, and the names of those that are in the images alone.
+fn snapshots(
+    domain: &Domain,
+    vm: &VmFacts,
+    images: &mut Images,
+    written: &Written,
+    reread: Reread<'_>,
+) -> Result<(Vec<SnapshotFacts>, BTreeSet<String>), Failure> {
+    let (recorded, current) = recorded(domain, vm.id, written, reread)?;
+    let names: BTreeSet<String> = recorded.keys().cloned().collect();
+    let facts = recorded.into_values().filter_map(|recorded| {
+        let is_current = current.as_ref() == Some(&recorded.name);
+        images.snapshot(recorded, is_current)
+    });
+    let facts = facts.collect();
+    Ok((facts, images.strays(&vm.disks, &names)))
+}
+
+/// What is written about each snapshot, and which is current.
+fn recorded(
+    domain: &Domain,
+    vm: VmId,
+    written: &Written,
+    reread: Reread<'_>,
+) -> Result<(BTreeMap<String, Recorded>, Option<String>), Failure> {
+    let listed = domain.list_all_snapshots(0)?;
+    let current = current(domain, &listed)?;
+    let names = listed.iter().map(DomainSnapshot::name).collect::<Result<Vec<_>, _>>()?;
+    let mut known = written.known(vm, &names.iter().cloned().collect(), reread);
+    for (snapshot, name) in listed.iter().zip(names) {
+        if known.snapshots.contains_key(&name) {
+            continue;
+        }
+        match snapshot.xml_desc(0) {
+            Ok(xml) => drop(known.snapshots.insert(name, snapshot_xml::parse(&xml)?)),
+            // Deleted by somebody else since it was listed.
+            Err(error) if error.code().to_raw() == sys::VIR_ERR_NO_DOMAIN_SNAPSHOT => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    written.remember(vm, &known);
+    Ok((known.snapshots, current))
+}
+
+/// A machine at one moment: what takes several calls to read, and has to fit together.
+struct Moment {
+    state: VmState,
+    paused_by: Option<PausedBy>,
+    xml: domain_xml::Domain,
+    busy_disk: Option<String>,
+}
+
+impl Moment {
+    fn of(domain: &Domain) -> Result<Self, Failure> {
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            let xml = domain_xml::parse(&domain.xml_desc(0)?)?;
+            // While libvirt's daemon starts, this waits until it has found out what has become of the machine. So it
+            // comes before the state, which would otherwise be the one from before the daemon stopped.
+            let busy_disk = xml.id.and_then(|_| busy_disk(domain, &xml));
+            let (state, paused_by) = state(domain)?;
+            let fits = match state {
+                VmState::Running | VmState::Paused | VmState::Suspended => xml.id.is_some(),
+                VmState::Shutoff => xml.id.is_none(),
+                VmState::Unknown | VmState::Crashed => true,
+            };
+            if fits || tries == TRIES {
+                return Ok(Self { state, paused_by, xml, busy_disk });
+            }
+        }
+    }
+}
+
+/// What the machine does, and why it is paused. `virt`'s own wrapper takes an error for an unknown state.
+fn state(domain: &Domain) -> Result<(VmState, Option<PausedBy>), Error> {
     let (mut state, mut reason): (c_int, c_int) = (-1, -1);
     // SAFETY: the domain is valid as long as the reference, and both places outlive the call.
     if unsafe { sys::virDomainGetState(domain.as_ptr(), &mut state, &mut reason, 0) } < 0 {
@@ -113,16 +177,15 @@ fn state(domain: &Domain) -> Result<(VmState, bool), Error> {
         sys::VIR_DOMAIN_PMSUSPENDED => VmState::Suspended,
         _ => VmState::Unknown,
     };
-    // What QEMU or libvirt's daemon says of a machine whose snapshot was cut off; not USER, and none of the reasons for
-    // which a guest must not run on.
-    let by_a_snapshot = matches!(
-        u32::try_from(reason),
-        Ok(sys::VIR_DOMAIN_PAUSED_UNKNOWN
-            | sys::VIR_DOMAIN_PAUSED_SAVE
-            | sys::VIR_DOMAIN_PAUSED_SNAPSHOT
-            | sys::VIR_DOMAIN_PAUSED_MIGRATION)
-    );
-    Ok((vm_state, vm_state == VmState::Paused && by_a_snapshot))
+    let paused_by = match u32::try_from(reason).unwrap_or(u32::MAX) {
+        sys::VIR_DOMAIN_PAUSED_UNKNOWN
+        | sys::VIR_DOMAIN_PAUSED_SAVE
+        | sys::VIR_DOMAIN_PAUSED_SNAPSHOT
+        | sys::VIR_DOMAIN_PAUSED_MIGRATION => PausedBy::Snapshot,
+        sys::VIR_DOMAIN_PAUSED_USER => PausedBy::Somebody,
+        _ => PausedBy::Something,
+    };
+    Ok((vm_state, (vm_state == VmState::Paused).then_some(paused_by)))
 }
 
 /// The target of the first disk with a block job. libvirt answers from what it remembers. A failure means that the
@@ -136,7 +199,8 @@ fn busy_disk(domain: &Domain, xml: &domain_xml::Domain) -> Option<String> {
     })
 }
 
-pub(super) fn versions(connection: &Connect) -> Result<Versions, Failure> {
+pub(super) fn versions(connection: &Connection) -> Result<Versions, Failure> {
+    let connect = connection.connect();
     let dotted = |version: u32| format!("{}.{}.{}", version / 1_000_000, version / 1000 % 1000, version % 1000);
-    Ok(Versions { libvirt: dotted(connection.lib_version()?), qemu: dotted(connection.hyp_version()?) })
+    Ok(Versions { libvirt: dotted(connect.lib_version()?), qemu: dotted(connect.hyp_version()?) })
 }

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeSet;
 
+use snapshot_agent::hypervisor::PausedBy;
 use snapshot_core::plan::Step;
 
 use super::*;
@@ -108,7 +109,7 @@ fn check(case: &Case, context: &str, ended: &Ended, before: &Machine, after: &Ma
         }
         Outcome::Cancelled => panic!("{context}"),
     }
-    assert!(!after.left_paused, "{context}");
+    assert!(!matches!(after.paused_by, Some(PausedBy::Snapshot | PausedBy::Somebody)), "{context}");
     assert!(after.disks[0] == after.disks[1] && after.disks[0] != '?', "some old and some new: {context}");
     for n in (1..=3).chain([9]) {
         assert!(has(after, n) || has_nothing(after, n), "half of snapshot {n}: {context}");

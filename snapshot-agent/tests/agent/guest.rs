@@ -1,8 +1,8 @@
-//! A guest of one boot sector on the embedded libvirt driver.
+//! A guest of one boot sector.
 //!
-//! The driver serves one process one root, so all tests share the root, and each has a machine of its own. QEMU survives
-//! the process that started it: a guest that is dropped is killed, and what an interrupted run left is killed by the
-//! next.
+//! The embedded driver serves one process one root, so most tests share the root, and each has a machine of its own. QEMU
+//! survives the process that started it: a guest that is dropped is killed, and what an interrupted run left is killed
+//! by the next.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -12,6 +12,7 @@ use std::process::Command;
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
+use snapshot_agent::hypervisor::Hypervisor;
 use snapshot_agent::hypervisor::libvirt::Libvirt;
 use snapshot_core::ids::VmId;
 use uuid::Uuid;
@@ -20,27 +21,43 @@ use virt::domain::Domain;
 
 const DEADLINE: Duration = Duration::from_secs(60);
 
+/// A libvirt to have guests on.
 pub(crate) struct Host {
     pub(crate) uri: String,
-    pub(crate) libvirt: Arc<Libvirt>,
-    dir: PathBuf,
+    pub(crate) dir: PathBuf,
 }
 
-pub(crate) static HOST: LazyLock<Host> = LazyLock::new(|| {
+/// The libvirt that most tests share.
+pub(crate) struct Embedded {
+    pub(crate) host: Host,
+    pub(crate) libvirt: Arc<Libvirt>,
+}
+
+pub(crate) const QEMU_CONF: &str = "stdio_handler = \"file\"\nuser = \"root\"\ngroup = \"root\"\n\
+     security_driver = \"none\"\ndynamic_ownership = 0\nremember_owner = 0\nnamespaces = []\ncgroup_controllers = []\n";
+
+/// A folder for this process, in which no path of a socket grows too long.
+pub(crate) static FOLDER: LazyLock<PathBuf> = LazyLock::new(|| {
     let base = Path::new(env!("CARGO_TARGET_TMPDIR")).join("agent");
     fs::create_dir_all(&base).unwrap();
     sweep(&base);
     let dir = base.join(std::process::id().to_string());
-    fs::create_dir_all(dir.join("etc")).unwrap();
-    let conf = "stdio_handler = \"file\"\nuser = \"root\"\ngroup = \"root\"\nsecurity_driver = \"none\"\n";
-    fs::write(dir.join("etc/qemu.conf"), conf).unwrap();
-    let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let source = manifest.join("../tests/guest/mini.S");
+    fs::create_dir_all(&dir).unwrap();
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/guest/mini.S");
     run(&dir, "as", &["--32", "-o", "mini.o", source.to_str().unwrap()]);
     run(&dir, "ld", &["-m", "elf_i386", "-Ttext", "0x7c00", "--oformat", "binary", "-o", "mini.bin", "mini.o"]);
+    dir
+});
+
+pub(crate) static HOST: LazyLock<Embedded> = LazyLock::new(|| {
+    let dir = FOLDER.join("embed");
+    fs::create_dir_all(dir.join("etc")).unwrap();
+    fs::write(dir.join("etc/qemu.conf"), QEMU_CONF).unwrap();
     let uri = format!("qemu:///embed?root={}", dir.display());
     let libvirt = Arc::new(Libvirt::new(&uri).unwrap());
-    Host { uri, libvirt, dir }
+    // The driver must be initialized before a test opens a connection of its own to it.
+    libvirt.vms().unwrap();
+    Embedded { host: Host { uri, dir }, libvirt }
 });
 
 /// Removes the folders of earlier runs and kills the guests that they left.
@@ -50,19 +67,18 @@ fn sweep(base: &Path) {
         if Path::new("/proc").join(&pid).exists() {
             continue;
         }
-        for file in fs::read_dir(entry.path().join("run/qemu")).into_iter().flatten().flatten() {
-            let Ok(pid) = fs::read_to_string(file.path()) else { continue };
-            let command = fs::read(format!("/proc/{}/cmdline", pid.trim())).unwrap_or_default();
-            let ours = entry.path().to_string_lossy().into_owned();
+        let ours = entry.path().to_string_lossy().into_owned();
+        for process in fs::read_dir("/proc").unwrap().flatten() {
+            let command = fs::read(process.path().join("cmdline")).unwrap_or_default();
             if String::from_utf8_lossy(&command).contains(&ours) {
-                let _ = Command::new("kill").args(["-9", pid.trim()]).status();
+                let _ = Command::new("kill").arg("-9").arg(process.file_name()).status();
             }
         }
         let _ = fs::remove_dir_all(entry.path());
     }
 }
 
-fn run(dir: &Path, program: &str, args: &[&str]) {
+pub(crate) fn run(dir: &Path, program: &str, args: &[&str]) {
     let output = Command::new(program).args(args).current_dir(dir).output().unwrap();
     assert!(output.status.success(), "{program} {args:?}: {}", String::from_utf8_lossy(&output.stderr));
 }
@@ -84,20 +100,20 @@ pub(crate) struct Guest {
 impl Guest {
     /// Defines a machine with this many disks, off.
     pub(crate) fn new(disks: usize) -> Self {
-        Self::with(disks, "")
+        Self::on(&HOST.host, disks, "")
     }
 
-    /// Defines a machine with more devices.
-    pub(crate) fn with(disks: usize, devices: &str) -> Self {
+    /// Defines a machine with more devices on some host.
+    pub(crate) fn on(host: &Host, disks: usize, devices: &str) -> Self {
         let vm = VmId::from_uuid(Uuid::new_v4());
         let name = vm.to_string()[..8].to_owned();
-        let dir = HOST.dir.join(&name);
+        let dir = host.dir.join(&name);
         fs::create_dir_all(&dir).unwrap();
         let mut disk_xml = String::new();
         // SeaBIOS shows a boot sector only the disks that have a place in the boot order.
         for (order, disk) in (1..).zip(["vda", "vdb", "vdc"]).take(disks) {
             let raw = dir.join(format!("{disk}.raw"));
-            fs::copy(HOST.dir.join("mini.bin"), &raw).unwrap();
+            fs::copy(FOLDER.join("mini.bin"), &raw).unwrap();
             fs::File::options().write(true).open(&raw).unwrap().set_len(64 << 20).unwrap();
             let image = format!("{disk}.qcow2");
             run(&dir, "qemu-img", &["convert", "-O", "qcow2", raw.to_str().unwrap(), &image]);
@@ -114,8 +130,7 @@ impl Guest {
              </devices></domain>",
             dir.join("serial").display()
         );
-        LazyLock::force(&HOST);
-        let connection = Connect::open(Some(&HOST.uri)).unwrap();
+        let connection = Connect::open(Some(&host.uri)).unwrap();
         connection.define_domain_xml(&xml).unwrap();
         Self { vm, dir, connection }
     }
@@ -135,8 +150,11 @@ impl Guest {
 
     /// Has the guest write this to its disks and keep it in RAM.
     pub(crate) fn write(&self, marker: char) {
-        let report = self.ask(&[b'w', marker as u8]);
-        assert_eq!((report.disk, report.ram), (marker, marker));
+        // On a busy machine the answer to an earlier question may come first.
+        let start = Instant::now();
+        while self.ask(&[b'w', marker as u8]).disk != marker {
+            assert!(start.elapsed() < DEADLINE, "the guest did not write within {DEADLINE:?}");
+        }
     }
 
     fn ask(&self, question: &[u8]) -> Report {
@@ -177,6 +195,10 @@ impl Guest {
 
 impl Drop for Guest {
     fn drop(&mut self) {
+        // A connection that was opened before its daemon was killed is of no more use.
+        if !self.connection.is_alive().unwrap_or(false) {
+            return;
+        }
         let Ok(domain) = self.connection.lookup_domain_by_uuid(self.vm.as_uuid()) else { return };
         if domain.is_active().unwrap_or(false) {
             let _ = domain.destroy();

@@ -14,12 +14,12 @@ use snapshot_core::snapshot::{Content, Origin, RecordedState, SnapshotFacts, Sto
 use snapshot_core::vm::{DiskFacts, Nvram, VmFacts, VmState};
 use tokio::sync::Notify;
 
-use crate::hypervisor::inbox::Inbox;
-use crate::hypervisor::{Failure, Hypervisor, Observed, Outline, Versions};
+use snapshot_agent::hypervisor::inbox::Inbox;
+use snapshot_agent::hypervisor::{Failure, Hypervisor, Observed, Outline, PausedBy, Reread, Versions};
 
 /// What goes wrong with one call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fault {
+pub(crate) enum Fault {
     /// It fails and has done nothing.
     Refused,
     /// It has done everything and says that it failed.
@@ -46,7 +46,7 @@ pub enum Fault {
 
 impl Fault {
     /// All of them.
-    pub const ALL: [Fault; 11] = [
+    pub(crate) const ALL: [Fault; 11] = [
         Self::Refused,
         Self::RefusedAfter,
         Self::RefusedHalfway,
@@ -61,39 +61,39 @@ impl Fault {
     ];
 
     /// Whether the process does not outlive it.
-    pub fn is_death(self) -> bool {
+    pub(crate) fn is_death(self) -> bool {
         matches!(self, Self::Dies | Self::DiesAfter | Self::DiesHalfway)
     }
 }
 
 /// A machine of variables.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Machine {
+pub(crate) struct Machine {
     /// Its facts.
-    pub vm: VmFacts,
+    pub(crate) vm: VmFacts,
     /// Its snapshots.
-    pub snapshots: Vec<SnapshotFacts>,
+    pub(crate) snapshots: Vec<SnapshotFacts>,
     /// The number of its run.
-    pub instance: Option<u32>,
-    /// Whether a snapshot that was cut off left it paused.
-    pub left_paused: bool,
+    pub(crate) instance: Option<u32>,
+    /// Why it is paused.
+    pub(crate) paused_by: Option<PausedBy>,
     /// What a guest reads from each disk.
-    pub disks: Vec<char>,
+    pub(crate) disks: Vec<char>,
     /// What is in each disk's image, by snapshot.
-    pub images: Vec<BTreeMap<SnapshotId, char>>,
+    pub(crate) images: Vec<BTreeMap<SnapshotId, char>>,
 }
 
 /// The host, which outlives a process.
 #[derive(Debug, Default)]
-pub struct World {
+pub(crate) struct World {
     /// Its machines.
-    pub machines: BTreeMap<VmId, Machine>,
+    pub(crate) machines: BTreeMap<VmId, Machine>,
     runs: u32,
 }
 
 /// One process's way to the host.
 #[derive(Debug)]
-pub struct Fake {
+pub(crate) struct Fake {
     world: Arc<Mutex<World>>,
     state: Mutex<State>,
     go_on: Condvar,
@@ -110,7 +110,7 @@ struct State {
 }
 
 /// Facts of a machine with two disks that runs.
-pub fn vm_facts() -> VmFacts {
+pub(crate) fn vm_facts() -> VmFacts {
     let disk = |target: &str| DiskFacts {
         target: target.to_owned(),
         path: format!("/images/{target}.qcow2"),
@@ -137,19 +137,28 @@ pub fn vm_facts() -> VmFacts {
 
 impl World {
     /// A host with one machine, in this state.
-    pub fn with_machine(state: VmState) -> Arc<Mutex<Self>> {
+    pub(crate) fn with_machine(state: VmState) -> Arc<Mutex<Self>> {
         let vm = VmFacts { state, ..vm_facts() };
         let instance = (state != VmState::Shutoff).then_some(1);
         let (disks, images) = (vec!['B'; 2], vec![BTreeMap::new(); 2]);
-        let machine = Machine { snapshots: vec![], instance, left_paused: false, disks, images, vm };
+        let machine = Machine { snapshots: vec![], instance, paused_by: None, disks, images, vm };
         let machines = BTreeMap::from([(machine.vm.id, machine)]);
         Arc::new(Mutex::new(Self { machines, runs: 1 }))
     }
 }
 
+impl World {
+    /// Switches a machine on, as somebody else would.
+    pub(crate) fn start(&mut self, vm: VmId) {
+        self.runs += 1;
+        let machine = self.machines.get_mut(&vm).unwrap();
+        (machine.vm.state, machine.instance) = (VmState::Running, Some(self.runs));
+    }
+}
+
 impl Fake {
     /// Reaches this host; the call with this number, from 0, goes wrong.
-    pub fn new(world: &Arc<Mutex<World>>, fault: Option<(usize, Fault)>) -> Self {
+    pub(crate) fn new(world: &Arc<Mutex<World>>, fault: Option<(usize, Fault)>) -> Self {
         let state = Mutex::new(State { fault, ..State::default() });
         let inbox = Inbox::default();
         inbox.set_connected(true);
@@ -157,23 +166,23 @@ impl Fake {
     }
 
     /// Has the call with this number, from 0, wait until [`Fake::go_on`].
-    pub fn stall_at(&self, call: usize) {
+    pub(crate) fn stall_at(&self, call: usize) {
         lock(&self.state).stall = Some(call);
     }
 
     /// Waits until that call is made.
-    pub async fn stalled(&self) {
+    pub(crate) async fn stalled(&self) {
         self.stalled.notified().await;
     }
 
     /// Lets it go on.
-    pub fn go_on(&self) {
+    pub(crate) fn go_on(&self) {
         lock(&self.state).stall = None;
         self.go_on.notify_all();
     }
 
     /// Whether the fault has happened.
-    pub fn is_spent(&self) -> bool {
+    pub(crate) fn is_spent(&self) -> bool {
         lock(&self.state).fault.is_none()
     }
 
@@ -226,7 +235,7 @@ impl Fake {
 }
 
 /// Locks; what panicked as it was told to has left nothing half written.
-pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -288,10 +297,10 @@ impl Machine {
         self.listed(id)?;
         self.disks = self.images.iter().map(|image| image.get(id).copied().unwrap_or('?')).collect();
         self.snapshots.iter_mut().for_each(|snapshot| snapshot.is_current = snapshot.id == *id);
-        (self.vm.state, self.instance) = match then {
-            PowerState::Running => (VmState::Running, Some(run)),
-            PowerState::Paused => (VmState::Paused, Some(run)),
-            PowerState::Off => (VmState::Shutoff, None),
+        (self.vm.state, self.instance, self.paused_by) = match then {
+            PowerState::Running => (VmState::Running, Some(run), None),
+            PowerState::Paused => (VmState::Paused, Some(run), Some(PausedBy::Something)),
+            PowerState::Off => (VmState::Shutoff, None, None),
         };
         Ok(())
     }
@@ -302,7 +311,7 @@ impl Hypervisor for Fake {
         self.call(|world| Ok(world.machines.keys().copied().collect()), |_| {})
     }
 
-    fn observe(&self, vm: VmId) -> Result<Observed, Failure> {
+    fn observe(&self, vm: VmId, _: Reread<'_>) -> Result<Observed, Failure> {
         // Only changes are counted: what a look may be answered with is tried by the others.
         assert!(!lock(&self.state).dead, "this process is dead");
         let mut world = lock(&self.world);
@@ -317,13 +326,17 @@ impl Hypervisor for Fake {
             vm: machine.vm.clone(),
             snapshots,
             instance: machine.instance,
-            left_paused: machine.left_paused,
+            paused_by: machine.paused_by,
             strays: tags.map(ToString::to_string).collect(),
         })
     }
 
+    fn observe_again(&self, before: &Observed) -> Result<Observed, Failure> {
+        self.observe(before.vm.id, Reread::New)
+    }
+
     fn outline(&self, vm: VmId) -> Result<Outline, Failure> {
-        let seen = self.observe(vm)?;
+        let seen = self.observe(vm, Reread::All)?;
         let current = seen.snapshots.iter().find(|snapshot| snapshot.is_current);
         Ok(Outline {
             current: current.map(|snapshot| snapshot.id.to_string()),
@@ -332,12 +345,15 @@ impl Hypervisor for Fake {
     }
 
     fn create_internal(&self, vm: &VmFacts, id: &SnapshotId, label: &Label, memory: bool) -> Result<(), Failure> {
+        let lost = lock(&self.state).fault.is_some_and(|(_, fault)| fault != Fault::RefusedHalfway);
         let halfway = |world: &mut World| {
             let Ok(machine) = machine(world, vm.id) else { return };
             let content = machine.disks[0];
             machine.images[0].insert(id.clone(), content);
             if machine.vm.state == VmState::Running {
-                (machine.vm.state, machine.left_paused) = (VmState::Paused, true);
+                // Sometimes libvirt's daemon dies before it has written down why.
+                let why = if lost { PausedBy::Somebody } else { PausedBy::Snapshot };
+                (machine.vm.state, machine.paused_by) = (VmState::Paused, Some(why));
             }
         };
         self.call(|world| machine(world, vm.id)?.create(id, label, memory), halfway)
@@ -358,7 +374,7 @@ impl Hypervisor for Fake {
         let halfway = |world: &mut World| {
             let Ok(machine) = machine(world, vm) else { return };
             machine.disks[0] = machine.images[0].get(id).copied().unwrap_or('?');
-            (machine.vm.state, machine.instance) = (VmState::Shutoff, None);
+            (machine.vm.state, machine.instance, machine.paused_by) = (VmState::Shutoff, None, None);
         };
         let revert = |world: &mut World| {
             world.runs += 1;
@@ -391,7 +407,7 @@ impl Hypervisor for Fake {
     fn power_off(&self, vm: VmId) -> Result<(), Failure> {
         let off = |world: &mut World| {
             let machine = machine(world, vm)?;
-            (machine.vm.state, machine.instance) = (VmState::Shutoff, None);
+            (machine.vm.state, machine.instance, machine.paused_by) = (VmState::Shutoff, None, None);
             Ok(())
         };
         self.call(off, |_| {})
@@ -400,7 +416,7 @@ impl Hypervisor for Fake {
     fn resume(&self, vm: VmId) -> Result<(), Failure> {
         let resume = |world: &mut World| {
             let machine = machine(world, vm)?;
-            (machine.vm.state, machine.left_paused) = (VmState::Running, false);
+            (machine.vm.state, machine.paused_by) = (VmState::Running, None);
             Ok(())
         };
         self.call(resume, |_| {})

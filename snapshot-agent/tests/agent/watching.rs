@@ -1,12 +1,18 @@
 //! What is known follows the host, whoever changes it.
 
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
+use proto::convert::Inventory;
+use snapshot_agent::hypervisor::Hypervisor;
+use snapshot_agent::locks::Locks;
+use snapshot_agent::machines::{Change, Machines};
+use snapshot_agent::watch::Watch;
+use snapshot_core::ids::VmId;
 use snapshot_core::vm::VmState;
+use tokio_util::sync::CancellationToken;
 
-use super::*;
-use crate::execute::fake::{Fake, World, lock, vm_facts};
-use crate::machines::Change;
+use crate::fake::{Fake, World, lock, vm_facts};
 
 struct Fixture {
     world: Arc<Mutex<World>>,
@@ -114,16 +120,4 @@ async fn a_machine_that_an_operation_has_is_left_to_it() {
     assert_eq!(fixture.machines.get(vm_facts().id).unwrap().vm.name, "desk");
     drop(guard);
     fixture.known(|inventory| inventory.vm.name == "halfway").await;
-}
-
-#[test]
-fn names_that_are_no_ids_do_not_count() {
-    let known = Inventory { vm: vm_facts(), snapshots: vec![] };
-    let outline = |names: &[&str], current: Option<&str>| Outline {
-        snapshots: names.iter().map(|name| (*name).to_owned()).collect(),
-        current: current.map(str::to_owned),
-    };
-    assert!(is_same(&known, &outline(&[], None)));
-    assert!(is_same(&known, &outline(&["a\tb"], Some("a\tb"))));
-    assert!(!is_same(&known, &outline(&["a"], None)));
 }

@@ -18,8 +18,8 @@ use snapshot_core::vm::VmState;
 use tonic::{Code, Status, Streaming};
 use uuid::Uuid;
 
-use crate::agent::{Agent, create, end, id, inventory, spec, with_token};
 use crate::guest::Guest;
+use crate::served::{Agent, create, end, id, inventory, spec, with_token};
 
 fn reason(status: &Status) -> Reason {
     from_status(status, Reason::HostProtocol).reason()
@@ -77,19 +77,15 @@ async fn a_token_opens_what_it_names_and_nothing_else() {
     let agent = Agent::start().await;
     let guest = Guest::new(1);
     let only = |actions: &[Action]| {
-        agent.token(
-            vec![Grant { vm: VmSelector::One(guest.vm), actions: actions.iter().copied().collect() }],
-            0,
-        )
+        agent.token(vec![Grant { vm: VmSelector::One(guest.vm), actions: actions.iter().copied().collect() }], 0)
     };
     let elsewhere = VmId::from_uuid(Uuid::new_v4());
-    let other = agent.token(
-        vec![Grant { vm: VmSelector::One(elsewhere), actions: [Action::Create, Action::Read].into() }],
-        0,
-    );
+    let other =
+        agent.token(vec![Grant { vm: VmSelector::One(elsewhere), actions: [Action::Create, Action::Read].into() }], 0);
     let old = agent.token(vec![], 1000);
     let create = || spec(guest.vm, Request::Create(create(&id())));
-    let save = Request::Revert { snapshot: id(), run_after: RunAfter::AsRecorded, save_current: Some(self::create(&id())) };
+    let save =
+        Request::Revert { snapshot: id(), run_after: RunAfter::AsRecorded, save_current: Some(self::create(&id())) };
     let save = || spec(guest.vm, save.clone());
     let unknown = Spec { vm: elsewhere, ..create() };
     for (spec, token, code, expected) in [
@@ -138,7 +134,9 @@ async fn an_operation_is_followed_again_also_by_the_next_process() {
     while let Some(response) = stream.message().await.unwrap() {
         last = response.event.and_then(|event| event.event);
     }
-    assert!(matches!(last, Some(proto::agent::operation_event::Event::Ended(ended)) if ended.state() == OperationState::Succeeded));
+    assert!(
+        matches!(last, Some(proto::agent::operation_event::Event::Ended(ended)) if ended.state() == OperationState::Succeeded)
+    );
     let cancel = CancelOperationRequest { operation_id: spec.operation.to_string() };
     let late = agent.client.clone().cancel_operation(cancel).await.unwrap_err();
     assert_eq!(reason(&late), Reason::NotCancellable);
@@ -201,29 +199,4 @@ async fn the_host_is_watched() {
         }
     };
     assert_eq!(reason(&status), Reason::ShuttingDown);
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn tmp_bench() {
-    let agent = Agent::start().await;
-    let guest = Guest::new(1);
-    for _ in 0..30 {
-        let a = id();
-        let t = std::time::Instant::now();
-        agent.run(guest.vm, Request::Create(create(&a))).await.unwrap();
-        let c = t.elapsed();
-        let t = std::time::Instant::now();
-        agent.run(guest.vm, Request::Delete { snapshot: a.clone(), scope: DeleteScope::Only, force: false }).await.unwrap();
-        let d = t.elapsed();
-        let vm = snapshot_agent::hypervisor::Hypervisor::observe(&*crate::guest::HOST.libvirt, guest.vm).unwrap().vm;
-        let t = std::time::Instant::now();
-        let label = snapshot_core::description::Label::foreign("a", "b");
-        snapshot_agent::hypervisor::Hypervisor::create_internal(&*crate::guest::HOST.libvirt, &vm, &a, &label, false).unwrap();
-        let lc = t.elapsed();
-        let t = std::time::Instant::now();
-        snapshot_agent::hypervisor::Hypervisor::delete_internal(&*crate::guest::HOST.libvirt, guest.vm, &a).unwrap();
-        let ld = t.elapsed();
-        eprintln!("create {c:?} libvirt {lc:?}  delete {d:?} libvirt {ld:?}");
-    }
-    agent.stop().await;
 }

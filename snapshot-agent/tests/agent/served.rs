@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use capability::{Signer, generate_issuer_key};
+use mtls::TlsFiles;
 use mtls::client::{ClientTimeouts, channel};
 use mtls::dev_ca::{self, Leaf};
-use mtls::TlsFiles;
 use proto::agent::agent_service_client::AgentServiceClient;
 use proto::agent::operation_event::{Ended, Event};
 use proto::agent::{StartOperationRequest, StartOperationResponse, VmInventory};
@@ -51,6 +51,10 @@ fn files(dir: &Path, stem: &str) -> TlsFiles {
 
 impl Agent {
     pub(crate) async fn start() -> Self {
+        Self::start_on(Arc::clone(&HOST.libvirt) as Arc<dyn Hypervisor>).await
+    }
+
+    pub(crate) async fn start_on(hypervisor: Arc<dyn Hypervisor>) -> Self {
         // With RUST_LOG a test tells what the agent does.
         let filter = tracing_subscriber::EnvFilter::from_default_env();
         let _ = tracing_subscriber::fmt().with_env_filter(filter).with_test_writer().try_init();
@@ -64,7 +68,7 @@ impl Agent {
         let leaves = [leaf("agent", "agent/alpha"), leaf("api", "snapshot-api"), leaf("other", "gateway")];
         dev_ca::create(&dir.path().join("tls"), "example.test", &leaves, 1, false).unwrap();
         generate_issuer_key(&dir.path().join("ravada.pem"), &dir.path().join("ravada.jwks.json"), "k1").unwrap();
-        Self::start_in(dir, Arc::clone(&HOST.libvirt) as Arc<dyn Hypervisor>).await
+        Self::start_in(dir, hypervisor).await
     }
 
     pub(crate) async fn start_in(dir: Arc<TempDir>, hypervisor: Arc<dyn Hypervisor>) -> Self {
@@ -126,11 +130,7 @@ impl Agent {
         self.token(vec![Grant { vm: VmSelector::Any, actions }], 0)
     }
 
-    pub(crate) async fn begin(
-        &self,
-        spec: &Spec,
-        token: &str,
-    ) -> Result<Streaming<StartOperationResponse>, Status> {
+    pub(crate) async fn begin(&self, spec: &Spec, token: &str) -> Result<Streaming<StartOperationResponse>, Status> {
         let request = with_token(StartOperationRequest { spec: Some(spec.into()) }, token);
         Ok(self.client.clone().start_operation(request).await?.into_inner())
     }

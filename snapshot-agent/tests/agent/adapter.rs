@@ -1,6 +1,6 @@
 //! What libvirt does when it is asked for each of the steps.
 
-use snapshot_agent::hypervisor::{Failure, Hypervisor};
+use snapshot_agent::hypervisor::{Failure, Hypervisor, PausedBy, Reread};
 use snapshot_core::description::Label;
 use snapshot_core::ids::SnapshotId;
 use snapshot_core::plan::PowerState;
@@ -37,13 +37,13 @@ fn the_story_off_and_running_and_paused() {
             _ => {}
         }
         let memory = state != VmState::Shutoff;
-        let before = libvirt.observe(guest.vm).unwrap();
+        let before = libvirt.observe(guest.vm, Reread::New).unwrap();
         assert_eq!((before.vm.state, before.vm.disks.len()), (state, 2));
-        assert!(!before.left_paused);
+        assert_eq!(before.paused_by, (state == VmState::Paused).then_some(PausedBy::Somebody));
         assert!(before.vm.disks[0].capacity_bytes == 64 << 20 && before.vm.disks[0].free_bytes.is_some());
         let id = id();
         libvirt.create_internal(&before.vm, &id, &label("before <exam>"), memory).unwrap();
-        let seen = libvirt.observe(guest.vm).unwrap();
+        let seen = libvirt.observe(guest.vm, Reread::New).unwrap();
         assert_eq!(seen.vm.state, state);
         let snapshot = seen.snapshot(&id).unwrap();
         assert!(seen.has_whole(&id) && snapshot.is_current && seen.strays.is_empty());
@@ -59,7 +59,7 @@ fn the_story_off_and_running_and_paused() {
         assert_eq!(snapshot.vm_state, recorded);
 
         libvirt.write_label(guest.vm, &id, &label("renamed")).unwrap();
-        let seen = libvirt.observe(guest.vm).unwrap();
+        let seen = libvirt.observe(guest.vm, Reread::New).unwrap();
         assert_eq!(seen.snapshot(&id).unwrap().label, label("renamed"));
         assert!(seen.snapshot(&id).unwrap().is_current);
 
@@ -73,9 +73,9 @@ fn the_story_off_and_running_and_paused() {
         let report = guest.report();
         assert_eq!((report.disk, report.second), ('A', Some('A')), "{state:?}");
         assert_eq!(report.ram, 'A', "{state:?}");
-        assert_eq!(libvirt.observe(guest.vm).unwrap().vm.state, VmState::Running);
+        assert_eq!(libvirt.observe(guest.vm, Reread::New).unwrap().vm.state, VmState::Running);
         libvirt.delete_internal(guest.vm, &id).unwrap();
-        let seen = libvirt.observe(guest.vm).unwrap();
+        let seen = libvirt.observe(guest.vm, Reread::New).unwrap();
         assert!(seen.snapshots.is_empty() && seen.strays.is_empty());
         assert_eq!(libvirt.delete_internal(guest.vm, &id), Err(Failure::SnapshotGone));
         libvirt.power_off(guest.vm).unwrap();
@@ -89,7 +89,7 @@ fn a_stray_is_seen_and_removed_on_and_off() {
     let libvirt = &*HOST.libvirt;
     for running in [false, true] {
         let kept = id();
-        let seen = libvirt.observe(guest.vm).unwrap();
+        let seen = libvirt.observe(guest.vm, Reread::New).unwrap();
         libvirt.create_internal(&seen.vm, &kept, &label("kept"), false).unwrap();
         let stray = id();
         let image = guest.dir.join("vdb.qcow2");
@@ -98,10 +98,10 @@ fn a_stray_is_seen_and_removed_on_and_off() {
         if running {
             guest.start();
         }
-        let seen = libvirt.observe(guest.vm).unwrap();
+        let seen = libvirt.observe(guest.vm, Reread::New).unwrap();
         assert!(seen.has_stray(&stray) && seen.snapshot(&stray).is_none());
         libvirt.remove_stray(&seen.vm, &stray).unwrap();
-        let seen = libvirt.observe(guest.vm).unwrap();
+        let seen = libvirt.observe(guest.vm, Reread::New).unwrap();
         assert!(seen.strays.is_empty() && seen.snapshot(&stray).is_none());
         assert!(seen.has_whole(&kept) && seen.snapshot(&kept).unwrap().is_current);
     }
@@ -111,16 +111,16 @@ fn a_stray_is_seen_and_removed_on_and_off() {
 fn lost_data_is_seen() {
     let guest = Guest::new(2);
     let libvirt = &*HOST.libvirt;
-    let vm = libvirt.observe(guest.vm).unwrap().vm;
+    let vm = libvirt.observe(guest.vm, Reread::New).unwrap().vm;
     let id = id();
     libvirt.create_internal(&vm, &id, &label("x"), false).unwrap();
     let image = guest.dir.join("vdb.qcow2");
     let made = std::process::Command::new("qemu-img").args(["snapshot", "-d", id.as_str()]).arg(image).status();
     assert!(made.unwrap().success());
-    let seen = libvirt.observe(guest.vm).unwrap();
+    let seen = libvirt.observe(guest.vm, Reread::New).unwrap();
     assert_eq!(seen.snapshot(&id).unwrap().broken, Some(snapshot_core::Reason::SnapshotBroken));
     libvirt.delete_internal(guest.vm, &id).unwrap();
-    let seen = libvirt.observe(guest.vm).unwrap();
+    let seen = libvirt.observe(guest.vm, Reread::New).unwrap();
     assert!(seen.snapshots.is_empty() && seen.strays.is_empty());
 }
 
@@ -132,7 +132,7 @@ fn what_is_not_there_is_told_apart() {
     assert!(libvirt.vms().unwrap().contains(&guest.vm));
     let gone = guest.vm;
     drop(guest);
-    assert_eq!(libvirt.observe(gone), Err(Failure::VmGone));
+    assert_eq!(libvirt.observe(gone, Reread::New), Err(Failure::VmGone));
     assert_eq!(libvirt.delete_internal(gone, &id()), Err(Failure::VmGone));
     assert!(!libvirt.versions().unwrap().qemu.is_empty());
 }

@@ -6,20 +6,27 @@
 mod faults;
 
 use std::collections::BTreeMap;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use proto::convert::Spec;
-use snapshot_core::authority::{Action, Caller, Ceiling, Claims, Grant, VmSelector, authorize};
-use snapshot_core::ids::{SnapshotId, VmId};
+use snapshot_agent::execute::Executor;
+use snapshot_agent::execute::operation::{Operation, Phase};
+use snapshot_agent::hypervisor::Hypervisor;
+use snapshot_agent::journal::{Ended, Journal};
+use snapshot_agent::locks::Locks;
+use snapshot_agent::machines::Machines;
+use snapshot_core::authority::{Action, Caller, Ceiling, Claims, Grant, Permit, VmSelector, authorize};
+use snapshot_core::ids::{OperationId, SnapshotId, VmId};
 use snapshot_core::operation::{Create, DeleteScope, Outcome, Request, RunAfter};
+use snapshot_core::policy::HostPolicy;
 use snapshot_core::text::{Description, DisplayName};
 use snapshot_core::vm::VmState;
+use snapshot_core::{Error, Reason};
 use tempfile::TempDir;
 use uuid::Uuid;
 
-use super::fake::{Fake, Fault, Machine, World, lock, vm_facts};
-use super::*;
-use crate::journal::Ended;
+use crate::fake::{Fake, Fault, Machine, World, lock, vm_facts};
 
 /// One process of an agent, and the state folder that outlives it.
 struct Agent {

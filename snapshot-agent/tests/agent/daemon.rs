@@ -1,0 +1,175 @@
+//! A libvirt daemon that is killed, and what becomes of the agent and of the guests.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use proto::v1::OperationState;
+use snapshot_agent::hypervisor::libvirt::Libvirt;
+use snapshot_agent::hypervisor::{Failure, Hypervisor, Reread};
+use snapshot_core::operation::{Request, RunAfter};
+use snapshot_core::vm::VmState;
+use tonic::Code;
+
+use crate::guest::{FOLDER, Guest, Host, QEMU_CONF};
+use crate::served::{Agent, create, id, inventory};
+
+const DEADLINE: Duration = Duration::from_secs(60);
+
+/// A daemon of this test's own: libvirtd has its folders compiled in, so it gets a mount namespace in which the test's
+/// folders lie over them. Each start makes the same folders appear at the same places, so it finds its guests again.
+struct Daemon {
+    host: Host,
+    process: Child,
+}
+
+impl Daemon {
+    fn start() -> Self {
+        let dir = FOLDER.join("daemon");
+        for folder in ["run", "lib", "etc/qemu", "log", "cache"] {
+            fs::create_dir_all(dir.join(folder)).unwrap();
+        }
+        fs::write(dir.join("etc/qemu.conf"), QEMU_CONF).unwrap();
+        let conf = format!("unix_sock_dir = \"{}\"\nauth_unix_ro = \"none\"\nauth_unix_rw = \"none\"\n", dir.display());
+        fs::write(dir.join("libvirtd.conf"), conf).unwrap();
+        let uri = format!("qemu+unix:///system?socket={}", dir.join("libvirt-sock").display());
+        let process = Self::launch(&dir);
+        let daemon = Self { host: Host { uri, dir }, process };
+        daemon.ready();
+        daemon
+    }
+
+    fn launch(dir: &PathBuf) -> Child {
+        let mut script = "mount --make-rprivate /\n".to_owned();
+        for (folder, over) in [
+            ("run", "/run/libvirt"),
+            ("lib", "/var/lib/libvirt"),
+            ("etc", "/etc/libvirt"),
+            ("log", "/var/log/libvirt"),
+            ("cache", "/var/cache/libvirt"),
+        ] {
+            script += &format!("mkdir -p {over} && mount --bind {folder} {over}\n");
+        }
+        script += &format!("exec libvirtd -f {0}/libvirtd.conf -p {0}/pid\n", dir.display());
+        let mut command = Command::new("unshare");
+        command.args(["-m", "bash", "-ec", &script]).current_dir(dir);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(fs::File::create(dir.join("stderr")).unwrap());
+        command.spawn().unwrap()
+    }
+
+    fn ready(&self) {
+        let start = Instant::now();
+        while virt::connect::Connect::open(Some(&self.host.uri)).is_err() {
+            assert!(start.elapsed() < DEADLINE, "{}", fs::read_to_string(self.host.dir.join("stderr")).unwrap());
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    fn kill(&mut self) {
+        self.process.kill().unwrap();
+        self.process.wait().unwrap();
+    }
+
+    fn start_again(&mut self) {
+        self.process = Self::launch(&self.host.dir);
+        self.ready();
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+async fn connected(libvirt: &Libvirt, expected: bool) {
+    let mut connected = libvirt.inbox().connected();
+    let wait = connected.wait_for(|connected| *connected == expected);
+    tokio::time::timeout(DEADLINE, wait).await.expect("in time").unwrap();
+}
+
+/// Kills the daemon in the middle of what QEMU is asked to do: QEMU is stopped first, so that it is the middle.
+fn kill_in_the_middle(daemon: &mut Daemon, guest: &Guest, after: Duration) {
+    let name = guest.vm.to_string()[..8].to_owned();
+    let pid = fs::read_to_string(daemon.host.dir.join(format!("run/qemu/{name}.pid"))).unwrap();
+    let signal = |signal: &str| assert!(Command::new("kill").args([signal, pid.trim()]).status().unwrap().success());
+    std::thread::sleep(after);
+    signal("-STOP");
+    daemon.kill();
+    signal("-CONT");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn operations_outlive_the_daemon() {
+    let mut daemon = Daemon::start();
+    let libvirt = Arc::new(Libvirt::new(&daemon.host.uri).unwrap());
+    connected(&libvirt, true).await;
+    let agent = Agent::start_on(Arc::clone(&libvirt) as Arc<dyn Hypervisor>).await;
+    let guest = Guest::on(&daemon.host, 2, "");
+    let vm = guest.vm;
+    guest.start();
+    guest.write('A');
+    let first = id();
+    let ended = agent.run(vm, Request::Create(create(&first))).await.unwrap();
+    assert_eq!(ended.state(), OperationState::Succeeded, "{:?}", ended.error);
+    guest.write('B');
+
+    // Gone and back, with nothing under way.
+    daemon.kill();
+    connected(&libvirt, false).await;
+    assert!(matches!(libvirt.observe(vm, Reread::New), Err(Failure::Unreachable(_))));
+    daemon.start_again();
+    connected(&libvirt, true).await;
+    assert!(libvirt.observe(vm, Reread::New).unwrap().has_whole(&first));
+
+    // Killed while a snapshot is taken: it is whole or nothing is left of it, and the guest runs on.
+    for millis in [3, 6, 9, 12, 15, 18, 21, 24, 27, 30, 33, 36, 40, 45, 50, 60, 70, 90] {
+        let (second, agent) = (id(), &agent);
+        let (ended, ()) = tokio::join!(agent.run(vm, Request::Create(create(&second))), async {
+            tokio::task::block_in_place(|| {
+                kill_in_the_middle(&mut daemon, &guest, Duration::from_millis(millis));
+                daemon.start_again();
+            });
+        });
+        connected(&libvirt, true).await;
+        let seen = libvirt.observe(vm, Reread::All).unwrap();
+        let ended = match ended {
+            Ok(ended) => ended,
+            Err(refusal) => {
+                // The daemon was gone before the operation was taken on.
+                assert_eq!(refusal.code(), Code::Unavailable, "{refusal:?}");
+                assert!(seen.vm.state == VmState::Running && seen.snapshot(&second).is_none());
+                continue;
+            }
+        };
+        assert_eq!(seen.vm.state, VmState::Running, "{millis} ms: {ended:?}");
+        assert!(seen.strays.is_empty(), "{millis} ms: {:?}", seen.strays);
+        let is_there = ended.state() == OperationState::Succeeded;
+        assert_eq!(seen.has_whole(&second), is_there, "{millis} ms: {ended:?}");
+        assert_eq!(seen.snapshots.len(), inventory(ended.inventory).snapshots.len());
+        assert_eq!(guest.report().disk, 'B');
+    }
+
+    // Killed in the middle of a revert: it is finished.
+    for millis in [30, 150, 400, 800] {
+        guest.write('B');
+        let request = Request::Revert { snapshot: first.clone(), run_after: RunAfter::AsRecorded, save_current: None };
+        let agent = &agent;
+        let (ended, ()) = tokio::join!(agent.run(vm, request), async {
+            tokio::time::sleep(Duration::from_millis(millis)).await;
+            tokio::task::block_in_place(|| {
+                daemon.kill();
+                daemon.start_again();
+            });
+        });
+        let ended = ended.unwrap();
+        assert_eq!(ended.state(), OperationState::Succeeded, "{millis} ms: {:?}", ended.error);
+        let report = guest.report();
+        assert_eq!((report.disk, report.ram, report.second), ('A', 'A', Some('A')), "{millis} ms");
+    }
+    libvirt.power_off(vm).unwrap();
+    agent.stop().await;
+}

@@ -1,0 +1,20 @@
+//! The agent on real guests, and on a host of variables where something has to go wrong.
+//!
+//! One binary, because the embedded libvirt driver serves one process one root.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "clippy knows test functions, not their helpers; what panics here is a failed test"
+)]
+
+mod adapter;
+mod contract;
+mod daemon;
+mod fake;
+mod guest;
+mod operations;
+mod served;
+mod service;
+mod watching;

@@ -1,6 +1,0 @@
-//! The agent on real guests.
-
-mod adapter;
-mod agent;
-mod guest;
-mod service;
