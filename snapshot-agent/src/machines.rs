@@ -17,6 +17,16 @@ use crate::hypervisor::Versions;
 pub struct Machines {
     state: Mutex<State>,
     synced: watch::Sender<bool>,
+    rereading: watch::Sender<Rereading>,
+}
+
+/// How often all machines were asked to be looked at again, and up to which asking that was done.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Rereading {
+    /// The number of the last asking.
+    pub asked: u64,
+    /// The number of the last asking after which every machine was looked at.
+    pub done: u64,
 }
 
 #[derive(Debug, Default)]
@@ -50,7 +60,7 @@ pub struct Subscription {
 
 impl Default for Machines {
     fn default() -> Self {
-        Self { state: Mutex::default(), synced: watch::Sender::new(false) }
+        Self { state: Mutex::default(), synced: watch::Sender::new(false), rereading: watch::Sender::default() }
     }
 }
 
@@ -102,6 +112,28 @@ impl Machines {
     /// Every machine has been seen, or the hypervisor was lost.
     pub fn set_synced(&self, synced: bool) {
         self.synced.send_if_modified(|now| std::mem::replace(now, synced) != synced);
+    }
+
+    /// Has every machine looked at again, whatever is known of it, and waits until that is done.
+    pub async fn reread(&self) {
+        let mut rereading = self.rereading.subscribe();
+        let mut mine = 0;
+        self.rereading.send_modify(|rereading| {
+            rereading.asked += 1;
+            mine = rereading.asked;
+        });
+        // The sender lives as long as `self`.
+        let _ = rereading.wait_for(|rereading| rereading.done >= mine).await;
+    }
+
+    /// Tells when somebody asks for every machine to be looked at again.
+    pub fn rereading(&self) -> watch::Receiver<Rereading> {
+        self.rereading.subscribe()
+    }
+
+    /// Every machine was looked at after this asking.
+    pub fn set_reread(&self, asked: u64) {
+        self.rereading.send_modify(|rereading| rereading.done = rereading.done.max(asked));
     }
 
     /// Subscribes; every machine that is known counts as changed at first.

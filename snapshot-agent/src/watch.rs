@@ -50,6 +50,10 @@ pub struct Watch {
     /// The machine whose turn it was last.
     last_turn: Option<VmId>,
     scanning: bool,
+    /// The number of the asking for everything to be looked at that the scan under way, or what follows it, answers.
+    answering: u64,
+    /// The same for the machines in `unseen`.
+    looking_for: u64,
     tasks: JoinSet<Done>,
 }
 
@@ -82,6 +86,8 @@ impl Watch {
             unseen: None,
             last_turn: None,
             scanning: false,
+            answering: 0,
+            looking_for: 0,
             tasks: JoinSet::new(),
         }
     }
@@ -91,6 +97,7 @@ impl Watch {
         let hypervisor = Arc::clone(&self.hypervisor);
         let mut connected = hypervisor.inbox().connected();
         connected.mark_changed();
+        let mut rereading = self.machines.rereading();
         let mut tick = interval(every);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -106,6 +113,7 @@ impl Watch {
                     let connected = *connected.borrow_and_update();
                     self.set_connected(connected);
                 }
+                Ok(()) = rereading.changed() => if self.is_asked() { self.begin_scan() },
                 _ = tick.tick() => self.begin_turn(),
             }
         }
@@ -135,6 +143,7 @@ impl Watch {
 
     fn begin_scan(&mut self) {
         if !std::mem::replace(&mut self.scanning, true) {
+            self.answering = self.machines.rereading().borrow().asked;
             let (hypervisor, machines) = (Arc::clone(&self.hypervisor), Arc::clone(&self.machines));
             self.tasks.spawn_blocking(move || Done::Scanned(scan(&*hypervisor, &machines)));
         }
@@ -222,7 +231,17 @@ impl Watch {
         }
     }
 
+    /// Whether somebody waits for everything to be looked at again.
+    fn is_asked(&self) -> bool {
+        let rereading = *self.machines.rereading().borrow();
+        rereading.asked > rereading.done
+    }
+
     fn see(&mut self, vm: VmId) {
+        // A look that began before everything was asked for is followed by another.
+        if self.queue.contains(&vm) {
+            return;
+        }
         let Some(unseen) = &mut self.unseen else { return };
         unseen.remove(&vm);
         self.check_synced();
@@ -232,7 +251,11 @@ impl Watch {
         if self.unseen.as_ref().is_some_and(BTreeSet::is_empty) {
             self.unseen = None;
             self.machines.set_synced(true);
-            tracing::info!(machines = self.machines.ids().len(), "synced");
+            self.machines.set_reread(self.looking_for);
+            tracing::info!(machines = self.machines.ids().len(), "every machine was looked at");
+            if self.is_asked() {
+                self.begin_scan();
+            }
         }
     }
 
@@ -242,8 +265,10 @@ impl Watch {
         for gone in self.machines.ids().into_iter().filter(|id| !scan.all.contains(id)) {
             self.queue.insert(gone);
         }
-        if connected && self.unseen.is_none() && !*self.machines.synced().borrow() {
-            // The first since the hypervisor was reached: look at everything.
+        let all_wanted = !*self.machines.synced().borrow() || self.is_asked();
+        if connected && self.unseen.is_none() && all_wanted {
+            // The first since the hypervisor was reached, or somebody asked: look at everything.
+            self.looking_for = self.answering;
             self.queue.extend(&scan.all);
             self.thorough.extend(&scan.all);
             self.unseen = Some(scan.all);

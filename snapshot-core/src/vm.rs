@@ -86,6 +86,15 @@ impl VmFacts {
         matches!(self.state, VmState::Running | VmState::Paused)
     }
 
+    /// The same without the numbers that change by themselves while a guest works: what is taken and free on the host.
+    pub fn without_usage(&self) -> Self {
+        let mut steady = self.clone();
+        for disk in &mut steady.disks {
+            (disk.allocation_bytes, disk.free_bytes) = (0, None);
+        }
+        steady
+    }
+
     /// The disks a snapshot has to hold.
     pub fn writable_disks(&self) -> impl Iterator<Item = &DiskFacts> {
         self.disks.iter().filter(|disk| !disk.read_only)

@@ -1,6 +1,6 @@
 //! WatchHost: the host, every machine on it, then every change.
 //!
-//! The stream begins once every machine has been seen, and ends with an error when the hypervisor is lost: what was known
+//! The stream begins once every machine has been looked at for it, and ends with an error when the hypervisor is lost: what was known
 //! may then no longer be so, and the caller should not take it for the truth.
 
 use std::time::Duration;
@@ -33,6 +33,10 @@ pub(crate) async fn handle(
     let mut synced = agent.machines.synced();
     let all_seen = timeout(SYNC_WAIT, synced.wait_for(|synced| *synced)).await;
     if !all_seen.is_ok_and(|result| result.is_ok()) {
+        return Err(unreachable());
+    }
+    // What no event tells of, such as a snapshot that somebody took of a machine that is off, is found by looking.
+    if timeout(SYNC_WAIT, agent.machines.reread()).await.is_err() {
         return Err(unreachable());
     }
     let (sender, receiver) = mpsc::channel(WAITING);

@@ -126,7 +126,7 @@ async fn operations_outlive_the_daemon() {
     assert!(libvirt.observe(vm, Reread::New).unwrap().has_whole(&first));
 
     // Killed while a snapshot is taken: it is whole or nothing is left of it, and the guest runs on.
-    for millis in [3, 6, 9, 12, 15, 18, 21, 24, 27, 30, 33, 36, 40, 45, 50, 60, 70, 90] {
+    for millis in [3, 9, 15, 21, 30, 40, 60, 90] {
         let (second, agent) = (id(), &agent);
         let (ended, ()) = tokio::join!(agent.run(vm, Request::Create(create(&second))), async {
             tokio::task::block_in_place(|| {
@@ -154,7 +154,7 @@ async fn operations_outlive_the_daemon() {
     }
 
     // Killed in the middle of a revert: it is finished.
-    for millis in [30, 150, 400, 800] {
+    for millis in [30, 150, 600] {
         guest.write('B');
         let request = Request::Revert { snapshot: first.clone(), run_after: RunAfter::AsRecorded, save_current: None };
         let agent = &agent;

@@ -117,13 +117,12 @@ fn held_elsewhere(job: &Job<'_>, host: &HostId, vm: &VmFacts) -> Result<bool, St
     Ok(other.map(|facts| from_json::<VmFacts>(&facts)).transpose()?.is_some_and(|facts| facts.is_active()))
 }
 
+/// Numbers that change by themselves are written down, and are no change that anybody is told of.
 fn put_vm(job: &mut Job<'_>, host: &HostId, vm: &VmFacts, now_ms: i64) -> Result<Corrections, StoreError> {
-    let sql = "SELECT 1 FROM vms WHERE id = ?1 AND host = ?2 AND facts = ?3";
     let facts = to_json(vm)?;
-    let same = job.connection.prepare_cached(sql)?.exists((vm.id.to_string(), host.as_str(), &facts))?;
-    if same {
-        let sql = "UPDATE vms SET observe_time = ?2 WHERE id = ?1";
-        job.connection.prepare_cached(sql)?.execute((vm.id.to_string(), now_ms))?;
+    if known_vm(job, host, vm.id)?.is_some_and(|known| known.without_usage() == vm.without_usage()) {
+        let sql = "UPDATE vms SET facts = ?2, observe_time = ?3 WHERE id = ?1";
+        job.connection.prepare_cached(sql)?.execute((vm.id.to_string(), facts, now_ms))?;
         return Ok(0);
     }
     let revision = job.revision()?;
@@ -132,6 +131,12 @@ fn put_vm(job: &mut Job<'_>, host: &HostId, vm: &VmFacts, now_ms: i64) -> Result
                observe_time = excluded.observe_time, revision = excluded.revision";
     job.connection.prepare_cached(sql)?.execute((vm.id.to_string(), host.as_str(), facts, now_ms, revision))?;
     Ok(1)
+}
+
+fn known_vm(job: &Job<'_>, host: &HostId, vm: VmId) -> Result<Option<VmFacts>, StoreError> {
+    let mut statement = job.connection.prepare_cached("SELECT facts FROM vms WHERE id = ?1 AND host = ?2")?;
+    let facts: Option<String> = statement.query_row((vm.to_string(), host.as_str()), |row| row.get(0)).optional()?;
+    facts.as_deref().map(from_json).transpose()
 }
 
 struct Known {

@@ -74,3 +74,27 @@ async fn a_page_goes_on_after_rows_were_inserted_and_removed() {
     let rest = store.snapshots(vm_id(1), first[1].seq, 10).unwrap();
     assert_eq!(rest.iter().map(|row| row.facts.id.to_string()).collect::<Vec<_>>(), ["c", "d"]);
 }
+
+#[tokio::test]
+async fn space_that_comes_and_goes_is_kept_and_is_no_change() {
+    let (store, _folder) = open();
+    let with_free = |free: u64| {
+        let mut inventory = inventory(1, &[]);
+        inventory.vm.disks = vec![snapshot_core::vm::DiskFacts {
+            target: "vda".to_owned(),
+            path: "/images/vda.qcow2".to_owned(),
+            format: "qcow2".to_owned(),
+            read_only: false,
+            has_backing_file: false,
+            capacity_bytes: 1,
+            allocation_bytes: free,
+            free_bytes: Some(free),
+        }];
+        inventory
+    };
+    store.put_inventory(host(), with_free(10), 0).await.unwrap();
+    let before = store.vm(vm_id(1)).unwrap().revision;
+    assert_eq!(store.put_inventory(host(), with_free(20), 1).await.unwrap(), 0);
+    let row = store.vm(vm_id(1)).unwrap();
+    assert_eq!((row.revision, row.facts.disks[0].free_bytes), (before, Some(20)));
+}
