@@ -63,7 +63,8 @@ apt_install() {
   say "installing ${missing[*]}"
   apt_update
   as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends --no-remove \
-    -o Dpkg::Options::=--force-confdef -o Dpkg::Options::=--force-confold "${from[@]}" "${missing[@]}" </dev/null >/dev/null
+    -o Dpkg::Options::=--force-confdef -o Dpkg::Options::=--force-confold \
+    "${from[@]}" "${missing[@]}" </dev/null >/dev/null
 }
 
 # As apt_install, for libvirt and QEMU. Debian 12's own libvirt is 9.0, which can neither revert nor delete external
@@ -74,7 +75,8 @@ apt_install_newer() {
   look_for "$@" || return 0
   if [ "$release" = 'debian 12' ]; then
     add_backports
-    printf '%s\n' 'Package: src:libvirt src:qemu src:seabios' 'Pin: release n=bookworm-backports' 'Pin-Priority: 600' >"$pins"
+    printf '%s\n' 'Package: src:libvirt src:qemu src:seabios' 'Pin: release n=bookworm-backports' \
+      'Pin-Priority: 600' >"$pins"
     from=(-o "Dir::Etc::preferences=$pins")
   fi
   apt_install "$@"

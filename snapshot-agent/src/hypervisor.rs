@@ -114,9 +114,9 @@ impl Observed {
         self.strays.contains(id.as_str())
     }
 
-    /// What of it goes to the API.
+    /// What of it goes to the API; it gets its number when it is published.
     pub fn inventory(&self) -> Inventory {
-        Inventory { vm: self.vm.clone(), snapshots: self.snapshots.clone() }
+        Inventory { vm: self.vm.clone(), snapshots: self.snapshots.clone(), sequence: 0 }
     }
 }
 

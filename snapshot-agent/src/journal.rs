@@ -33,8 +33,10 @@ const EXTENSION: &str = "jsonl";
 const SPARE: &str = "spare";
 const SET_ASIDE: &str = "unreadable";
 
-/// How many files are made in advance: as many as may be taken on before one has ended.
-const SPARES: usize = 4;
+/// How many files are made in advance, and how few may be left before more are made. Many at once share one sync of the
+/// folder, which holds up whatever else is synced on that disk, such as the images.
+const SPARES: usize = 64;
+const SPARES_LEAST: usize = 16;
 
 /// The most ended operations that are kept, and for how long.
 const KEPT: usize = 1000;
@@ -148,7 +150,8 @@ impl Journal {
 
     /// Makes files for the next operations. Slow, so it is done when none is waited for.
     pub fn make_spares(&self) -> io::Result<()> {
-        let missing = SPARES.saturating_sub(self.spares().len());
+        let left = self.spares().len();
+        let missing = if left < SPARES_LEAST { SPARES - left } else { 0 };
         let made = (0..missing).map(|_| self.make_spare()).collect::<io::Result<Vec<_>>>()?;
         if !made.is_empty() {
             File::open(&self.dir)?.sync_all()?;

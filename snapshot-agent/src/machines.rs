@@ -32,6 +32,8 @@ pub struct Rereading {
 #[derive(Debug, Default)]
 struct State {
     known: BTreeMap<VmId, Arc<Inventory>>,
+    /// How many inventories were published: the number of the last.
+    published: u64,
     subscribers: Vec<Weak<Subscriber>>,
     versions: Versions,
 }
@@ -66,12 +68,15 @@ impl Default for Machines {
 
 impl Machines {
     /// A machine is now so.
-    pub fn publish(&self, inventory: Inventory) {
+    pub fn publish(&self, mut inventory: Inventory) {
         let vm = inventory.vm.id;
         let mut state = self.lock();
-        if state.known.get(&vm).is_some_and(|known| **known == inventory) {
+        let same = |known: &Arc<Inventory>| known.vm == inventory.vm && known.snapshots == inventory.snapshots;
+        if state.known.get(&vm).is_some_and(same) {
             return;
         }
+        state.published += 1;
+        inventory.sequence = state.published;
         state.known.insert(vm, Arc::new(inventory));
         state.tell(vm);
     }
@@ -201,7 +206,7 @@ pub(crate) mod tests {
     }
 
     fn inventory(n: u128, name: &str) -> Inventory {
-        Inventory { vm: vm(n, name), snapshots: vec![] }
+        Inventory { vm: vm(n, name), snapshots: vec![], sequence: 0 }
     }
 
     #[tokio::test]
@@ -210,14 +215,16 @@ pub(crate) mod tests {
         machines.publish(inventory(1, "a"));
         machines.publish(inventory(2, "b"));
         let subscription = machines.subscribe();
-        assert_eq!(subscription.next().await, Change::Is(Arc::new(inventory(1, "a"))));
-        assert_eq!(subscription.next().await, Change::Is(Arc::new(inventory(2, "b"))));
+        let told =
+            |n: u128, name: &str, sequence: u64| Change::Is(Arc::new(Inventory { sequence, ..inventory(n, name) }));
+        assert_eq!(subscription.next().await, told(1, "a", 1));
+        assert_eq!(subscription.next().await, told(2, "b", 2));
         assert_eq!(subscription.try_next(), None);
         for name in ["x", "y", "z"] {
             machines.publish(inventory(1, name));
         }
         machines.publish(inventory(2, "b"));
-        assert_eq!(subscription.next().await, Change::Is(Arc::new(inventory(1, "z"))));
+        assert_eq!(subscription.next().await, told(1, "z", 5));
         assert_eq!(subscription.try_next(), None);
         let gone = inventory(2, "b").vm.id;
         machines.remove(gone);

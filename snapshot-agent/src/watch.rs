@@ -310,7 +310,7 @@ mod tests {
 
     #[test]
     fn names_that_are_no_ids_do_not_count() {
-        let known = Inventory { vm: crate::machines::tests::vm(1, "desk"), snapshots: vec![] };
+        let known = Inventory { vm: crate::machines::tests::vm(1, "desk"), snapshots: vec![], sequence: 0 };
         let outline = |names: &[&str], current: Option<&str>| Outline {
             snapshots: names.iter().map(|name| (*name).to_owned()).collect(),
             current: current.map(str::to_owned),

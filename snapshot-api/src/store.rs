@@ -10,6 +10,7 @@
 
 mod hosts;
 mod inventory;
+mod marks;
 mod operations;
 mod readers;
 mod rows;

@@ -34,7 +34,7 @@ const EFFECTS: &[&str] = &["tokio", "tonic", "prost", "rusqlite", "virt", "virt-
 const CONFINED: &[(&str, &[&str])] = &[
     ("rusqlite::", &["snapshot-api/src/store"]),
     // The agent's own contract test defines and starts its guest by libvirt's calls.
-    ("virt::", &["snapshot-agent/src/hypervisor", "snapshot-agent/tests/real"]),
+    ("virt::", &["snapshot-agent/src/hypervisor", "snapshot-agent/tests/agent"]),
     ("virt_sys::", &["snapshot-agent/src/hypervisor"]),
 ];
 

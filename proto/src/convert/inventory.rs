@@ -17,6 +17,8 @@ pub struct Inventory {
     pub vm: VmFacts,
     /// Its snapshots.
     pub snapshots: Vec<SnapshotFacts>,
+    /// The agent's number of this telling; see `VmInventory.sequence`.
+    pub sequence: u64,
 }
 
 impl From<&Inventory> for agent::VmInventory {
@@ -24,6 +26,7 @@ impl From<&Inventory> for agent::VmInventory {
         Self {
             vm: Some((&inventory.vm).into()),
             snapshots: inventory.snapshots.iter().map(agent::SnapshotFacts::from).collect(),
+            sequence: inventory.sequence,
         }
     }
 }
@@ -34,7 +37,7 @@ impl TryFrom<agent::VmInventory> for Inventory {
     fn try_from(wire: agent::VmInventory) -> Result<Self, Error> {
         let vm = wire.vm.ok_or_else(|| protocol("an inventory without a machine"))?.try_into()?;
         let snapshots = wire.snapshots.into_iter().map(SnapshotFacts::try_from).collect::<Result<_, _>>()?;
-        Ok(Self { vm, snapshots })
+        Ok(Self { vm, snapshots, sequence: wire.sequence })
     }
 }
 

@@ -101,6 +101,7 @@ impl Agent {
         let open = client.watch_host(Request::new(WatchHostRequest {}));
         let answer = tokio::time::timeout(SILENCE, open).await;
         let mut stream = answer.map_err(|_| silent())??.into_inner();
+        self.store.begin_telling(self.host.clone()).await?;
         let mut telling = Telling::default();
         loop {
             let message = tokio::select! {

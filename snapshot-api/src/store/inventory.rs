@@ -34,6 +34,16 @@ impl Store {
         self.write_retold(move |job| put_inventory(job, &host, &inventory, now_ms)).await
     }
 
+    /// The host begins to tell everything anew, and a new process of its agent counts from the start.
+    pub async fn begin_telling(&self, host: HostId) -> Result<(), StoreError> {
+        self.write_retold(move |job| {
+            let sql = "UPDATE vms SET sequence = 0 WHERE host = ?1";
+            job.connection.prepare_cached(sql)?.execute([host.as_str()])?;
+            Ok(())
+        })
+        .await
+    }
+
     /// Forgets a machine that its host no longer has. One that another host has by now stays.
     pub async fn remove_vm(&self, host: HostId, vm: VmId) -> Result<Corrections, StoreError> {
         self.write_retold(move |job| remove_vm(job, &host, vm)).await
@@ -83,14 +93,14 @@ pub(super) fn put_inventory(
     now_ms: i64,
 ) -> Result<Corrections, StoreError> {
     let vm = inventory.vm.id;
-    if held_elsewhere(job, host, &inventory.vm)? {
+    if held_elsewhere(job, host, &inventory.vm)? || comes_late(job, host, inventory)? {
         return Ok(0);
     }
     let mut corrections = 0;
     let known = known_snapshots(job, vm)?;
     let tree = SnapshotTree::new(inventory.snapshots.iter().cloned())
         .map_err(|error| StoreError::Corrupt(format!("vms/{vm} on {host}: {error}")))?;
-    corrections += put_vm(job, host, &inventory.vm, now_ms)?;
+    corrections += put_vm(job, host, inventory, now_ms)?;
     for snapshot in tree.iter() {
         corrections += put_snapshot(job, vm, snapshot, tree.depth(&snapshot.id), known.get(&snapshot.id))?;
     }
@@ -117,8 +127,26 @@ fn held_elsewhere(job: &Job<'_>, host: &HostId, vm: &VmFacts) -> Result<bool, St
     Ok(other.map(|facts| from_json::<VmFacts>(&facts)).transpose()?.is_some_and(|facts| facts.is_active()))
 }
 
+/// The end of an operation and the stream of changes both tell of a machine, and the older telling may come last.
+fn comes_late(job: &Job<'_>, host: &HostId, inventory: &Inventory) -> Result<bool, StoreError> {
+    let key = (inventory.vm.id.to_string(), host.as_str(), sequence(inventory));
+    let sql = "SELECT 1 FROM vms WHERE id = ?1 AND host = ?2 AND sequence > ?3";
+    let late = job.connection.prepare_cached(sql)?.exists(key)?;
+    if !late {
+        let sql = "UPDATE vms SET sequence = ?3 WHERE id = ?1 AND host = ?2";
+        let (vm, host) = (inventory.vm.id.to_string(), host.as_str());
+        job.connection.prepare_cached(sql)?.execute((vm, host, sequence(inventory)))?;
+    }
+    Ok(late)
+}
+
+fn sequence(inventory: &Inventory) -> i64 {
+    i64::try_from(inventory.sequence).unwrap_or(i64::MAX)
+}
+
 /// Numbers that change by themselves are written down, and are no change that anybody is told of.
-fn put_vm(job: &mut Job<'_>, host: &HostId, vm: &VmFacts, now_ms: i64) -> Result<Corrections, StoreError> {
+fn put_vm(job: &mut Job<'_>, host: &HostId, inventory: &Inventory, now_ms: i64) -> Result<Corrections, StoreError> {
+    let vm = &inventory.vm;
     let facts = to_json(vm)?;
     if known_vm(job, host, vm.id)?.is_some_and(|known| known.without_usage() == vm.without_usage()) {
         let sql = "UPDATE vms SET facts = ?2, observe_time = ?3 WHERE id = ?1";
@@ -126,10 +154,11 @@ fn put_vm(job: &mut Job<'_>, host: &HostId, vm: &VmFacts, now_ms: i64) -> Result
         return Ok(0);
     }
     let revision = job.revision()?;
-    let sql = "INSERT INTO vms (id, host, facts, observe_time, revision) VALUES (?1, ?2, ?3, ?4, ?5) \
-               ON CONFLICT (id) DO UPDATE SET host = excluded.host, facts = excluded.facts, \
+    let sql = "INSERT INTO vms (id, host, facts, observe_time, sequence, revision) VALUES (?1, ?2, ?3, ?4, ?5, ?6) \
+               ON CONFLICT (id) DO UPDATE SET host = excluded.host, facts = excluded.facts, sequence = excluded.sequence, \
                observe_time = excluded.observe_time, revision = excluded.revision";
-    job.connection.prepare_cached(sql)?.execute((vm.id.to_string(), host.as_str(), facts, now_ms, revision))?;
+    let values = (vm.id.to_string(), host.as_str(), facts, now_ms, sequence(inventory), revision);
+    job.connection.prepare_cached(sql)?.execute(values)?;
     Ok(1)
 }
 

@@ -66,7 +66,7 @@ fn inventory(number: u128, snapshots: &[(&str, Option<&str>)]) -> Inventory {
     if let Some(last) = snapshots.last_mut() {
         last.is_current = true;
     }
-    Inventory { vm: facts(number), snapshots }
+    Inventory { vm: facts(number), snapshots, sequence: 0 }
 }
 
 async fn put(store: &Store, number: u128, snapshots: &[(&str, Option<&str>)]) -> u32 {

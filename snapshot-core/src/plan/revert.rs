@@ -17,8 +17,13 @@ pub(super) fn plan(
     situation.check_changeable()?;
     situation.check_internal(target)?;
     if let Some(reason) = target.broken {
+        let why = match reason {
+            Reason::DisksDiffer => "it holds the running state and not every disk",
+            Reason::MediumMissing => "the medium that was in a drive then does not exist any more",
+            _ => "a disk has lost its part of it",
+        };
         return Err(situation
-            .refuse(Reason::SnapshotBroken, format!("the data of snapshot {id} is gone: it can only be deleted"))
+            .refuse(Reason::SnapshotBroken, format!("snapshot {id} cannot be reverted to: {why}"))
             .with("cause", reason.as_str()));
     }
     if situation.vm.state == VmState::Unknown {

@@ -19,6 +19,7 @@ CREATE TABLE vms (
     host            TEXT    NOT NULL,
     facts           TEXT    NOT NULL,           -- JSON of snapshot_core::vm::VmFacts
     observe_time    INTEGER NOT NULL,           -- milliseconds of the Unix epoch
+    sequence        INTEGER NOT NULL DEFAULT 0, -- the agent's number of this telling; a lower one comes late
     revision        INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX vms_by_host ON vms (host, id);

@@ -98,3 +98,16 @@ async fn space_that_comes_and_goes_is_kept_and_is_no_change() {
     let row = store.vm(vm_id(1)).unwrap();
     assert_eq!((row.revision, row.facts.disks[0].free_bytes), (before, Some(20)));
 }
+
+#[tokio::test]
+async fn a_telling_that_comes_late_changes_nothing_until_the_host_begins_anew() {
+    let (store, _folder) = open();
+    let told = |sequence: u64, snapshots: &[(&str, Option<&str>)]| Inventory { sequence, ..inventory(1, snapshots) };
+    store.put_inventory(host(), told(6, &[]), 0).await.unwrap();
+    store.put_inventory(host(), told(8, &[("a", None)]), 0).await.unwrap();
+    assert_eq!(store.put_inventory(host(), told(7, &[]), 0).await.unwrap(), 0);
+    assert_eq!(listed(&store, 1), ["a"]);
+    store.begin_telling(host()).await.unwrap();
+    store.put_inventory(host(), told(1, &[]), 0).await.unwrap();
+    assert_eq!(listed(&store, 1), Vec::<String>::new());
+}
