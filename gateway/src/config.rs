@@ -275,6 +275,13 @@ mod tests {
     }
 
     #[test]
+    fn the_example_says_what_holds_without_it() {
+        let config = parse(include_str!("../../examples/gateway.toml")).unwrap();
+        assert_eq!(format!("{:?}", config.limits), format!("{:?}", Limits::default()));
+        assert!(config.tls.is_none() && config.allowed_origins.is_empty());
+    }
+
+    #[test]
     fn the_least_is_enough() {
         let config = parse(LEAST).expect("a configuration");
         assert_eq!(config.limits.request_bytes, 65_536);

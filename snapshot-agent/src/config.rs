@@ -170,6 +170,15 @@ mod tests {
     }
 
     #[test]
+    fn the_example_says_what_holds_without_it() {
+        let config = Config::parse(include_str!("../../examples/agent.toml")).unwrap();
+        assert_eq!(config.libvirt_uri, default_libvirt_uri());
+        assert_eq!(config.state_dir, default_state_dir());
+        assert_eq!((config.scan_seconds, config.max_operations), (default_scan_seconds(), default_max_operations()));
+        assert_eq!(config.policy, HostPolicy::default());
+    }
+
+    #[test]
     fn mistakes_are_told() {
         for (mistake, word) in [
             (SMALLEST.replace("listen", "lisen"), "lisen"),

@@ -117,3 +117,27 @@ impl Config {
         Ok(config)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_example_can_be_read() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/api.toml");
+        let config = Config::load(Path::new(path)).unwrap();
+        assert_eq!((config.hosts.len(), config.issuers.len()), (1, 1));
+    }
+
+    #[test]
+    fn a_host_named_twice_and_a_key_that_is_not_known_are_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("api.toml");
+        let example = include_str!("../../examples/api.toml");
+        let host = &example[example.find("[[hosts]]").unwrap()..];
+        std::fs::write(&path, format!("{example}\n{host}")).unwrap();
+        assert!(matches!(Config::load(&path), Err(ConfigError::DuplicateHost { .. })));
+        std::fs::write(&path, format!("surprise = 1\n{example}")).unwrap();
+        assert!(matches!(Config::load(&path), Err(ConfigError::Parse { .. })));
+    }
+}

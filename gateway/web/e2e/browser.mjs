@@ -1,7 +1,7 @@
 // The browser of the page's end-to-end test, driven by Playwright. The test is tests/tests/e2e_page: only there can a
 // guest be asked what is on its disk. It steers this program by one command a line on stdin, and reads one answer a line:
 //
-//   {"do": "open", "tab": "anna", "url": "http://127.0.0.1:…/#token=…"}   ->   {"ok": …} or {"error": "…"}
+//   {"do": "open", "tab": "student", "url": "http://127.0.0.1:…/#token=…"}   ->   {"ok": …} or {"error": "…"}
 //
 // `open` makes a tab with a storage of its own; every other command is a method of Tab, with the command as its argument.
 // The browser is Debian's, or the one that $CHROMIUM names. It ends with stdin, and so with the test, however that ends.

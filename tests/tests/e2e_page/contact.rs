@@ -13,7 +13,7 @@ async fn a_lost_service_is_told_of_and_found_again() {
     let guest = lab.guest("debian-desktop").await.unwrap();
     lab.take(&guest, "fresh install").await.unwrap();
     let browser = Browser::start(lab.cluster.folder()).unwrap();
-    let (anna, _) = browser.open("anna", &link(&lab.cluster, "anna")).unwrap();
+    let (anna, _) = browser.open("student", &link(&lab.cluster, "student")).unwrap();
     anna.until("the only machine", |seen| seen.is_live() && seen.here() == "fresh install").unwrap();
 
     lab.cluster.gateway().kill().unwrap();

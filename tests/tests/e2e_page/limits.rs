@@ -58,7 +58,7 @@ async fn what_cannot_be_done_is_said_before_it_is_tried() {
     let raw = Guest::with_disks(&folder, "archive", vec![disk]).unwrap();
     lab.run(&raw).await.unwrap();
     let browser = Browser::start(lab.cluster.folder()).unwrap();
-    let (anna, _) = browser.open("anna", &link(&lab.cluster, "anna")).unwrap();
+    let (anna, _) = browser.open("student", &link(&lab.cluster, "student")).unwrap();
     let seen = anna.until("the machine", |seen| seen.is_live()).unwrap();
     assert_eq!(seen["create"]["possible"], false);
     assert_eq!(

@@ -48,7 +48,7 @@ async fn the_picture_of_the_page() {
     host.start_agent_again().unwrap();
 
     let browser = Browser::start(lab.cluster.folder()).unwrap();
-    let (anna, _) = browser.open("anna", &link(&lab.cluster, "anna")).unwrap();
+    let (anna, _) = browser.open("student", &link(&lab.cluster, "student")).unwrap();
     anna.act("resize", json!({"width": 1100, "height": 850})).unwrap();
     anna.until("both machines", |seen| seen.machines().len() == 2).unwrap();
     anna.act("choose", json!({"vm": guest.uuid()})).unwrap();

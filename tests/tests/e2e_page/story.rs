@@ -19,8 +19,8 @@ async fn a_person_takes_goes_back_changes_their_mind_and_tidies_up() {
     let file = |name: &str| pictures().unwrap().join(format!("{name}.png"));
 
     // A link with a token opens the page, and the token is out of the address at once.
-    let link = link(&lab.cluster, "anna");
-    let (anna, seen) = browser.open("anna", &link).unwrap();
+    let link = link(&lab.cluster, "student");
+    let (anna, seen) = browser.open("student", &link).unwrap();
     assert_eq!((&seen["address"], &seen["token"]), (&json!(page(&lab.cluster)), &json!("held")), "{seen:?}");
     assert!(seen["tokenText"].as_str().unwrap().starts_with("Signed in as anna, until "), "{seen:?}");
     let seen = anna.until("both machines", |seen| seen.machines().len() == 2).unwrap();
