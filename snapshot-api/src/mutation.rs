@@ -9,9 +9,6 @@
 //!
 //! The permit is an argument, so none of this can be reached without an authorization.
 
-use std::collections::hash_map::DefaultHasher;
-use std::hash::{Hash, Hasher};
-
 use proto::convert::Spec;
 use proto::{names, v1};
 use snapshot_core::Error;
@@ -136,10 +133,10 @@ fn parse_request_id(options: &Options<'_>) -> Result<Option<RequestId>, Error> {
 }
 
 /// A text that is the same for equal requests: what the caller sent, with its own parts left out by the caller of this.
-pub fn fingerprint(method: &str, message: &impl std::fmt::Debug) -> String {
-    let mut hasher = DefaultHasher::new();
-    format!("{message:?}").hash(&mut hasher);
-    format!("{method}:{:016x}", hasher.finish())
+/// It is kept in the catalogue, so it must stay the same from one version to the next.
+pub fn fingerprint(method: &str, message: &impl prost::Message) -> String {
+    let digest = uuid::Uuid::new_v5(&uuid::Uuid::NAMESPACE_OID, &message.encode_to_vec());
+    format!("{method}:{}", digest.simple())
 }
 
 /// The answer to a `validate_only` request: an operation without a name, which nothing records.

@@ -16,6 +16,7 @@ use std::fmt;
 
 use crate::error::{Error, Reason};
 use crate::ids::VmId;
+use crate::operation::OperationKind;
 
 mod grants;
 
@@ -159,6 +160,19 @@ impl Denied {
         };
         Error::new(Reason::ActionNotGranted, format!("the token does not grant {action}"))
             .with("action", action.as_str())
+    }
+}
+
+impl From<OperationKind> for Action {
+    /// The right that an operation takes.
+    fn from(kind: OperationKind) -> Self {
+        match kind {
+            OperationKind::Create => Self::Create,
+            OperationKind::Update => Self::Update,
+            OperationKind::Revert => Self::Revert,
+            OperationKind::Delete => Self::Delete,
+            OperationKind::Purge => Self::Purge,
+        }
     }
 }
 

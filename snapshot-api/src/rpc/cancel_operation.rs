@@ -1,8 +1,6 @@
 //! CancelOperation: asks for an operation to be stopped and undone.
 
 use proto::{names, v1};
-use snapshot_core::authority::Action;
-use snapshot_core::operation::OperationKind;
 use snapshot_core::{Error, Reason};
 
 use super::get_operation::visible;
@@ -13,16 +11,7 @@ pub async fn call(app: &App, call: Call<v1::CancelOperationRequest>) -> Result<v
     let id = names::parse_operation("name", &call.message.name)?;
     let row = visible(app, &call, id)?;
     // Who may start something may stop it.
-    call.authorize(
-        row.vm,
-        match row.kind {
-            OperationKind::Create => Action::Create,
-            OperationKind::Update => Action::Update,
-            OperationKind::Revert => Action::Revert,
-            OperationKind::Delete => Action::Delete,
-            OperationKind::Purge => Action::Purge,
-        },
-    )?;
+    call.authorize(row.vm, row.kind.into())?;
     if row.state.is_ended() {
         return Ok(view::operation(&row));
     }

@@ -13,15 +13,15 @@ async fn a_lost_service_is_told_of_and_found_again() {
     let guest = lab.guest("debian-desktop").await.unwrap();
     lab.take(&guest, "fresh install").await.unwrap();
     let browser = Browser::start(lab.cluster.folder()).unwrap();
-    let (anna, _) = browser.open("student", &link(&lab.cluster, "student")).unwrap();
-    anna.until("the only machine", |seen| seen.is_live() && seen.here() == "fresh install").unwrap();
+    let (student, _) = browser.open("student", &link(&lab.cluster, "student")).unwrap();
+    student.until("the only machine", |seen| seen.is_live() && seen.here() == "fresh install").unwrap();
 
     lab.cluster.gateway().kill().unwrap();
-    let seen = anna.until("the loss", |seen| seen["connection"] == "lost").unwrap();
+    let seen = student.until("the loss", |seen| seen["connection"] == "lost").unwrap();
     assert!(seen["banner"].as_str().unwrap().starts_with("Connection lost. Trying again in "), "{seen:?}");
     assert_eq!(seen.names(), ["fresh install"], "what was known stays to be read");
     assert_eq!((&seen["create"]["possible"], &seen.row("fresh install")["may"]), (&json!(false), &json!([])));
-    anna.screenshot("lost").unwrap();
+    student.screenshot("lost").unwrap();
 
     // Life goes on without the page.
     let ports = lab.cluster.ports();
@@ -30,7 +30,7 @@ async fn a_lost_service_is_told_of_and_found_again() {
     direct.done(direct.create(&guest.vm(), "while you were away", "").await).await.unwrap();
 
     lab.cluster.start_gateway_again().unwrap();
-    let seen = anna.until("the service again", |seen| seen.is_live() && seen["create"]["possible"] == true).unwrap();
+    let seen = student.until("the service again", |seen| seen.is_live() && seen["create"]["possible"] == true).unwrap();
     assert_eq!(
         (seen.names(), seen.here()),
         (vec!["fresh install".to_owned(), "while you were away".to_owned()], "while you were away")
@@ -41,20 +41,20 @@ async fn a_lost_service_is_told_of_and_found_again() {
 
     // The API goes away behind a gateway that stays: for the page it is the same.
     lab.cluster.api().kill().unwrap();
-    anna.until("the loss", |seen| seen["connection"] == "lost").unwrap();
+    student.until("the loss", |seen| seen["connection"] == "lost").unwrap();
     lab.cluster.start_api_again().unwrap();
-    anna.until("the service again", |seen| seen.is_live() && seen["create"]["possible"] == true).unwrap();
+    student.until("the service again", |seen| seen.is_live() && seen["create"]["possible"] == true).unwrap();
 
     // And the person's own network, whose return the browser tells of.
-    anna.act("offline", json!({"offline": true})).unwrap();
-    let lost = anna.change("create", json!({"name": "on the train"})).unwrap();
+    student.act("offline", json!({"offline": true})).unwrap();
+    let lost = student.change("create", json!({"name": "on the train"})).unwrap();
     let (reason, text, next) = lost.problem().unwrap();
     assert_eq!((reason.as_str(), text.as_str()), ("", "The service cannot be reached."));
     assert_eq!(next, "Check your connection; the page keeps trying by itself.");
-    anna.act("offline", json!({"offline": false})).unwrap();
-    let seen = anna.until("the service again", |seen| seen.is_live() && seen["create"]["possible"] == true).unwrap();
+    student.act("offline", json!({"offline": false})).unwrap();
+    let seen = student.until("the service again", |seen| seen.is_live() && seen["create"]["possible"] == true).unwrap();
     assert_eq!(seen["create"]["name"], "on the train", "what was typed is still there");
-    let again = anna.change("create", json!({"name": "on the train"})).unwrap();
+    let again = student.change("create", json!({"name": "on the train"})).unwrap();
     assert!(again.done().unwrap().starts_with("The snapshot “on the train” is taken."), "{again:?}");
     let names: Vec<String> =
         lab.agreed(&guest).await.unwrap().into_iter().map(|snapshot| snapshot.display_name).collect();

@@ -58,26 +58,26 @@ async fn what_cannot_be_done_is_said_before_it_is_tried() {
     let raw = Guest::with_disks(&folder, "archive", vec![disk]).unwrap();
     lab.run(&raw).await.unwrap();
     let browser = Browser::start(lab.cluster.folder()).unwrap();
-    let (anna, _) = browser.open("student", &link(&lab.cluster, "student")).unwrap();
-    let seen = anna.until("the machine", |seen| seen.is_live()).unwrap();
+    let (student, _) = browser.open("student", &link(&lab.cluster, "student")).unwrap();
+    let seen = student.until("the machine", |seen| seen.is_live()).unwrap();
     assert_eq!(seen["create"]["possible"], false);
     assert_eq!(
         seen["create"]["reason"],
         "No snapshot can be taken now. A disk of this machine is of a kind that cannot hold snapshots. \
          Your administrator can convert it to qcow2."
     );
-    anna.screenshot("cannot").unwrap();
+    student.screenshot("cannot").unwrap();
 
     // Nothing named, then a name that is too long: said at the field, and nobody is asked.
     let guest = lab.guest("debian-desktop").await.unwrap();
-    anna.act("reload", json!({})).unwrap();
-    anna.until("both machines", |seen| seen.machines().len() == 2).unwrap();
-    anna.act("choose", json!({"vm": guest.uuid()})).unwrap();
-    anna.until("the form", |seen| seen["create"]["possible"] == true).unwrap();
+    student.act("reload", json!({})).unwrap();
+    student.until("both machines", |seen| seen.machines().len() == 2).unwrap();
+    student.act("choose", json!({"vm": guest.uuid()})).unwrap();
+    student.until("the form", |seen| seen["create"]["possible"] == true).unwrap();
     for (name, problem) in
         [(" ".to_owned(), "Give it a name."), ("x".repeat(129), "The name has 129 characters; the most is 128.")]
     {
-        let seen = anna.act("submit", json!({"name": name})).unwrap();
+        let seen = student.act("submit", json!({"name": name})).unwrap();
         assert_eq!(seen["create"]["nameProblem"], problem);
     }
     assert!(lab.agreed(&guest).await.unwrap().is_empty());

@@ -48,23 +48,23 @@ async fn the_picture_of_the_page() {
     host.start_agent_again().unwrap();
 
     let browser = Browser::start(lab.cluster.folder()).unwrap();
-    let (anna, _) = browser.open("student", &link(&lab.cluster, "student")).unwrap();
-    anna.act("resize", json!({"width": 1100, "height": 850})).unwrap();
-    anna.until("both machines", |seen| seen.machines().len() == 2).unwrap();
-    anna.act("choose", json!({"vm": guest.uuid()})).unwrap();
+    let (student, _) = browser.open("student", &link(&lab.cluster, "student")).unwrap();
+    student.act("resize", json!({"width": 1100, "height": 850})).unwrap();
+    student.until("both machines", |seen| seen.machines().len() == 2).unwrap();
+    student.act("choose", json!({"vm": guest.uuid()})).unwrap();
     let is_old = |seen: &Seen| seen.row("before exam")["age"].as_str().is_some_and(|age| age.ends_with("minutes ago"));
-    let seen = anna.until("the ages", is_old).unwrap();
+    let seen = student.until("the ages", is_old).unwrap();
     assert_eq!(
         seen.tree().iter().map(|(name, depth)| (name.as_str(), *depth)).collect::<Vec<_>>(),
         [("fresh install", 0), ("try the new kernel", 1), ("packages of the course", 0), ("before exam", 0)]
     );
     assert_eq!(seen.here(), "before exam");
-    anna.screenshot("page").unwrap();
+    student.screenshot("page").unwrap();
 
     // On a telephone it is one column, and as wide as that.
-    anna.act("resize", json!({"width": 390, "height": 844})).unwrap();
-    assert_eq!(anna.seen().unwrap()["tooWide"], false);
-    anna.screenshot("page-narrow").unwrap();
+    student.act("resize", json!({"width": 390, "height": 844})).unwrap();
+    assert_eq!(student.seen().unwrap()["tooWide"], false);
+    student.screenshot("page-narrow").unwrap();
     no_complaints(&browser, false);
 }
 

@@ -20,34 +20,34 @@ async fn a_person_takes_goes_back_changes_their_mind_and_tidies_up() {
 
     // A link with a token opens the page, and the token is out of the address at once.
     let link = link(&lab.cluster, "student");
-    let (anna, seen) = browser.open("student", &link).unwrap();
+    let (student, seen) = browser.open("student", &link).unwrap();
     assert_eq!((&seen["address"], &seen["token"]), (&json!(page(&lab.cluster)), &json!("held")), "{seen:?}");
-    assert!(seen["tokenText"].as_str().unwrap().starts_with("Signed in as anna, until "), "{seen:?}");
-    let seen = anna.until("both machines", |seen| seen.machines().len() == 2).unwrap();
+    assert!(seen["tokenText"].as_str().unwrap().starts_with("Signed in as student, until "), "{seen:?}");
+    let seen = student.until("both machines", |seen| seen.machines().len() == 2).unwrap();
     assert_eq!(seen.machines(), [guest.name(), beside.name()]);
     assert!(seen["machine"].is_null(), "with two there is a choice: {seen:?}");
-    anna.act("choose", json!({"vm": guest.uuid()})).unwrap();
-    let seen = anna.until("an empty tree", |seen| seen["empty"] == true).unwrap();
+    student.act("choose", json!({"vm": guest.uuid()})).unwrap();
+    let seen = student.until("an empty tree", |seen| seen["empty"] == true).unwrap();
     assert_eq!(seen["address"], format!("{}#vm={}", page(&lab.cluster), guest.uuid()));
     assert_eq!(seen["machine"], json!({"name": guest.name(), "state": "Running", "host": "on alpha"}));
-    anna.screenshot("empty").unwrap();
+    student.screenshot("empty").unwrap();
 
     // Take.
     guest.write('A').unwrap();
     let what =
         json!({"name": "before exam", "description": "all packages installed", "screenshot": file("create-form")});
-    let taken = anna.change("create", what).unwrap();
+    let taken = student.change("create", what).unwrap();
     let said = taken.done().unwrap();
     assert!(said.starts_with("The snapshot “before exam” is taken. The machine stood still for "), "{said}");
     assert!(taken.progress().contains(&"Taking the snapshot “before exam”".to_owned()), "{taken:?}");
-    let seen = anna.until("the snapshot", |seen| seen.row("before exam")["state"] == "READY").unwrap();
+    let seen = student.until("the snapshot", |seen| seen.row("before exam")["state"] == "READY").unwrap();
     assert_eq!((seen.tree(), seen.here()), (vec![("before exam".to_owned(), 0)], "before exam"));
     let row = seen.row("before exam");
     assert_eq!((&row["description"], &row["marks"]), (&json!("all packages installed"), &json!(["memory"])));
     assert!(row["size"].as_str().unwrap().ends_with("iB of its own"), "{row}");
     assert_eq!(seen["create"]["name"], "", "the form is ready for the next");
     let exam = lab.agreed(&guest).await.unwrap().remove(0);
-    assert_eq!((exam.display_name.as_str(), exam.actor.as_str()), ("before exam", "ravada/anna"));
+    assert_eq!((exam.display_name.as_str(), exam.actor.as_str()), ("before exam", "ravada/student"));
     assert_eq!(exam.content(), v1::SnapshotContent::DisksAndMemory);
 
     // Somebody else looks at the same machine from now on.
@@ -60,7 +60,7 @@ async fn a_person_takes_goes_back_changes_their_mind_and_tidies_up() {
     // Go back, and keep what was there.
     assert_eq!(guest.write('B').unwrap().disk, 'B');
     let back = json!({"name": "before exam", "save": true, "screenshot": file("revert-dialog")});
-    let back = anna.change("revert", back).unwrap();
+    let back = student.change("revert", back).unwrap();
     let lost = back.said("lost");
     assert_eq!(lost["byDefault"], "kept", "the present is kept unless the user says otherwise");
     assert_ne!(lost["kept"], lost["unkept"], "what is kept is not lost");
@@ -71,7 +71,7 @@ async fn a_person_takes_goes_back_changes_their_mind_and_tidies_up() {
     assert!(back.progress().contains(&"Reverting to “before exam”".to_owned()), "{back:?}");
     let report = guest.report().unwrap();
     assert_eq!((report.disk, report.ram), ('A', 'A'), "the guest reads what was there before the exam");
-    for tab in [&anna, &ben] {
+    for tab in [&student, &ben] {
         let told = |seen: &Seen| seen.row(SAVED)["state"] == "READY" && seen.here() == "before exam";
         let seen = tab.until("the kept present and the place the machine is at", told).unwrap();
         assert_eq!(seen.tree(), [("before exam".to_owned(), 0), (SAVED.to_owned(), 1)], "{seen:?}");
@@ -79,19 +79,19 @@ async fn a_person_takes_goes_back_changes_their_mind_and_tidies_up() {
     lab.agreed(&guest).await.unwrap();
 
     // Undo that.
-    let undo = anna.change("revert", json!({"name": SAVED, "save": false})).unwrap();
+    let undo = student.change("revert", json!({"name": SAVED, "save": false})).unwrap();
     assert!(undo.done().unwrap().starts_with(&format!("The machine is back at “{SAVED}”.")), "{undo:?}");
     let report = guest.report().unwrap();
     assert_eq!((report.disk, report.ram), ('B', 'B'), "the exam is back");
-    let seen = anna.until("the place it is at now", |seen| seen.here() == SAVED).unwrap();
+    let seen = student.until("the place it is at now", |seen| seen.here() == SAVED).unwrap();
     assert_eq!(seen.tree(), [("before exam".to_owned(), 0), (SAVED.to_owned(), 0)], "one line, with no fork");
 
     // Call it something else.
     let words = json!({"name": "before exam", "newName": "before the maths exam", "description": "keep until June",
         "screenshot": file("edit-dialog")});
-    let said = anna.change("edit", words).unwrap().done().unwrap();
+    let said = student.change("edit", words).unwrap().done().unwrap();
     assert_eq!(said, "The changes of “before the maths exam” are saved.");
-    for tab in [&anna, &ben] {
+    for tab in [&student, &ben] {
         let seen = tab.until("the new name", |seen| seen.names()[0] == "before the maths exam").unwrap();
         assert_eq!(seen.row("before the maths exam")["description"], "keep until June");
     }
@@ -100,32 +100,32 @@ async fn a_person_takes_goes_back_changes_their_mind_and_tidies_up() {
 
     // What a script does is seen as well, and nothing in its words is more than words.
     lab.client.done(lab.client.create(&guest.vm(), MARKUP, MARKUP).await).await.unwrap();
-    for tab in [&anna, &ben] {
+    for tab in [&student, &ben] {
         let seen = tab.until("the script's snapshot", |seen| seen.here() == MARKUP).unwrap();
         assert_eq!(seen.names(), ["before the maths exam", SAVED, MARKUP]);
         assert_eq!(seen.row(MARKUP)["description"], MARKUP);
     }
 
     // A reload forgets nothing.
-    let before = anna.seen().unwrap();
-    anna.act("reload", json!({})).unwrap();
-    let after = anna.until("the page again", |seen| seen.is_live() && !seen.names().is_empty()).unwrap();
+    let before = student.seen().unwrap();
+    student.act("reload", json!({})).unwrap();
+    let after = student.until("the page again", |seen| seen.is_live() && !seen.names().is_empty()).unwrap();
     assert_eq!((after.tree(), after.here(), &after["address"]), (before.tree(), before.here(), &before["address"]));
 
     // Tidy up: one alone, then all that is left.
-    let one = anna.change("remove", json!({"name": SAVED, "scope": "only"})).unwrap();
+    let one = student.change("remove", json!({"name": SAVED, "scope": "only"})).unwrap();
     assert_eq!(texts(one.said("named")), [SAVED]);
     assert_eq!(one.done().unwrap(), format!("“{SAVED}” is removed."));
-    let seen = anna.until("two left", |seen| seen.names().len() == 2).unwrap();
+    let seen = student.until("two left", |seen| seen.names().len() == 2).unwrap();
     assert_eq!(seen.names(), ["before the maths exam", MARKUP]);
     let all = json!({"name": "before the maths exam", "scope": "subtree", "screenshot": file("remove-dialog")});
-    let all = anna.change("remove", all).unwrap();
+    let all = student.change("remove", all).unwrap();
     let mut named = texts(all.said("named"));
     named.sort();
     assert_eq!(named, [MARKUP, "before the maths exam"]);
     assert_eq!(all.done().unwrap(), "“before the maths exam” is removed.");
     assert!(all.progress().contains(&"Removing “before the maths exam”".to_owned()), "{all:?}");
-    for tab in [&anna, &ben] {
+    for tab in [&student, &ben] {
         tab.until("an empty tree", |seen| seen["empty"] == true).unwrap();
     }
     lab.nothing_left(&guest, &exam).await.unwrap();
