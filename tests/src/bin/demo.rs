@@ -6,6 +6,7 @@
 #![expect(clippy::print_stdout, reason = "what the demo prints is what it is for")]
 
 use std::io::Write as _;
+use std::path::PathBuf;
 
 use anyhow::Result;
 use tests::cluster::{ALL_ACTIONS, Backend, Cluster, HostPlan};
@@ -29,14 +30,17 @@ async fn main() -> Result<()> {
         _ = interrupt.recv() => {}
         _ = terminate.recv() => {}
     }
-    println!("\nstopping");
+    // Whoever read it may be gone, and the demo is to clean up all the same.
+    let _ = writeln!(std::io::stdout(), "\nstopping");
     tokio::task::spawn_blocking(move || drop(demo)).await?;
     Ok(())
 }
 
 struct Demo {
     cluster: Cluster,
-    guests: Vec<Guest>,
+    /// The guests' serial ports. The guests themselves are let go: a port takes one caller at a time, and that is to be
+    /// the person at the demo.
+    serials: Vec<PathBuf>,
 }
 
 fn start() -> Result<Demo> {
@@ -50,11 +54,12 @@ fn start() -> Result<Demo> {
     for guest in &guests {
         guest.report()?;
     }
-    Ok(Demo { cluster, guests })
+    let serials = guests.iter().map(|guest| guest.serial().to_owned()).collect();
+    Ok(Demo { cluster, serials })
 }
 
 fn print(demo: &Demo) -> Result<()> {
-    let Demo { cluster, guests } = demo;
+    let Demo { cluster, serials } = demo;
     let identity = cluster.identity();
     let token = identity.token_for("demo", "*", &ALL_ACTIONS, "900")?;
     let ports = cluster.ports();
@@ -88,8 +93,8 @@ fn print(demo: &Demo) -> Result<()> {
         ports.public
     );
     println!("\nThe guests hold one letter on their disk (D) and one in their RAM (M). Ask (r) or write (wA):");
-    for guest in guests {
-        println!("  {} {} wA", say.display(), guest.serial().display());
+    for serial in serials {
+        println!("  {} {} wA", say.display(), serial.display());
     }
     println!("\nCtrl-C ends it all and leaves nothing.");
     std::io::stdout().flush()?;
