@@ -9,6 +9,8 @@ use std::io::Write as _;
 use std::path::PathBuf;
 
 use anyhow::Result;
+use proto::v1;
+use tests::client::Client;
 use tests::cluster::{ALL_ACTIONS, Backend, Cluster, HostPlan};
 use tests::embed::EmbedRoot;
 use tests::guest::Guest;
@@ -25,6 +27,11 @@ async fn main() -> Result<()> {
         _ = interrupt.recv() => { drop(demo.await??); return Ok(()) }
         _ = terminate.recv() => { drop(demo.await??); return Ok(()) }
     };
+    tokio::select! {
+        known = demo.known() => known?,
+        _ = interrupt.recv() => return Ok(()),
+        _ = terminate.recv() => return Ok(()),
+    }
     print(&demo)?;
     tokio::select! {
         _ = interrupt.recv() => {}
@@ -41,6 +48,18 @@ struct Demo {
     /// The guests' serial ports. The guests themselves are let go: a port takes one caller at a time, and that is to be
     /// the person at the demo.
     serials: Vec<PathBuf>,
+    vms: Vec<String>,
+}
+
+impl Demo {
+    /// Waits until the API has heard of the guests: what is printed then works at once.
+    async fn known(&self) -> Result<()> {
+        let client = Client::admin(&self.cluster)?;
+        for vm in &self.vms {
+            client.vm_in_state(vm, v1::VmState::Running).await?;
+        }
+        Ok(())
+    }
 }
 
 fn start() -> Result<Demo> {
@@ -55,11 +74,12 @@ fn start() -> Result<Demo> {
         guest.report()?;
     }
     let serials = guests.iter().map(|guest| guest.serial().to_owned()).collect();
-    Ok(Demo { cluster, serials })
+    let vms = guests.iter().map(Guest::vm).collect();
+    Ok(Demo { cluster, serials, vms })
 }
 
 fn print(demo: &Demo) -> Result<()> {
-    let Demo { cluster, serials } = demo;
+    let Demo { cluster, serials, .. } = demo;
     let identity = cluster.identity();
     let token = identity.token_for("demo", "*", &ALL_ACTIONS, "900")?;
     let ports = cluster.ports();
