@@ -7,7 +7,7 @@ use std::process::Command;
 use tests::guest::{Disk, Format, Guest};
 use tests::images;
 use tests::libvirtd::Libvirtd;
-use tests::scratch::{is_alive, is_mounted, sweep};
+use tests::scratch::{Scratch, is_alive, is_mounted, sweep};
 
 #[test]
 fn a_guest_boots_writes_and_comes_back_by_virsh() {
@@ -125,4 +125,16 @@ fn a_dead_test_run_is_swept() {
     fs::write(folder.join("owner"), format!("{} 1", dead.id())).unwrap();
     sweep();
     assert!(!folder.exists());
+}
+
+#[test]
+fn a_qemu_of_another_kind_is_ended_too() {
+    let scratch = Scratch::new().unwrap();
+    let probe = scratch.path().join("qemu-system-i386");
+    fs::copy("/bin/sleep", &probe).unwrap();
+    let mut process = Command::new(&probe).arg("600").spawn().unwrap();
+    let id = i32::try_from(process.id()).unwrap();
+    assert_eq!(scratch.processes(), [id]);
+    drop(scratch);
+    assert!(!process.wait().unwrap().success());
 }
