@@ -38,12 +38,16 @@ async fn run(
     let mut reachable = reachability(app, &host);
     let mut first = true;
     loop {
-        let news = app.store.news(vm, since).map_err(|error| End::Failed(error.into()))?;
+        let mut news = app.store.news(vm, since).map_err(|error| End::Failed(error.into()))?;
         since = Some(news.revision);
         let now = reachability(app, &host);
-        let row = app.store.vm(vm).map_err(|error| End::Failed(error.into()))?;
-        host.clone_from(&row.host);
         let machine = first || now != reachable || news.vm.is_some();
+        // Of one read with the rest of the news where it changed; a machine that is gone ends the watch.
+        let row = match news.vm.take() {
+            Some(row) => row,
+            None => app.store.vm(vm).map_err(|error| End::Failed(error.into()))?,
+        };
+        host.clone_from(&row.host);
         reachable = now;
         tell(app, watch, news, machine.then_some(row), first).await?;
         first = false;
