@@ -3,11 +3,13 @@
 use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
+use std::time::Duration;
 
 use tests::guest::{Disk, Format, Guest};
 use tests::images;
 use tests::libvirtd::Libvirtd;
 use tests::scratch::{Scratch, is_alive, is_mounted, sweep};
+use tests::tools::wait_for;
 
 #[test]
 fn a_guest_boots_writes_and_comes_back_by_virsh() {
@@ -134,7 +136,11 @@ fn a_qemu_of_another_kind_is_ended_too() {
     fs::copy("/bin/sleep", &probe).unwrap();
     let mut process = Command::new(&probe).arg("600").spawn().unwrap();
     let id = i32::try_from(process.id()).unwrap();
-    assert_eq!(scratch.processes(), [id]);
+    // It carries this test's name until its own program is loaded, which the spawn does not wait for everywhere.
+    let seen = wait_for("the process to be seen", Duration::from_secs(10), || {
+        Ok(Some(scratch.processes()).filter(|seen| !seen.is_empty()))
+    });
+    assert_eq!(seen.unwrap(), [id]);
     drop(scratch);
     assert!(!process.wait().unwrap().success());
 }
