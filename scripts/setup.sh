@@ -149,7 +149,12 @@ ensure_run() {
 }
 
 ensure_test() {
-  apt_install python3-libvirt chromium
+  apt_install python3-libvirt chromium e2fsprogs xz-utils
+  if ! scripts/linux-guest.sh "$root/target/test-cache/linux"; then
+    # apt may not have its lists yet, or old ones.
+    apt_update
+    scripts/linux-guest.sh "$root/target/test-cache/linux"
+  fi
 }
 
 case $level in

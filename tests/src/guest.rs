@@ -1,5 +1,6 @@
-//! The mini guest: a whole machine in a boot sector, ready within a second, that answers on its serial port what is on
-//! its disk and in its RAM. That is enough to tell a true revert from one that was merely recorded.
+//! Guests. The mini guest is a whole machine in a boot sector, ready within a second, that answers on its serial port what
+//! is on its disk and in its RAM: enough to tell a true revert from one that was merely recorded. The Linux guest has file
+//! systems, and a shell on its serial port.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -12,12 +13,16 @@ use self::serial::Serial;
 mod disk;
 mod domain;
 mod serial;
+mod shell;
 
 pub use self::disk::{Disk, Format};
-pub use self::domain::Shape;
+pub use self::domain::{Shape, System};
+pub use self::shell::Answer;
 
 /// How long a guest may take to answer: a boot takes under a second alone, several on a loaded machine.
 const ANSWER: Duration = Duration::from_secs(30);
+/// How long a command in a Linux guest may take, with the boot before it: ten seconds alone.
+const SHELL: Duration = Duration::from_secs(120);
 
 /// What a guest says of itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,6 +65,14 @@ impl Guest {
     /// A guest on a clone: an empty qcow2 on top of `base`, as Ravada makes desktops from their base.
     pub fn clone_of(folder: &Path, name: &str, base: &Disk) -> Result<Self> {
         Self::with_disks(folder, name, vec![Disk::clone_of(&folder.join(format!("{name}.qcow2")), base)?])
+    }
+
+    /// A Linux guest with an ext4 on each of its qcow2 disks, mounted at `/data` and, with a second one, at `/data2`.
+    /// It is asked by [`Guest::shell`].
+    pub fn linux(folder: &Path, name: &str, disks: usize) -> Result<Self> {
+        let path = |number: usize| folder.join(format!("{name}-{number}.qcow2"));
+        let disks = (0..disks).map(|number| Disk::ext4(&path(number), Format::Qcow2)).collect::<Result<_>>()?;
+        Ok(Self::with_disks(folder, name, disks)?.shaped(Shape::linux()))
     }
 
     /// A guest with these disks, `vda` first.
@@ -126,6 +139,11 @@ impl Guest {
         // A guest that is not there yet could lose the marker and take the next question for it.
         self.report()?;
         self.serial.ask(&format!("w{marker}"), ANSWER, |report| report.disk == marker && report.ram == marker)
+    }
+
+    /// Runs a command line in a Linux guest. Also waits until it has booted.
+    pub fn shell(&self, command: &str) -> Result<Answer> {
+        shell::run(self.serial.path(), command, SHELL)
     }
 }
 

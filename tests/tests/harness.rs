@@ -119,6 +119,27 @@ fn nothing_outlives_a_test_that_panics() {
 }
 
 #[test]
+fn a_linux_guest_has_a_shell_disks_and_a_guest_agent() {
+    let daemon = Libvirtd::start().unwrap();
+    let guest = Guest::linux(&daemon.images().unwrap(), "linux", 2).unwrap();
+    daemon.define_and_start(&guest).unwrap();
+    let mounts = guest.shell("cut -d' ' -f1-3 /proc/mounts | grep vd").unwrap().ok().unwrap();
+    assert_eq!(mounts, "/dev/vda /data ext4\n/dev/vdb /data2 ext4\n");
+    guest.shell("echo kept >/data/file && echo too >/data2/file && sync").unwrap().ok().unwrap();
+    assert_eq!(guest.shell("cat /data/file /data2/file").unwrap().ok().unwrap(), "kept\ntoo\n");
+    assert_eq!(guest.shell("cat /nothing").unwrap().status, 1);
+    // The guest agent answers, and freezes and thaws the file systems.
+    let ask = "{\"execute\":\"guest-fsfreeze-status\"}";
+    let status = || daemon.virsh(&["qemu-agent-command", guest.name(), ask]).unwrap().trim().to_owned();
+    daemon.virsh(&["domfsfreeze", guest.name()]).unwrap();
+    assert_eq!(status(), "{\"return\":\"frozen\"}");
+    daemon.virsh(&["domfsthaw", guest.name()]).unwrap();
+    assert_eq!(status(), "{\"return\":\"thawed\"}");
+    daemon.power_off(&guest).unwrap();
+    guest.disks().iter().for_each(|disk| images::check(disk.path()).unwrap());
+}
+
+#[test]
 fn a_dead_test_run_is_swept() {
     // Another process makes a folder and dies without a drop; the next process's first folder sweeps it.
     let folder = tempfile::Builder::new().prefix("rs-").tempdir_in("/tmp").unwrap().keep();

@@ -1,4 +1,4 @@
-//! Disk images of mini guests.
+//! Disk images of guests.
 
 use std::fs;
 use std::os::unix::fs::FileExt as _;
@@ -48,11 +48,15 @@ impl Disk {
         file.set_len(SIZE)?;
         file.write_all_at(boot_sector()?, 0)?;
         drop(file);
+        Self::from_raw(&raw, path, format)
+    }
+
+    fn from_raw(raw: &Path, path: &Path, format: Format) -> Result<Self> {
         match format {
-            Format::Raw => fs::rename(&raw, path)?,
+            Format::Raw => fs::rename(raw, path)?,
             Format::Qcow2 => {
-                run(Command::new("qemu-img").args(["convert", "-f", "raw", "-O", "qcow2"]).arg(&raw).arg(path))?;
-                fs::remove_file(&raw)?;
+                run(Command::new("qemu-img").args(["convert", "-f", "raw", "-O", "qcow2"]).arg(raw).arg(path))?;
+                fs::remove_file(raw)?;
             }
         }
         Ok(Self { path: path.to_owned(), format })
@@ -62,6 +66,14 @@ impl Disk {
     pub fn empty(path: &Path, format: Format) -> Result<Self> {
         run(Command::new("qemu-img").args(["create", "-q", "-f", format.name()]).arg(path).arg(SIZE.to_string()))?;
         Ok(Self { path: path.to_owned(), format })
+    }
+
+    /// A new image with an empty ext4 on it, for a Linux guest.
+    pub fn ext4(path: &Path, format: Format) -> Result<Self> {
+        let raw = path.with_extension("making");
+        fs::File::create(&raw).with_context(|| format!("cannot make {}", raw.display()))?.set_len(SIZE)?;
+        run(Command::new("mkfs.ext4").args(["-q", "-F", "-E", "lazy_itable_init=0"]).arg(&raw))?;
+        Self::from_raw(&raw, path, format)
     }
 
     /// A new qcow2 image on top of another one, which must not change from then on.
