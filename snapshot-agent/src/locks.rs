@@ -1,14 +1,21 @@
 //! One operation per machine, and a bound on all of them.
 //!
+//! An operation that takes very long does not count for that bound: a few guests whose QEMU hangs must not keep the whole
+//! host from its work.
+//!
 //! libvirt lets a second caller of the same machine wait 30 s and then fail, and its workers run out when many wait; so
 //! who comes second is refused here, at once, and told which operation is in the way.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use snapshot_core::ids::{OperationId, VmId};
 use snapshot_core::operation::busy;
 use snapshot_core::{Error, Reason};
+
+/// How long an operation counts for the bound. Writing 64 GiB of RAM takes about as long.
+const COUNTS: Duration = Duration::from_secs(5 * 60);
 
 /// The machines that an operation has for itself.
 #[derive(Debug)]
@@ -19,9 +26,15 @@ pub struct Locks {
 
 #[derive(Debug, Default)]
 struct State {
-    held: BTreeMap<VmId, OperationId>,
+    held: BTreeMap<VmId, Held>,
     /// How often each machine was taken, so that somebody who only looks can tell whether it was meanwhile.
     taken: BTreeMap<VmId, u64>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Held {
+    by: OperationId,
+    since: Instant,
 }
 
 /// A machine that an operation has for itself, until this is dropped.
@@ -41,9 +54,9 @@ impl Locks {
     pub fn take(self: &Arc<Self>, vm: VmId, operation: OperationId) -> Result<Guard, Error> {
         let state = self.lock();
         if let Some(other) = state.held.get(&vm) {
-            return Err(busy(vm, other));
+            return Err(busy(vm, other.by));
         }
-        if state.held.len() >= self.most {
+        if state.held.values().filter(|held| held.since.elapsed() < COUNTS).count() >= self.most {
             let message = format!("the host runs {} operations, which is the most it may", self.most);
             return Err(Error::new(Reason::HostBusy, message).with("limit", self.most.to_string()));
         }
@@ -55,13 +68,13 @@ impl Locks {
     pub fn retake(self: &Arc<Self>, vm: VmId, operation: OperationId) -> Result<Guard, Error> {
         let state = self.lock();
         match state.held.get(&vm) {
-            Some(other) => Err(busy(vm, other)),
+            Some(other) => Err(busy(vm, other.by)),
             None => Ok(self.enter(state, vm, operation)),
         }
     }
 
     fn enter(self: &Arc<Self>, mut state: MutexGuard<'_, State>, vm: VmId, operation: OperationId) -> Guard {
-        state.held.insert(vm, operation);
+        state.held.insert(vm, Held { by: operation, since: Instant::now() });
         *state.taken.entry(vm).or_default() += 1;
         Guard { locks: Arc::clone(self), vm }
     }
@@ -74,7 +87,7 @@ impl Locks {
 
     /// The operations that have a machine.
     pub fn running(&self) -> Vec<OperationId> {
-        self.lock().held.values().copied().collect()
+        self.lock().held.values().map(|held| held.by).collect()
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -116,6 +129,17 @@ mod tests {
         let _held = locks.take(ids(1).0, ids(1).1).unwrap();
         assert_eq!(locks.take(ids(2).0, ids(2).1).unwrap_err().reason(), Reason::HostBusy);
         assert!(locks.retake(ids(3).0, ids(3).1).is_ok());
+    }
+
+    #[test]
+    fn an_operation_that_takes_very_long_does_not_count() {
+        let locks = Arc::new(Locks::new(1));
+        let _stuck = locks.take(ids(1).0, ids(1).1).unwrap();
+        let Some(long_ago) = Instant::now().checked_sub(COUNTS) else { return };
+        locks.lock().held.values_mut().for_each(|held| held.since = long_ago);
+        let _next = locks.take(ids(2).0, ids(2).1).unwrap();
+        assert_eq!(locks.take(ids(1).0, ids(3).1).unwrap_err().reason(), Reason::VmBusy);
+        assert_eq!(locks.take(ids(3).0, ids(3).1).unwrap_err().reason(), Reason::HostBusy);
     }
 
     #[test]

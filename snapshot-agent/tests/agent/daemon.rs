@@ -20,13 +20,13 @@ const DEADLINE: Duration = Duration::from_secs(60);
 
 /// A daemon of this test's own: libvirtd has its folders compiled in, so it gets a mount namespace in which the test's
 /// folders lie over them. Each start makes the same folders appear at the same places, so it finds its guests again.
-struct Daemon {
-    host: Host,
+pub struct Daemon {
+    pub host: Host,
     process: Child,
 }
 
 impl Daemon {
-    fn start() -> Self {
+    pub fn start() -> Self {
         let dir = FOLDER.join("daemon");
         for folder in ["run", "lib", "etc/qemu", "log", "cache"] {
             fs::create_dir_all(dir.join(folder)).unwrap();
@@ -85,21 +85,25 @@ impl Drop for Daemon {
     }
 }
 
-async fn connected(libvirt: &Libvirt, expected: bool) {
+pub async fn connected(libvirt: &Libvirt, expected: bool) {
     let mut connected = libvirt.inbox().connected();
     let wait = connected.wait_for(|connected| *connected == expected);
     tokio::time::timeout(DEADLINE, wait).await.expect("in time").unwrap();
 }
 
-/// Kills the daemon in the middle of what QEMU is asked to do: QEMU is stopped first, so that it is the middle.
-fn kill_in_the_middle(daemon: &mut Daemon, guest: &Guest, after: Duration) {
+/// Sends a signal to a guest's QEMU.
+pub fn signal(daemon: &Daemon, guest: &Guest, signal: &str) {
     let name = guest.vm.to_string()[..8].to_owned();
     let pid = fs::read_to_string(daemon.host.dir.join(format!("run/qemu/{name}.pid"))).unwrap();
-    let signal = |signal: &str| assert!(Command::new("kill").args([signal, pid.trim()]).status().unwrap().success());
+    assert!(Command::new("kill").args([signal, pid.trim()]).status().unwrap().success());
+}
+
+/// Kills the daemon in the middle of what QEMU is asked to do: QEMU is stopped first, so that it is the middle.
+fn kill_in_the_middle(daemon: &mut Daemon, guest: &Guest, after: Duration) {
     std::thread::sleep(after);
-    signal("-STOP");
+    signal(daemon, guest, "-STOP");
     daemon.kill();
-    signal("-CONT");
+    signal(daemon, guest, "-CONT");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

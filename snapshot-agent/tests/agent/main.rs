@@ -14,6 +14,7 @@ mod contract;
 mod daemon;
 mod fake;
 mod guest;
+mod hanging;
 mod operations;
 mod served;
 mod service;

@@ -1,9 +1,11 @@
 //! A connection that opens itself, and calls over it.
 //!
-//! 1. A call waits for one of [`SLOTS`] places: with five calls under way libvirt lets the sixth wait, even one that
-//!    would be over at once.
-//! 2. It takes the connection, opening one if there is none or the one there is has died. After a failure to open, others
-//!    fail at once for a moment instead of queueing to find out the same.
+//! 1. A call takes the connection, opening one if there is none or the one there is has died. After a failure to open,
+//!    others fail at once for a moment instead of queueing to find out the same.
+//! 2. It waits for one of the connection's [`SLOTS`] places: with five calls under way libvirt lets the sixth wait, even
+//!    one that would be over at once. A connection on which a call has been under way for [`LONG`] is left to it, and
+//!    the next call opens another one: a guest whose QEMU hangs, or whose RAM takes minutes to write, holds up nobody
+//!    else.
 //! 3. It runs with panics contained: `virt` panics where libvirt refuses to release something.
 //! 4. If it failed and the connection has died, the connection is dropped and the failure is
 //!    [`Failure::Unreachable`]. A look that failed so on a connection from before is tried once more on a new one; an
@@ -11,7 +13,7 @@
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use snapshot_core::ids::VmId;
@@ -22,9 +24,14 @@ use super::super::Failure;
 use super::super::inbox::Inbox;
 
 /// Calls under way at a time.
-const SLOTS: u32 = 4;
-/// How long a call waits for a slot.
+const SLOTS: usize = 4;
+/// How long a call waits for a slot, and how often it looks meanwhile whether the connection was left to a long call.
 const SLOT_WAIT: Duration = Duration::from_secs(30);
+const SLOT_LOOK: Duration = Duration::from_millis(500);
+/// How long a call may be under way before others use another connection.
+const LONG: Duration = Duration::from_secs(10);
+/// The most connections that are left to long calls. libvirt's daemon works on 20 calls at a time.
+const LEFT_MOST: usize = 8;
 /// How long others fail at once after a connection could not be opened.
 const REOPEN_PAUSE: Duration = Duration::from_millis(100);
 /// A connection whose other end is silent this long, in seconds, three times in a row, is dead.
@@ -37,13 +44,13 @@ pub(super) struct Link {
     /// Tells whether the connection for events is there; then there is somebody to connect to.
     inbox: Arc<Inbox>,
     state: Mutex<State>,
-    free: Mutex<u32>,
-    freed: Condvar,
 }
 
 #[derive(Default)]
 struct State {
     connection: Option<Arc<Connection>>,
+    /// Connections that were left to long calls, which keep them.
+    left: Vec<Weak<Connection>>,
     failed: Option<(Instant, Failure)>,
 }
 
@@ -52,6 +59,9 @@ pub(super) struct Connection {
     /// Dropped before the connection that they refer to.
     domains: Mutex<BTreeMap<VmId, Arc<Domain>>>,
     connect: Connect,
+    /// When each call that is under way was begun, by its number.
+    calls: Mutex<BTreeMap<u64, Instant>>,
+    freed: Condvar,
 }
 
 impl Connection {
@@ -87,11 +97,33 @@ impl Connection {
     fn is_alive(&self) -> bool {
         is_alive(&self.connect)
     }
+
+    fn calls(&self) -> MutexGuard<'_, BTreeMap<u64, Instant>> {
+        self.calls.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes a place among the calls under way, waiting a little for one to be free.
+    fn enter(&self) -> Option<u64> {
+        let full = |calls: &mut BTreeMap<u64, Instant>| calls.len() >= SLOTS;
+        let waited = self.freed.wait_timeout_while(self.calls(), SLOT_LOOK, full);
+        let mut calls = waited.unwrap_or_else(PoisonError::into_inner).0;
+        if calls.len() >= SLOTS {
+            return None;
+        }
+        let number = calls.last_key_value().map_or(0, |(last, _)| last + 1);
+        calls.insert(number, Instant::now());
+        Some(number)
+    }
+
+    /// Whether a call has been under way for long.
+    fn is_held_up(&self) -> bool {
+        self.calls().values().any(|begun| begun.elapsed() >= LONG)
+    }
 }
 
 impl Link {
     pub(super) fn new(uri: &str, inbox: Arc<Inbox>) -> Self {
-        Self { uri: uri.to_owned(), inbox, state: Mutex::default(), free: Mutex::new(SLOTS), freed: Condvar::new() }
+        Self { uri: uri.to_owned(), inbox, state: Mutex::default() }
     }
 
     /// Calls something that changes nothing.
@@ -100,10 +132,10 @@ impl Link {
         name: &'static str,
         call: impl Fn(&Connection) -> Result<T, Failure>,
     ) -> Result<T, Failure> {
-        let _slot = self.slot()?;
-        let (connection, is_new) = self.connection()?;
-        match self.run(name, connection, &call) {
-            Err(Failure::Unreachable(_)) if !is_new => self.run(name, self.connection()?.0, &call),
+        let slot = self.slot()?;
+        let is_new = slot.is_new;
+        match self.run(name, slot, &call) {
+            Err(Failure::Unreachable(_)) if !is_new => self.run(name, self.slot()?, &call),
             result => result,
         }
     }
@@ -114,25 +146,26 @@ impl Link {
         name: &'static str,
         call: impl Fn(&Connection) -> Result<T, Failure>,
     ) -> Result<T, Failure> {
-        let _slot = self.slot()?;
-        self.run(name, self.connection()?.0, &call)
+        self.run(name, self.slot()?, &call)
     }
 
     fn run<T>(
         &self,
         name: &'static str,
-        connection: Arc<Connection>,
+        slot: Slot,
         call: &impl Fn(&Connection) -> Result<T, Failure>,
     ) -> Result<T, Failure> {
+        let Some(connection) = &slot.connection else {
+            return Err(Failure::Unintelligible("a place without a connection".to_owned()));
+        };
         let start = Instant::now();
-        let guarded = catch_unwind(AssertUnwindSafe(|| call(&connection)));
+        let guarded = catch_unwind(AssertUnwindSafe(|| call(connection)));
         let result =
             guarded.unwrap_or_else(|_| Err(Failure::Unintelligible("the libvirt binding panicked".to_owned())));
         metrics::histogram!("snapshot_agent_libvirt_call_seconds", "call" => name).record(start.elapsed());
         match result {
             Err(failure @ (Failure::Refused { .. } | Failure::Unintelligible(_))) if !connection.is_alive() => {
-                self.discard(&connection);
-                drop_contained(connection);
+                self.discard(connection);
                 Err(Failure::Unreachable(failure.to_string()))
             }
             Err(Failure::VmGone) => {
@@ -145,9 +178,17 @@ impl Link {
 
     /// The connection, and whether it was opened just now.
     fn connection(&self) -> Result<(Arc<Connection>, bool), Failure> {
-        let mut state = self.lock();
+        let state = &mut *self.lock();
         match &state.connection {
-            Some(connection) if connection.is_alive() => return Ok((Arc::clone(connection), false)),
+            Some(connection) if connection.is_alive() => {
+                state.left.retain(|left| left.strong_count() > 0);
+                if !connection.is_held_up() || state.left.len() >= LEFT_MOST {
+                    return Ok((Arc::clone(connection), false));
+                }
+                state.left.push(Arc::downgrade(connection));
+                state.connection = None;
+                tracing::warn!(left = state.left.len(), "a call to libvirt takes long; others use another connection");
+            }
             Some(_) => state.connection.take().into_iter().for_each(drop_contained),
             None => {}
         }
@@ -159,8 +200,9 @@ impl Link {
         }
         match open(&self.uri) {
             Ok(connect) => {
-                let connection = Arc::new(Connection { domains: Mutex::default(), connect });
-                *state = State { connection: Some(Arc::clone(&connection)), failed: None };
+                let (domains, calls, freed) = (Mutex::default(), Mutex::default(), Condvar::new());
+                let connection = Arc::new(Connection { domains, connect, calls, freed });
+                (state.connection, state.failed) = (Some(Arc::clone(&connection)), None);
                 Ok((connection, true))
             }
             Err(failure) => {
@@ -183,25 +225,36 @@ impl Link {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn slot(&self) -> Result<Slot<'_>, Failure> {
-        let free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
-        let (mut free, waited) =
-            self.freed.wait_timeout_while(free, SLOT_WAIT, |free| *free == 0).unwrap_or_else(PoisonError::into_inner);
-        if waited.timed_out() && *free == 0 {
-            return Err(Failure::Unreachable("too many calls are waiting for an answer".to_owned()));
+    /// A place on the connection, which is opened if need be.
+    fn slot(&self) -> Result<Slot, Failure> {
+        let begun = Instant::now();
+        loop {
+            let (connection, is_new) = self.connection()?;
+            if let Some(number) = connection.enter() {
+                return Ok(Slot { connection: Some(connection), number, is_new });
+            }
+            if begun.elapsed() >= SLOT_WAIT {
+                return Err(Failure::Unreachable("too many calls are waiting for an answer".to_owned()));
+            }
         }
-        *free -= 1;
-        Ok(Slot(self))
     }
 }
 
-/// A place among the calls under way.
-struct Slot<'a>(&'a Link);
+/// A place among the calls under way on a connection.
+struct Slot {
+    connection: Option<Arc<Connection>>,
+    number: u64,
+    /// Whether the connection was opened for it.
+    is_new: bool,
+}
 
-impl Drop for Slot<'_> {
+impl Drop for Slot {
     fn drop(&mut self) {
-        *self.0.free.lock().unwrap_or_else(PoisonError::into_inner) += 1;
-        self.0.freed.notify_one();
+        if let Some(connection) = self.connection.take() {
+            connection.calls().remove(&self.number);
+            connection.freed.notify_one();
+            drop_contained(connection);
+        }
     }
 }
 
