@@ -6,7 +6,7 @@
 //! Any of them can be stopped, killed and started again; the others must cope.
 
 use std::net::TcpStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -20,8 +20,10 @@ use crate::{ports, tools};
 
 mod config;
 mod identity;
+mod surroundings;
 
 pub use self::identity::{ALL_ACTIONS, Identity};
+pub use self::surroundings::{Plain, Surroundings, Way};
 
 /// How long a process may take until its port takes connections.
 const READY: Duration = Duration::from_secs(60);
@@ -43,7 +45,7 @@ impl Backend {
         }
     }
 
-    fn images(&self) -> Result<std::path::PathBuf> {
+    fn images(&self) -> Result<PathBuf> {
         match self {
             Self::Daemon(daemon) => daemon.images(),
             Self::Embedded(root) => root.images(),
@@ -57,6 +59,7 @@ pub struct HostPlan {
     name: String,
     backend: Backend,
     policy: String,
+    images: Option<PathBuf>,
 }
 
 impl HostPlan {
@@ -67,13 +70,20 @@ impl HostPlan {
 
     /// A host on a given backend. Guests of an embedded one must be in its root before the cluster starts.
     pub fn on(name: &str, backend: Backend) -> Self {
-        Self { name: name.to_owned(), backend, policy: String::new() }
+        Self { name: name.to_owned(), backend, policy: String::new(), images: None }
     }
 
     /// Lines for the `[policy]` table of the agent's configuration.
     #[must_use]
     pub fn policy(mut self, lines: &str) -> Self {
         lines.clone_into(&mut self.policy);
+        self
+    }
+
+    /// Where its images are, when that is not the backend's own folder.
+    #[must_use]
+    pub fn images(mut self, folder: PathBuf) -> Self {
+        self.images = Some(folder);
         self
     }
 }
@@ -157,13 +167,18 @@ pub struct Cluster {
 impl Cluster {
     /// Brings up a system with these hosts.
     pub fn start(plans: Vec<HostPlan>) -> Result<Self> {
+        Self::start_in(plans, &mut Plain)
+    }
+
+    /// Brings up a system with these hosts, with something of the test's between and below its processes.
+    pub fn start_in(plans: Vec<HostPlan>, surroundings: &mut dyn Surroundings) -> Result<Self> {
         let scratch = Scratch::new()?;
         let names: Vec<&str> = plans.iter().map(|plan| plan.name.as_str()).collect();
         let identity = Identity::create(&scratch, &names)?;
 
         let mut hosts = Vec::new();
         for plan in plans {
-            hosts.push(start_agent(plan, &identity, &scratch)?);
+            hosts.push(start_agent(plan, &identity, &scratch, surroundings)?);
         }
         for host in &mut hosts {
             wait_port(&mut host.agent, host.port)?;
@@ -176,11 +191,17 @@ impl Cluster {
             gateway: ports::free()?,
             gateway_metrics: ports::free()?,
         };
-        let agents: Vec<(&str, u16)> = hosts.iter().map(|host| (host.name.as_str(), host.port)).collect();
-        let database = scratch.path().join("snapshots.db");
+        let mut agents: Vec<(&str, u16)> = Vec::new();
+        for host in &hosts {
+            agents.push((host.name.as_str(), surroundings.way(Way::ToAgent, host.port)?));
+        }
+        let catalogue = scratch.folder("catalogue")?;
+        surroundings.catalogue(&catalogue)?;
+        let database = catalogue.join("snapshots.db");
         let api = config::api(&identity, &ports, &database, &agents);
         let mut api = start(&scratch, "snapshot-api", "snapshot-api", &["serve"], &api)?;
-        let gateway = config::gateway(&identity, &ports);
+        let internal = surroundings.way(Way::ToApi, ports.internal)?;
+        let gateway = config::gateway(&identity, &Ports { internal, ..ports });
         let mut gateway = start(&scratch, "snapshot-gateway", "snapshot-gateway", &[], &gateway)?;
         wait_port(&mut api, ports.internal)?;
         wait_port(&mut api, ports.public)?;
@@ -250,16 +271,23 @@ impl Cluster {
     }
 }
 
-fn start_agent(plan: HostPlan, identity: &Identity, scratch: &Scratch) -> Result<Host> {
-    let HostPlan { name, backend, policy } = plan;
+fn start_agent(
+    plan: HostPlan,
+    identity: &Identity,
+    scratch: &Scratch,
+    surroundings: &mut dyn Surroundings,
+) -> Result<Host> {
+    let HostPlan { name, backend, policy, images } = plan;
     let (port, metrics) = (ports::free()?, ports::free()?);
+    let state = scratch.folder(&format!("state-{name}"))?;
+    surroundings.journal(&state)?;
     let agent = config::Agent {
         name: &name,
         port,
         metrics,
         uri: &backend.uri(),
-        state: &scratch.folder(&format!("state-{name}"))?,
-        images: &backend.images()?,
+        state: &state,
+        images: &images.map_or_else(|| backend.images(), Ok)?,
         policy: &policy,
     };
     let text = config::agent(identity, &agent);

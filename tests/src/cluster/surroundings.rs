@@ -1,0 +1,42 @@
+//! What a test may put between the processes of a cluster, and below their folders, before they start.
+
+use std::path::Path;
+
+use anyhow::Result;
+
+/// A way from one process to another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// From the gateway to the API.
+    ToApi,
+    /// From the API to an agent.
+    ToAgent,
+}
+
+/// Told of each folder before anything is in it, and asked for each port that a process is told to call.
+pub trait Surroundings {
+    /// An agent's folder, which is empty.
+    fn journal(&mut self, folder: &Path) -> Result<()>;
+    /// The folder of the API's database, which is empty.
+    fn catalogue(&mut self, folder: &Path) -> Result<()>;
+    /// The port to call in order to get to `port`.
+    fn way(&mut self, way: Way, port: u16) -> Result<u16>;
+}
+
+/// Nothing of the kind.
+#[derive(Debug)]
+pub struct Plain;
+
+impl Surroundings for Plain {
+    fn journal(&mut self, _folder: &Path) -> Result<()> {
+        Ok(())
+    }
+
+    fn catalogue(&mut self, _folder: &Path) -> Result<()> {
+        Ok(())
+    }
+
+    fn way(&mut self, _way: Way, port: u16) -> Result<u16> {
+        Ok(port)
+    }
+}
