@@ -42,6 +42,11 @@ bench: setup-test web ## Latency beside libvirt's own, and memory; writes target
 	cargo build --workspace --release
 	target/release/bench
 
+.PHONY: faults
+faults: setup-test web ## Kill, cut and fill while guests are worked on: N kills from the seed SEED (100, 1)
+	cargo build --workspace
+	target/debug/faults --kills $(or $(N),100) --seed $(or $(SEED),1)
+
 .PHONY: web
 web: setup-build ## Build the page
 	cd gateway/web && { [ node_modules/.package-lock.json -nt package-lock.json ] || npm ci --no-audit --no-fund; }

@@ -221,7 +221,8 @@ pub fn key() -> String {
     Uuid::new_v4().to_string()
 }
 
-fn as_listed(snapshot: &v1::Snapshot) -> Listed {
+/// A snapshot of the catalogue as virsh would list it.
+pub fn as_listed(snapshot: &v1::Snapshot) -> Listed {
     let state = match snapshot.vm_state() {
         v1::SnapshotVmState::Running => "running",
         v1::SnapshotVmState::Paused => "paused",

@@ -14,6 +14,7 @@
 pub mod client;
 pub mod cluster;
 pub mod embed;
+pub mod faults;
 pub mod guest;
 pub mod images;
 pub mod lab;

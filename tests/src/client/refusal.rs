@@ -33,6 +33,11 @@ impl Refusal {
         Self { code: Code::Unknown, message: message.to_string(), reason, metadata, details }
     }
 
+    /// An answer that did not come: it may have been sent and lost.
+    pub fn lost(message: impl fmt::Display) -> Self {
+        Self::harness(message)
+    }
+
     /// From `google.rpc.Status`-like parts with encoded details: (type, bytes).
     pub(super) fn from_parts(code: Code, message: &str, details: &[(String, Vec<u8>)]) -> Self {
         let info = details.iter().find(|(name, _)| name == "google.rpc.ErrorInfo");

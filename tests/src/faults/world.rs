@@ -1,0 +1,248 @@
+//! The world of a round: a cluster on a private daemon with small guests, ways that can be cut, and file systems that can
+//! be filled.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use anyhow::{Context as _, Result};
+use tokio::sync::broadcast;
+
+use super::calm::Calm;
+use super::history::History;
+use super::proxy::Proxy;
+use super::script::{Link, Store, Target};
+use super::space::Space;
+use crate::client::{Client, Curl, Grpc};
+use crate::cluster::{Backend, Cluster, HostPlan, Surroundings, Way};
+use crate::guest::{Disk, Format, Guest};
+use crate::images;
+use crate::lab::HOST;
+use crate::libvirtd::Libvirtd;
+use crate::processes::Process;
+use crate::scratch::Scratch;
+use crate::tools::run;
+
+/// Room for the images of a round: they are sparse, and 64 MiB each when full.
+const IMAGES_MIB: u32 = 768;
+const JOURNAL_MIB: u32 = 16;
+const CATALOGUE_MIB: u32 = 64;
+/// A virsh that does not come back is ended: the daemon may have been stopped.
+const VIRSH_SECONDS: &str = "30";
+
+/// The machines of a round: name, and whether other tools meddle with it.
+pub const MACHINES: [(&str, Shape, bool); 4] = [
+    ("one", Shape::One, false),
+    ("two", Shape::Two, false),
+    ("clone", Shape::Clone, false),
+    ("shared", Shape::Two, true),
+];
+
+/// What disks a machine has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shape {
+    /// One.
+    One,
+    /// Two.
+    Two,
+    /// One, on top of a base.
+    Clone,
+}
+
+/// What lanes tell of an operation, for faults that wait for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// A request is being sent.
+    Dispatched(usize),
+    /// It is seen to run.
+    Running(usize),
+}
+
+/// A machine of a round.
+#[derive(Debug)]
+pub struct Inhabitant {
+    /// Its guest.
+    pub guest: Guest,
+    /// Whether others meddle with it.
+    pub meddled: bool,
+    /// How often its QEMU was killed, or something else was done that a guest may lose writes by.
+    pub crashes: AtomicU64,
+}
+
+/// Everything that a round acts on. Fields are dropped in their order: file systems are unmounted before their folders go.
+pub struct World {
+    spaces: BTreeMap<u8, Space>,
+    ways: BTreeMap<u8, Proxy>,
+    /// The processes.
+    cluster: Mutex<Cluster>,
+    /// The machines.
+    pub machines: Vec<Inhabitant>,
+    base: (PathBuf, String),
+    /// What lanes tell.
+    pub phases: broadcast::Sender<Phase>,
+    /// What keeps faults and other tools apart.
+    pub calm: Calm,
+    /// What has happened.
+    pub history: History,
+    uri: String,
+    daemon_folder: PathBuf,
+    scratch: Scratch,
+}
+
+struct Around<'a> {
+    spaces: &'a mut BTreeMap<u8, Space>,
+    ways: &'a mut BTreeMap<u8, Proxy>,
+}
+
+impl Surroundings for Around<'_> {
+    fn journal(&mut self, folder: &Path) -> Result<()> {
+        self.spaces.insert(Store::Journal as u8, Space::mount(folder, JOURNAL_MIB)?);
+        Ok(())
+    }
+
+    fn catalogue(&mut self, folder: &Path) -> Result<()> {
+        self.spaces.insert(Store::Catalogue as u8, Space::mount(folder, CATALOGUE_MIB)?);
+        Ok(())
+    }
+
+    fn way(&mut self, way: Way, port: u16) -> Result<u16> {
+        let link = match way {
+            Way::ToApi => Link::Middle,
+            Way::ToAgent => Link::Back,
+        };
+        let proxy = Proxy::to(port)?;
+        let port = proxy.port();
+        self.ways.insert(link as u8, proxy);
+        Ok(port)
+    }
+}
+
+impl World {
+    /// Brings one up, with so many machines, all of them running and booted.
+    pub async fn start(machines: usize, policy: &str) -> Result<Self> {
+        // Mounted before the daemon starts, whose namespace is a copy of this one.
+        let scratch = Scratch::new()?;
+        let folder = scratch.folder("images")?;
+        let (mut spaces, mut ways) = (BTreeMap::new(), BTreeMap::new());
+        spaces.insert(Store::Images as u8, Space::mount(&folder, IMAGES_MIB)?);
+        let daemon = Libvirtd::start()?;
+        let (uri, daemon_folder) = (daemon.uri(), daemon.folder().to_owned());
+        let plan = HostPlan::on(HOST, Backend::Daemon(daemon)).policy(policy).images(folder.clone());
+        let cluster = Cluster::start_in(vec![plan], &mut Around { spaces: &mut spaces, ways: &mut ways })?;
+        ways.insert(Link::Front as u8, Proxy::to(cluster.ports().gateway)?);
+        let base = Disk::boot(&folder.join("base.qcow2"), Format::Qcow2)?;
+        let digest = images::sha256(base.path())?;
+        let mut inhabitants = Vec::new();
+        for (name, shape, meddled) in MACHINES.into_iter().cycle().take(machines) {
+            let name = if inhabitants.len() < MACHINES.len() {
+                name.to_owned()
+            } else {
+                format!("{name}{}", inhabitants.len())
+            };
+            let guest = match shape {
+                Shape::One => Guest::new(&folder, &name)?,
+                Shape::Two => Guest::with_two_disks(&folder, &name)?,
+                Shape::Clone => Guest::clone_of(&folder, &name, &base)?,
+            };
+            cluster.host(HOST)?.libvirtd()?.define_and_start(&guest)?;
+            inhabitants.push(Inhabitant { guest, meddled, crashes: AtomicU64::new(0) });
+        }
+        Ok(Self {
+            spaces,
+            ways,
+            cluster: Mutex::new(cluster),
+            machines: inhabitants,
+            base: (base.path().to_owned(), digest),
+            phases: broadcast::Sender::new(64),
+            calm: Calm::default(),
+            history: History::new(),
+            uri,
+            daemon_folder,
+            scratch,
+        })
+    }
+
+    /// The processes. Held for a moment only: nothing that can hang is done with it.
+    pub fn cluster(&self) -> MutexGuard<'_, Cluster> {
+        self.cluster.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Acts on one of the processes. QEMU is none of them.
+    pub fn with_process<T>(&self, target: Target, act: impl FnOnce(&mut Process) -> Result<T>) -> Result<T> {
+        let mut cluster = self.cluster();
+        match target {
+            Target::Gateway => act(cluster.gateway()),
+            Target::Api => act(cluster.api()),
+            Target::Agent => act(cluster.host_mut(HOST)?.agent()),
+            Target::Daemon => act(cluster.host_mut(HOST)?.libvirtd_mut()?.process()),
+            Target::Qemu => anyhow::bail!("QEMU is libvirt's process"),
+        }
+    }
+
+    /// A way between two processes.
+    pub fn way(&self, link: Link) -> Result<&Proxy> {
+        self.ways.get(&(link as u8)).context("a way that was not made")
+    }
+
+    /// A small file system.
+    pub fn space(&self, store: Store) -> Result<&Space> {
+        self.spaces.get(&(store as u8)).context("a file system that was not made")
+    }
+
+    /// A caller as JSON and one by gRPC, both through the gateway, with a token that outlives the round.
+    pub fn callers(&self) -> Result<(Client, Client)> {
+        let port = self.way(Link::Front)?.port();
+        let token = self.cluster().identity().admin_token()?;
+        let json = Client::new(Box::new(Curl::new(port)), token.clone());
+        Ok((json, Client::new(Box::new(Grpc::plain(port)?), token)))
+    }
+
+    /// virsh, with a bound on how long it takes.
+    pub fn virsh(&self, arguments: &[&str]) -> Result<String> {
+        let bound = ["-k", "1", VIRSH_SECONDS, "virsh", "-q", "-c", &self.uri];
+        run(Command::new("timeout").args(bound).args(arguments))
+    }
+
+    /// Counts something by which a guest may lose what it wrote and did not flush. To be called before it is done.
+    pub fn crash(&self, machine: usize) {
+        self.machines[machine].crashes.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// libvirt's pid file of a machine's QEMU.
+    pub fn pid_file(&self, machine: usize) -> PathBuf {
+        self.daemon_folder.join("run/qemu").join(format!("{}.pid", self.machines[machine].guest.name()))
+    }
+
+    /// The folder that the command line of every QEMU of this world names.
+    pub fn images(&self) -> PathBuf {
+        self.scratch.path().join("images")
+    }
+
+    /// The folder of the daemon.
+    pub fn daemon_folder(&self) -> &Path {
+        &self.daemon_folder
+    }
+
+    /// The base of the clones, and its digest from before the round.
+    pub fn base(&self) -> (&Path, &str) {
+        (&self.base.0, &self.base.1)
+    }
+
+    /// Copies all logs into a folder.
+    pub fn keep_logs(&self, folder: &Path) -> Result<()> {
+        std::fs::create_dir_all(folder)?;
+        for (name, text) in self.cluster().logs()? {
+            std::fs::write(folder.join(format!("{name}.log")), text)?;
+        }
+        let mut files = vec![self.daemon_folder.join("libvirtd.log")];
+        let qemu = std::fs::read_dir(self.daemon_folder.join("log/qemu")).into_iter().flatten().flatten();
+        files.extend(qemu.map(|entry| entry.path()));
+        for file in files {
+            let name = file.file_name().map(|name| format!("{}", name.to_string_lossy())).unwrap_or_default();
+            let _ = std::fs::copy(&file, folder.join(format!("host-{name}")));
+        }
+        Ok(())
+    }
+}

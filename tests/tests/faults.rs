@@ -1,0 +1,97 @@
+//! The campaign of faults, short: `make faults` is the long one. It is a program of its own, because it needs a mount
+//! namespace of its own.
+
+#![expect(clippy::unwrap_used, reason = "a test may panic, and its helpers are part of it")]
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::PathBuf;
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
+use tests::scratch::{is_alive, sweep};
+use tests::tools::wait_for;
+
+/// How long a campaign that was told to end may take to clean up on a busy machine.
+const CLEANED: Duration = Duration::from_secs(90);
+
+fn faults(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_faults"));
+    command.args(arguments);
+    command
+}
+
+fn said(output: &Output) -> String {
+    format!("{}\n{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+#[test]
+fn thirty_kills_find_nothing() {
+    for seed in ["1", "20"] {
+        let output = faults(&["--kills", "15", "--kills-a-round", "15", "--seed", seed]).output().unwrap();
+        assert!(output.status.success(), "{}", said(&output));
+    }
+}
+
+#[test]
+fn wrongs_done_behind_its_back_are_found() {
+    let keep = tempfile::tempdir().unwrap();
+    let keep = keep.path().to_str().unwrap();
+    let output = faults(&["--kills", "1", "--seed", "5", "--sabotage", "true", "--keep", keep]).output().unwrap();
+    let said = said(&output);
+    assert!(!output.status.success(), "{said}");
+    for found in ["LOST on one", "MIXED on two", "WRONG_DATA on clone", "ORPHANED on shared", "LEFT_PAUSED on shared"] {
+        assert!(said.contains(found), "{found} was not found: {said}");
+    }
+    // What is needed to understand it is kept.
+    let round = PathBuf::from(keep).join("seed-5-round-0");
+    let history = fs::read_to_string(round.join("history.log")).unwrap();
+    assert!(history.contains("CHECKER"), "{history}");
+    for log in ["agent-alpha.log", "snapshot-api.log", "snapshot-gateway.log", "host-libvirtd.log"] {
+        assert!(round.join(log).is_file(), "{log} was not kept");
+    }
+}
+
+/// The folders of a campaign: those that name one of its processes as their owner.
+fn folders(owner: u32) -> BTreeSet<PathBuf> {
+    let entries = fs::read_dir("/tmp").unwrap().flatten().map(|entry| entry.path());
+    let owned = |folder: &PathBuf| {
+        let text = fs::read_to_string(folder.join("owner")).unwrap_or_default();
+        text.split_whitespace().next() == Some(&owner.to_string())
+    };
+    entries.filter(owned).collect()
+}
+
+/// The processes whose command line names one of these folders.
+fn processes(folders: &BTreeSet<PathBuf>) -> Vec<i32> {
+    let pids = fs::read_dir("/proc").unwrap().flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    let names = |pid: &i32| {
+        let command = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        let command = String::from_utf8_lossy(&command).into_owned();
+        folders.iter().any(|folder| command.contains(&format!("{}/", folder.display()))) && is_alive(*pid)
+    };
+    pids.filter(names).collect()
+}
+
+#[test]
+fn a_campaign_that_is_ended_in_the_middle_leaves_nothing() {
+    for signal in [Signal::TERM, Signal::KILL] {
+        let mut campaign = faults(&["--kills", "50", "--seed", "9"]).stdout(Stdio::null()).spawn().unwrap();
+        let id = campaign.id();
+        // unshare becomes the campaign itself, so the id stays.
+        let begun = wait_for("the guests to run", CLEANED, || {
+            let folders = folders(id);
+            let guests = folders.iter().flat_map(|folder| fs::read_dir(folder.join("images")).into_iter().flatten());
+            let guests = guests.flatten().filter(|entry| entry.path().extension().is_some_and(|word| word == "sock"));
+            Ok((guests.count() >= 4 || processes(&folders).len() >= 8).then_some(folders))
+        });
+        let begun = begun.unwrap();
+        kill_process(Pid::from_raw(i32::try_from(id).unwrap()).unwrap(), signal).unwrap();
+        campaign.wait().unwrap();
+        // After SIGKILL nobody was left to clean up, and the next test run does.
+        sweep();
+        assert_eq!(processes(&begun), Vec::<i32>::new(), "{signal:?}");
+        assert!(begun.iter().all(|folder| !folder.exists()), "{signal:?} left {begun:?}");
+    }
+}
