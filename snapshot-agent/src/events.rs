@@ -1,7 +1,7 @@
 //! The phases of an operation as the events of a stream.
 //!
 //! The first is always `accepted`, the last always `ended`; in between comes the progress there is when the stream is
-//! ready for it.
+//! ready for it. An operation that is refused while it is followed ends the stream with the refusal.
 
 use std::sync::Arc;
 
@@ -54,7 +54,12 @@ pub fn follow<T: Send + 'static>(
                     send(Event::Ended(end(&ended, inventory))).await;
                     return;
                 }
-                Phase::Accepting | Phase::Refused(_) | Phase::Running { .. } => {}
+                // It was attached to before that was decided. Nothing more will come.
+                Phase::Refused(refusal) => {
+                    let _ = sender.send(Err(proto::status::to_status(&refusal))).await;
+                    return;
+                }
+                Phase::Accepting | Phase::Running { .. } => {}
             }
             tokio::select! {
                 changed = phases.changed() => if changed.is_err() { return },

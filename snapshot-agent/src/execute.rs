@@ -115,6 +115,11 @@ impl Executor {
                 operation.check_same(spec.vm, &spec.request)?;
                 operation
             }
+            Entered::Denied => {
+                let message =
+                    "contact was lost before the operation was taken on, and it was given up; nothing was done";
+                return Err(Error::new(Reason::AuthorizationExpired, message));
+            }
             Entered::New(operation) => {
                 let order = Order { spec, actor: permit.actor().to_string(), request_id };
                 self.launch(Arc::clone(&operation), order);
@@ -127,11 +132,14 @@ impl Executor {
 
     /// The operation with this id.
     pub fn get(&self, id: OperationId) -> Result<Arc<Operation>, Error> {
-        let known = self.shared.registry.get(id).filter(|operation| !matches!(operation.phase(), Phase::Refused(_)));
-        known.ok_or_else(|| {
-            let name = proto::names::operation(id);
-            Error::new(Reason::OperationNotFound, format!("{name} is not known to this host")).with("operation", name)
-        })
+        self.shared.registry.get(id).ok_or_else(|| unknown(id))
+    }
+
+    /// The operation with this id, for who has lost sight of it. One that is not known is not taken on later either: whoever
+    /// asks here counts it as never begun, and the request to begin it may still be on its way, in a connection that was given
+    /// up. A process that starts anew has no such connection, so this need not be remembered longer than the process lives.
+    pub fn find_again(&self, id: OperationId) -> Result<Arc<Operation>, Error> {
+        self.shared.registry.get_or_deny(id).ok_or_else(|| unknown(id))
     }
 
     /// Asks for an operation to be stopped between two steps.
@@ -185,6 +193,11 @@ impl Executor {
             .instrument(span),
         );
     }
+}
+
+fn unknown(id: OperationId) -> Error {
+    let name = proto::names::operation(id);
+    Error::new(Reason::OperationNotFound, format!("{name} is not known to this host")).with("operation", name)
 }
 
 /// The permit is the proof that somebody may do this to this machine; for another machine it proves nothing.

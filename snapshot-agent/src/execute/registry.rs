@@ -1,6 +1,6 @@
 //! The operations that this host knows of: those under way, and the last of those that have ended.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use proto::convert::Spec;
@@ -12,6 +12,9 @@ use crate::journal::Journal;
 /// After how many ends the journal is pruned.
 const PRUNE_EVERY: usize = 50;
 
+/// How many ids that are not to be taken on are remembered. One is of use as long as a connection from before it lives.
+const DENIED: usize = 10_000;
+
 #[derive(Debug, Default)]
 pub(super) struct Registry {
     state: Mutex<State>,
@@ -21,12 +24,16 @@ pub(super) struct Registry {
 struct State {
     operations: HashMap<OperationId, Arc<Operation>>,
     ends_since_prune: usize,
+    /// The ids that somebody asked for and was told are not known, oldest first.
+    denied: VecDeque<OperationId>,
 }
 
 /// Whether an id was known.
 pub(super) enum Entered {
     Known(Arc<Operation>),
     New(Arc<Operation>),
+    /// Somebody was told that it is not known, and has drawn conclusions.
+    Denied,
 }
 
 impl Registry {
@@ -35,6 +42,9 @@ impl Registry {
         let mut state = self.lock();
         if let Some(known) = state.operations.get(&spec.operation) {
             return Entered::Known(Arc::clone(known));
+        }
+        if state.denied.contains(&spec.operation) {
+            return Entered::Denied;
         }
         let new = Operation::new(spec.operation, spec.vm, spec.request.clone(), Phase::Accepting);
         let new = Arc::new(new);
@@ -47,6 +57,19 @@ impl Registry {
         let operation = Arc::new(operation);
         self.lock().operations.insert(operation.id(), Arc::clone(&operation));
         operation
+    }
+
+    /// The operation with this id. If there is none, from now on there will be none.
+    pub(super) fn get_or_deny(&self, id: OperationId) -> Option<Arc<Operation>> {
+        let mut state = self.lock();
+        let known = state.operations.get(&id).cloned();
+        if known.is_none() && !state.denied.contains(&id) {
+            if state.denied.len() >= DENIED {
+                state.denied.pop_front();
+            }
+            state.denied.push_back(id);
+        }
+        known
     }
 
     pub(super) fn get(&self, id: OperationId) -> Option<Arc<Operation>> {

@@ -15,7 +15,7 @@ pub(crate) async fn handle(
     agent: &Agent,
     request: Request<AttachOperationRequest>,
 ) -> Result<ReceiverStream<Result<AttachOperationResponse, Status>>, Error> {
-    let operation = agent.executor.get(super::operation_id(&request.get_ref().operation_id)?)?;
+    let operation = agent.executor.find_again(super::operation_id(&request.get_ref().operation_id)?)?;
     let wrap = |event| AttachOperationResponse { event: Some(event) };
     Ok(events::follow(operation, agent.machines.clone(), agent.closing.clone(), wrap))
 }

@@ -4,6 +4,7 @@
 //! death. This module has what is not about faults.
 
 mod faults;
+mod lost_sight;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};

@@ -1,0 +1,64 @@
+//! Whoever has lost sight of an operation asks for it again.
+
+use std::sync::mpsc::channel;
+
+use snapshot_agent::events;
+use tokio_stream::StreamExt as _;
+use tokio_util::sync::CancellationToken;
+
+use super::*;
+
+/// The request to begin it may be in a connection that its sender has given up, and be read after the question.
+#[tokio::test]
+async fn what_was_said_not_to_be_known_is_not_taken_on_later() {
+    let dir = tempfile::tempdir().unwrap();
+    let world = World::with_machine(VmState::Shutoff);
+    let agent = Agent::start(&world, &dir, None);
+    let late = spec(Request::Create(create(1)));
+    for _ in 0..2 {
+        let unknown = agent.executor.find_again(late.operation).unwrap_err();
+        assert_eq!(unknown.reason(), Reason::OperationNotFound);
+    }
+    let refused = agent.executor.start(&permit(), late.clone(), String::new()).await.unwrap_err();
+    assert_eq!(refused.reason(), Reason::AuthorizationExpired);
+    assert!(machine(&world).snapshots.is_empty());
+    assert_eq!(agent.executor.find_again(late.operation).unwrap_err().reason(), Reason::OperationNotFound);
+    // Others are taken on, found again, and not begun a second time.
+    let begun = agent.executor.start(&permit(), spec(Request::Create(create(2))), String::new()).await.unwrap();
+    assert_eq!(agent.ended(&agent.executor.find_again(begun.id()).unwrap()).await.outcome, Outcome::Succeeded);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_operation_that_is_refused_while_it_is_followed_ends_the_stream() {
+    let dir = tempfile::tempdir().unwrap();
+    let world = World::with_machine(VmState::Shutoff);
+    let agent = Agent::start(&world, &dir, None);
+    let (locked, is_locked) = channel();
+    let (decide, decided) = channel::<()>();
+    let host = Arc::clone(&world);
+    // The host does not answer for a while, and then in a way that rules the operation out.
+    let host = std::thread::spawn(move || {
+        let mut world = lock(&host);
+        world.machines.get_mut(&vm_facts().id).unwrap().vm.has_managed_save = true;
+        locked.send(()).unwrap();
+        decided.recv().unwrap();
+    });
+    is_locked.recv().unwrap();
+    let spec = spec(Request::Create(create(1)));
+    let (executor, id) = (agent.executor.clone(), spec.operation);
+    let starting = tokio::spawn(async move { executor.start(&permit(), spec, String::new()).await });
+    let operation = loop {
+        match agent.executor.get(id) {
+            Ok(operation) => break operation,
+            Err(_) => tokio::task::yield_now().await,
+        }
+    };
+    let mut stream = events::follow(operation, Arc::clone(&agent.machines), CancellationToken::new(), |event| event);
+    decide.send(()).unwrap();
+    host.join().unwrap();
+    assert_eq!(starting.await.unwrap().unwrap_err().reason(), Reason::VmHibernated);
+    let told = tokio::time::timeout(Duration::from_secs(30), stream.next()).await.expect("the stream goes on for ever");
+    let status = told.unwrap().unwrap_err();
+    assert_eq!(proto::status::reason(&status), Some(Reason::VmHibernated));
+    assert!(stream.next().await.is_none());
+}
