@@ -9,15 +9,18 @@
 //! ext4: 3.7 ms against 0.4 ms). So a few empty files are made in advance: an entry is written into one of these, synced,
 //! and renamed. If a power cut takes the rename back, the entry is found under the other name.
 //!
+//! Entries are numbered in the order in which they were taken on, and forgotten in that order alone: the clocks, this host's
+//! and those that made the ids, may jump.
+//!
 //! A mark that was cut off is passed over. An entry that makes no sense is set aside under another name,
 //! for a person to look at.
 
+use std::collections::HashMap;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 use snapshot_core::Error;
@@ -38,9 +41,8 @@ const SET_ASIDE: &str = "unreadable";
 const SPARES: usize = 64;
 const SPARES_LEAST: usize = 16;
 
-/// The most ended operations that are kept, and for how long.
+/// The most ended operations that are kept.
 const KEPT: usize = 1000;
-const KEPT_FOR: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 
 /// An operation that was taken on.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -65,6 +67,16 @@ pub struct Entry {
     pub before: Before,
     /// When it was taken on.
     pub accepted: Moment,
+}
+
+/// The first line of a file.
+#[derive(Debug, Serialize, Deserialize)]
+struct FirstLine<E> {
+    /// Its place in the order in which operations were taken on.
+    #[serde(default)]
+    number: u64,
+    #[serde(flatten)]
+    entry: E,
 }
 
 /// What a machine did before an operation, to tell afterwards what has happened to it.
@@ -105,6 +117,14 @@ enum Mark {
 pub struct Journal {
     dir: PathBuf,
     spares: Mutex<Vec<PathBuf>>,
+    numbers: Mutex<Numbers>,
+}
+
+/// The order in which operations were taken on.
+#[derive(Debug, Default)]
+struct Numbers {
+    last: u64,
+    known: HashMap<OperationId, u64>,
 }
 
 /// One operation's file, to append marks to.
@@ -118,6 +138,8 @@ pub struct Log {
 pub struct Recorded {
     /// What was taken on.
     pub entry: Entry,
+    /// Its place in the order in which operations were taken on.
+    number: u64,
     /// The first step that is not known to be done.
     pub next: usize,
     /// Whether that step was begun.
@@ -143,7 +165,7 @@ impl Journal {
                 }
             }
         }
-        let journal = Self { dir: dir.to_owned(), spares: Mutex::new(spares) };
+        let journal = Self { dir: dir.to_owned(), spares: Mutex::new(spares), numbers: Mutex::default() };
         journal.make_spares()?;
         Ok(journal)
     }
@@ -172,7 +194,8 @@ impl Journal {
 
     /// Takes an operation on. When this returns, a power cut does not forget it.
     pub fn accept(&self, entry: &Entry) -> io::Result<Log> {
-        let mut line = serde_json::to_vec(entry)?;
+        let number = self.next_number(entry.operation);
+        let mut line = serde_json::to_vec(&FirstLine { number, entry })?;
         line.push(b'\n');
         let spare = self.spares().pop();
         let (spare, in_advance) = match spare {
@@ -197,7 +220,19 @@ impl Journal {
         })
     }
 
-    /// Everything in the journal, oldest first.
+    fn numbers(&self) -> MutexGuard<'_, Numbers> {
+        self.numbers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn next_number(&self, operation: OperationId) -> u64 {
+        let mut numbers = self.numbers();
+        numbers.last += 1;
+        let number = numbers.last;
+        numbers.known.insert(operation, number);
+        number
+    }
+
+    /// Everything in the journal, in the order in which it was taken on. Call it before anything else is taken on.
     pub fn load(&self) -> io::Result<Vec<Recorded>> {
         let mut all = Vec::new();
         for path in files(&self.dir, EXTENSION)? {
@@ -209,7 +244,13 @@ impl Journal {
                 }
             }
         }
-        all.sort_by_key(|recorded| recorded.entry.operation);
+        all.sort_by_key(|recorded| (recorded.number, recorded.entry.operation));
+        let mut numbers = self.numbers();
+        for recorded in &all {
+            numbers.last = numbers.last.max(recorded.number);
+            numbers.known.insert(recorded.entry.operation, recorded.number);
+        }
+        drop(numbers);
         Ok(all)
     }
 
@@ -218,20 +259,15 @@ impl Journal {
         Recorded::read(&name(&self.dir, operation))
     }
 
-    /// Forgets ended operations that are old or too many; returns which.
+    /// Forgets the oldest of the ended operations where they are too many; returns which.
     pub fn prune(&self, mut ended: Vec<OperationId>) -> Vec<OperationId> {
-        ended.sort_unstable();
-        let surplus = ended.len().saturating_sub(KEPT);
-        let old = |path: &Path| {
-            let age = fs::metadata(path).and_then(|metadata| metadata.modified());
-            age.is_ok_and(|time| SystemTime::now().duration_since(time).is_ok_and(|age| age > KEPT_FOR))
-        };
-        let mut place = 0;
-        ended.retain(|id| {
-            let path = name(&self.dir, *id);
-            place += 1;
-            (place <= surplus || old(&path)) && remove(&path)
-        });
+        let mut numbers = self.numbers();
+        ended.sort_unstable_by_key(|id| (numbers.known.get(id).copied(), *id));
+        ended.truncate(ended.len().saturating_sub(KEPT));
+        ended.retain(|id| remove(&name(&self.dir, *id)));
+        for id in &ended {
+            numbers.known.remove(id);
+        }
         ended
     }
 }
@@ -267,9 +303,9 @@ impl Recorded {
     fn read(path: &Path) -> io::Result<Self> {
         let text = fs::read_to_string(path)?;
         let mut lines = text.split_inclusive('\n');
-        let entry: Entry = serde_json::from_str(lines.next().unwrap_or_default())?;
+        let FirstLine { number, entry } = serde_json::from_str(lines.next().unwrap_or_default())?;
         let file = OpenOptions::new().append(true).open(path)?;
-        let mut recorded = Self { entry, next: 0, begun: false, ended: None, log: Log { file } };
+        let mut recorded = Self { entry, number, next: 0, begun: false, ended: None, log: Log { file } };
         for line in lines {
             match serde_json::from_str(line) {
                 Ok(Mark::Begun(step)) => (recorded.next, recorded.begun) = (step, true),

@@ -88,19 +88,38 @@ fn an_operation_is_taken_on_once() {
     assert_eq!(order, [entry(1).operation, entry(2).operation]);
 }
 
+/// The ids are of the API's clock and the times of the files of this host's: here both ran backwards all the time.
 #[test]
-fn what_ended_is_forgotten_by_number_and_by_age() {
+fn what_was_taken_on_first_is_forgotten_first_whatever_the_clocks_said() {
     let dir = tempfile::tempdir().unwrap();
     let journal = Journal::open(dir.path()).unwrap();
-    let all: Vec<OperationId> = (0..KEPT as u128 + 5).map(|n| OperationId::from_uuid(Uuid::from_u128(n))).collect();
-    for id in &all {
-        fs::write(name(dir.path(), *id), "").unwrap();
+    let all: Vec<OperationId> = (0..KEPT as u128 + 5).rev().map(|n| entry(n).operation).collect();
+    for (age, id) in (0..).zip(&all) {
+        journal.accept(&entry(id.as_uuid().as_u128())).unwrap();
+        let file = File::options().write(true).open(name(dir.path(), *id)).unwrap();
+        file.set_modified(std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1_000_000 - age)).unwrap();
     }
-    assert_eq!(journal.prune(all.clone()), all[..5]);
-    let old = &all[7];
-    let file = File::options().write(true).open(name(dir.path(), *old)).unwrap();
-    file.set_modified(SystemTime::now() - KEPT_FOR - Duration::from_secs(1)).unwrap();
-    assert_eq!(journal.prune(all[5..].to_vec()), [*old]);
+    let mut ended = all.clone();
+    ended.sort_unstable();
+    assert_eq!(journal.prune(ended), all[..5]);
+    // A process that starts anew knows the order, and goes on with it.
+    let journal = Journal::open(dir.path()).unwrap();
+    let order: Vec<_> = journal.load().unwrap().into_iter().map(|recorded| recorded.entry.operation).collect();
+    assert_eq!(order, all[5..]);
+    journal.accept(&entry(5000)).unwrap();
+    let mut ended = [&all[5..], &[entry(5000).operation]].concat();
+    ended.sort_unstable();
+    assert_eq!(journal.prune(ended), all[5..6]);
+}
+
+#[test]
+fn an_entry_of_a_version_that_did_not_number_them_is_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let journal = Journal::open(dir.path()).unwrap();
+    let line = serde_json::to_string(&entry(1)).unwrap();
+    fs::write(name(dir.path(), entry(1).operation), format!("{line}\n")).unwrap();
+    let recorded = journal.load().unwrap().pop().unwrap();
+    assert_eq!(Entry { accepted: recorded.entry.accepted.clone(), ..entry(1) }, recorded.entry);
 }
 
 #[test]
