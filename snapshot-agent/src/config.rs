@@ -27,12 +27,15 @@ pub struct Config {
     /// The folder with what the agent has to remember.
     #[serde(default = "default_state_dir")]
     pub state_dir: PathBuf,
+    /// The folder in which libvirt keeps its records of snapshots; derived from the URI when absent.
+    #[serde(default)]
+    snapshot_dir: Option<PathBuf>,
     /// The folders whose free space is told to administrators.
     #[serde(default)]
     pub image_dirs: Vec<PathBuf>,
     /// The SPIFFE ids that may call.
     pub peers: AllowList,
-    /// Seconds between two looks for what other tools have done.
+    /// Seconds between two comparisons of everything, for what nobody told.
     #[serde(default = "default_scan_seconds")]
     pub scan_seconds: u32,
     /// The most operations at a time.
@@ -106,7 +109,7 @@ impl Config {
         Ok(config)
     }
 
-    /// The time between two looks for what other tools have done.
+    /// The time between two comparisons of everything.
     pub fn scan_interval(&self) -> Duration {
         Duration::from_secs(self.scan_seconds.into())
     }
@@ -114,6 +117,32 @@ impl Config {
     /// The journal's folder.
     pub fn journal_dir(&self) -> PathBuf {
         self.state_dir.join("operations")
+    }
+
+    /// The folder with what of ours is in the images of machines.
+    pub fn owned_dir(&self) -> PathBuf {
+        self.state_dir.join("owned")
+    }
+
+    /// The folder in which libvirt keeps its records of snapshots, with a folder for each machine; `None` when it is not
+    /// known, as for a libvirt on another host.
+    pub fn snapshot_dir(&self) -> Option<PathBuf> {
+        self.snapshot_dir.clone().or_else(|| derived_snapshot_dir(&self.libvirt_uri))
+    }
+}
+
+/// Where libvirt's QEMU driver has them: <https://libvirt.org/drvqemu.html>.
+fn derived_snapshot_dir(uri: &str) -> Option<PathBuf> {
+    let (scheme, rest) = uri.split_once("://")?;
+    let (place, query) = rest.split_once('?').unwrap_or((rest, ""));
+    match (scheme, place) {
+        ("qemu", "/embed") => {
+            let root = query.split('&').find_map(|parameter| parameter.strip_prefix("root="))?;
+            // Escapes are libvirt's business.
+            (!root.contains('%')).then(|| Path::new(root).join("lib/qemu/snapshot"))
+        }
+        ("qemu" | "qemu+unix", "/system") => Some(PathBuf::from("/var/lib/libvirt/qemu/snapshot")),
+        _ => None,
     }
 }
 
@@ -173,9 +202,28 @@ mod tests {
     fn the_example_says_what_holds_without_it() {
         let config = Config::parse(include_str!("../../examples/agent.toml")).unwrap();
         assert_eq!(config.libvirt_uri, default_libvirt_uri());
+        assert_eq!(config.snapshot_dir(), derived_snapshot_dir(&default_libvirt_uri()));
         assert_eq!(config.state_dir, default_state_dir());
         assert_eq!((config.scan_seconds, config.max_operations), (default_scan_seconds(), default_max_operations()));
         assert_eq!(config.policy, HostPolicy::default());
+    }
+
+    #[test]
+    fn libvirts_folder_follows_from_the_uri_unless_it_is_said() {
+        let of = |line: &str| Config::parse(&format!("{line}\n{SMALLEST}")).unwrap().snapshot_dir();
+        let system = Some(PathBuf::from("/var/lib/libvirt/qemu/snapshot"));
+        assert_eq!(of(""), system);
+        for (uri, dir) in [
+            ("qemu+unix:///system?socket=/run/x", system),
+            ("qemu:///embed?root=/srv/x", Some(PathBuf::from("/srv/x/lib/qemu/snapshot"))),
+            ("qemu:///embed?root=/srv/%78", None),
+            ("qemu+ssh://elsewhere/system", None),
+            ("qemu:///session", None),
+            ("test:///default", None),
+        ] {
+            assert_eq!(of(&format!("libvirt_uri = \"{uri}\"")), dir, "{uri}");
+        }
+        assert_eq!(of("snapshot_dir = \"/srv/y\""), Some(PathBuf::from("/srv/y")));
     }
 
     #[test]

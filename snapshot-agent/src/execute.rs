@@ -17,6 +17,7 @@ pub mod operation;
 mod registry;
 mod settle;
 mod steps;
+mod vanished;
 mod work;
 
 use std::io;
@@ -229,7 +230,7 @@ async fn blocking<T: Send + 'static>(call: impl FnOnce() -> Result<T, Error> + S
 impl Shared {
     /// Looks at the machine and plans by what it is now.
     fn look_and_plan(&self, spec: &Spec) -> Result<(Observed, Plan), Error> {
-        let seen = self.hypervisor.observe(spec.vm, needed(&spec.request)).map_err(|failure| {
+        let seen = self.look_or_recall(spec).map_err(|failure| {
             tracing::info!(%failure, "the machine could not be read");
             failure.to_error(spec.vm, None, "the machine could not be read")
         })?;

@@ -14,7 +14,8 @@ mod snapshot_xml;
 #[cfg(test)]
 mod xml_samples;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 
 use proto::convert::Inventory;
 use snapshot_core::description::Label;
@@ -84,6 +85,9 @@ pub struct Observed {
     pub paused_by: Option<PausedBy>,
     /// Snapshots in the images of the machine's disks that libvirt does not list, by their names.
     pub strays: BTreeSet<String>,
+    /// The qcow2 images of its disks and of its snapshots, each with the names of the snapshots in it; `None` for one that
+    /// is not there, or cannot be read now.
+    pub images: BTreeMap<PathBuf, Option<BTreeSet<String>>>,
 }
 
 /// Why a guest stands still.
@@ -129,6 +133,8 @@ pub enum Reread<'a> {
     All,
     /// Of this snapshot, and of those that are new or whose parent is gone.
     One(&'a SnapshotId),
+    /// The same of several, by libvirt's names of them.
+    Some(&'a BTreeSet<String>),
     /// Of those that are new or whose parent is gone.
     New,
 }

@@ -10,7 +10,8 @@ use proto::convert::Inventory;
 use snapshot_core::ids::VmId;
 use tokio::sync::{Notify, watch};
 
-use crate::hypervisor::Versions;
+use crate::hypervisor::{Observed, Versions};
+use crate::owned::Owned;
 
 /// The machines of a host as they were last seen.
 #[derive(Debug)]
@@ -18,6 +19,8 @@ pub struct Machines {
     state: Mutex<State>,
     synced: watch::Sender<bool>,
     rereading: watch::Sender<Rereading>,
+    /// What of ours is in their images; nothing remembers it in some tests.
+    owned: Option<Owned>,
 }
 
 /// How often all machines were asked to be looked at again, and up to which asking that was done.
@@ -62,13 +65,43 @@ pub struct Subscription {
 
 impl Default for Machines {
     fn default() -> Self {
-        Self { state: Mutex::default(), synced: watch::Sender::new(false), rereading: watch::Sender::default() }
+        Self {
+            state: Mutex::default(),
+            synced: watch::Sender::new(false),
+            rereading: watch::Sender::default(),
+            owned: None,
+        }
     }
 }
 
 impl Machines {
-    /// A machine is now so.
-    pub fn publish(&self, mut inventory: Inventory) {
+    /// No machine is known yet, and what of ours is in images is remembered there.
+    pub fn remembering(owned: Owned) -> Self {
+        Self { owned: Some(owned), ..Self::default() }
+    }
+
+    /// What of ours is in the images of machines.
+    pub fn owned(&self) -> Option<&Owned> {
+        self.owned.as_ref()
+    }
+
+    /// A machine was looked at.
+    pub fn saw(&self, seen: &Observed) {
+        if let Some(owned) = &self.owned {
+            owned.saw(seen);
+        }
+        self.publish(seen.inventory());
+    }
+
+    /// There is no such machine. What it left in images is remembered before anybody is told.
+    pub fn vanished(&self, vm: VmId) {
+        if let Some(owned) = &self.owned {
+            owned.vanished(vm);
+        }
+        self.remove(vm);
+    }
+
+    fn publish(&self, mut inventory: Inventory) {
         let vm = inventory.vm.id;
         let mut state = self.lock();
         let same = |known: &Arc<Inventory>| known.vm == inventory.vm && known.snapshots == inventory.snapshots;
@@ -81,8 +114,7 @@ impl Machines {
         state.tell(vm);
     }
 
-    /// There is no such machine.
-    pub fn remove(&self, vm: VmId) {
+    fn remove(&self, vm: VmId) {
         let mut state = self.lock();
         if state.known.remove(&vm).is_some() {
             state.tell(vm);

@@ -11,10 +11,14 @@
 //!
 //! Nothing in the file is believed: lengths and counts are held against bounds before they are used.
 
+mod backing;
+
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
+
+pub use backing::backing_file;
 
 const MAGIC: u32 = 0x5146_49fb;
 /// The part of the header that version 2 and 3 share: all that is of interest here.
@@ -69,9 +73,7 @@ pub enum ImageError {
 
 /// Reads an image.
 pub fn read(path: &Path) -> Result<Image, ImageError> {
-    // O_NONBLOCK: a path that names a pipe must not hold up the thread.
-    let nonblock = i32::try_from(rustix::fs::OFlags::NONBLOCK.bits()).unwrap_or(0);
-    let file = OpenOptions::new().read(true).custom_flags(nonblock).open(path)?;
+    let file = open(path)?;
     let allocation_bytes = file.metadata()?.blocks().saturating_mul(512);
     for _ in 0..MAX_READS {
         let header = Header::read(&file)?;
@@ -86,6 +88,12 @@ pub fn read(path: &Path) -> Result<Image, ImageError> {
         }
     }
     Err(ImageError::Unsteady)
+}
+
+fn open(path: &Path) -> io::Result<File> {
+    // O_NONBLOCK: a path that names a pipe must not hold up the thread.
+    let nonblock = i32::try_from(rustix::fs::OFlags::NONBLOCK.bits()).unwrap_or(0);
+    OpenOptions::new().read(true).custom_flags(nonblock).open(path)
 }
 
 #[derive(Debug, PartialEq, Eq)]

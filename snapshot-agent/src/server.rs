@@ -1,7 +1,7 @@
 //! The agent as a whole: from its configuration to its end.
 //!
 //! 1. The keys, the certificates and the journal are read: what is wrong with them is found before anything is begun.
-//! 2. The hypervisor is connected to, and the watch begins. Until it is reached, callers are told that it is not.
+//! 2. The hypervisor is connected to, folders are watched, and the watch begins. Until it is reached, callers are told that it is not.
 //! 3. What the journal has without an end is settled, with a bound; then the listener opens and health says SERVING,
 //!    as long as the hypervisor is there.
 //! 4. At the end nothing new is taken on, what is under way comes to a stop or is left to the journal, streams end, and
@@ -26,10 +26,12 @@ use tonic_health::server::{HealthReporter, HealthService};
 
 use crate::config::Config;
 use crate::execute::Executor;
+use crate::folders::Folders;
 use crate::hypervisor::Hypervisor;
 use crate::journal::Journal;
 use crate::locks::Locks;
 use crate::machines::Machines;
+use crate::owned::Owned;
 use crate::service::Agent;
 use crate::watch::Watch;
 
@@ -79,7 +81,10 @@ pub async fn start(config: Config, hypervisor: Arc<dyn Hypervisor>) -> Result<St
     let journal = Journal::open(&dir).map_err(io(dir.display().to_string()))?;
     let listener = TcpListener::bind(config.listen).await.map_err(io(config.listen.to_string()))?;
 
-    let (locks, machines) = (Arc::new(Locks::new(config.max_operations)), Arc::new(Machines::default()));
+    let dir = config.owned_dir();
+    let owned = Owned::open(&dir).map_err(io(dir.display().to_string()))?;
+    let dir = config.journal_dir();
+    let (locks, machines) = (Arc::new(Locks::new(config.max_operations)), Arc::new(Machines::remembering(owned)));
     let executor = Executor::new(
         Arc::clone(&hypervisor),
         journal,
@@ -89,7 +94,8 @@ pub async fn start(config: Config, hypervisor: Arc<dyn Hypervisor>) -> Result<St
     );
     executor.settle().await.map_err(io(dir.display().to_string()))?;
     let stopping = CancellationToken::new();
-    let watch = Watch::new(hypervisor, Arc::clone(&locks), Arc::clone(&machines));
+    let folders = Folders::start(config.snapshot_dir()).await;
+    let watch = Watch::new(hypervisor, Arc::clone(&locks), Arc::clone(&machines), folders);
     tokio::spawn(watch.run(config.scan_interval(), stopping.clone()));
     let closing = CancellationToken::new();
     let agent = Agent { config: Arc::new(config), executor, locks, machines, verifier, closing };

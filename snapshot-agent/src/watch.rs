@@ -2,25 +2,32 @@
 //!
 //! 1. When the hypervisor is reached, every machine is looked at; then the host counts as synced.
 //! 2. Events name machines that changed: each is looked at again.
-//! 3. At intervals the names of all snapshots are compared with what is known, because libvirt has no event for a
-//!    snapshot that somebody else takes or deletes; where they differ the machine is looked at. Each time one machine is
-//!    looked at whatever its names say, so that every machine's turn comes.
-//! 4. Operations publish their machine themselves; one that is held by an operation is not looked at by this, and a look
-//!    that an operation got in between of is thrown away. Machines left out so are looked at with the next interval.
+//! 3. Folders are watched, because libvirt has no event for a snapshot that somebody else takes or deletes, and nobody
+//!    tells of an image that is replaced ([`crate::folders`]). The machine whose record or image was changed is looked at.
+//! 4. At intervals the names of all snapshots are compared with what is known, for folders that cannot be watched; where
+//!    they differ the machine is looked at. Each time one machine is looked at whatever its names say, so that every
+//!    machine's turn comes.
+//! 5. Operations publish their machine themselves; one that is held by an operation is not looked at by this, and a look
+//!    that an operation got in between of is thrown away. Machines left out so are looked at soon after.
 //!
 //! One task decides and never blocks; at most [`LOOKS`] machines are looked at at a time.
 
-use std::collections::BTreeSet;
+mod places;
+mod scan;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use proto::convert::Inventory;
-use snapshot_core::ids::{SnapshotId, VmId};
+use snapshot_core::ids::VmId;
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
-use crate::hypervisor::{Failure, Hypervisor, Observed, Outline, Reread, Versions};
+use self::places::Places;
+use self::scan::{Scan, scan};
+use crate::folders::{Folders, Hints};
+use crate::hypervisor::{Failure, Hypervisor, Observed, Reread};
 use crate::locks::Locks;
 use crate::machines::Machines;
 
@@ -29,6 +36,9 @@ const LOOKS: usize = 3;
 
 /// How long after a comparison that failed the next one is begun.
 const SCAN_PAUSE: Duration = Duration::from_millis(500);
+
+/// How long after an operation was in the way the machine is tried again.
+const HELD_PAUSE: Duration = Duration::from_millis(250);
 
 /// Keeps [`Machines`] up to date.
 pub struct Watch {
@@ -39,8 +49,16 @@ pub struct Watch {
     queue: BTreeSet<VmId>,
     /// Of those, the ones whose snapshots are read again to the last word.
     thorough: BTreeSet<VmId>,
-    /// Machines that an operation had when there was news of them.
+    /// Of some, only these snapshots are, by their names.
+    rewritten: BTreeMap<VmId, BTreeSet<String>>,
+    /// Machines that could not be read when there was news of them.
     postponed: BTreeSet<VmId>,
+    /// Machines that an operation had.
+    held: BTreeSet<VmId>,
+    folders: Folders,
+    places: Places,
+    /// Whether images came or went since the folders were told.
+    moved: bool,
     looking: BTreeSet<VmId>,
     /// Machines whose last look failed, which was logged.
     unreadable: BTreeSet<VmId>,
@@ -59,22 +77,21 @@ pub struct Watch {
 
 /// What a task found.
 enum Done {
-    Looked { vm: VmId, stamp: Option<u64>, result: Box<Result<Observed, Failure>> },
+    Looked { vm: VmId, stamp: Option<u64>, again: BTreeSet<String>, result: Box<Result<Observed, Failure>> },
+    HeldDue,
     Scanned(Result<Scan, Failure>),
     ScanDue,
 }
 
-/// A comparison of all names with what is known.
-struct Scan {
-    versions: Versions,
-    all: BTreeSet<VmId>,
-    changed: BTreeSet<VmId>,
-}
-
 impl Watch {
-    /// Will watch this hypervisor.
-    pub fn new(hypervisor: Arc<dyn Hypervisor>, locks: Arc<Locks>, machines: Arc<Machines>) -> Self {
+    /// Will watch this hypervisor, and these folders.
+    pub fn new(hypervisor: Arc<dyn Hypervisor>, locks: Arc<Locks>, machines: Arc<Machines>, folders: Folders) -> Self {
         Self {
+            folders,
+            places: Places::default(),
+            moved: false,
+            rewritten: BTreeMap::new(),
+            held: BTreeSet::new(),
             hypervisor,
             locks,
             machines,
@@ -102,6 +119,9 @@ impl Watch {
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             self.begin_looks();
+            if self.queue.is_empty() && std::mem::take(&mut self.moved) {
+                self.folders.set_images(self.places.images());
+            }
             tokio::select! {
                 () = stopping.cancelled() => return,
                 Some(done) = self.tasks.join_next() => match done {
@@ -109,6 +129,7 @@ impl Watch {
                     Err(error) => self.lose(&error),
                 },
                 vms = hypervisor.inbox().take() => self.queue.extend(vms),
+                hints = self.folders.next() => self.follow(hints),
                 Ok(()) = connected.changed() => {
                     let connected = *connected.borrow_and_update();
                     self.set_connected(connected);
@@ -155,26 +176,28 @@ impl Watch {
             self.queue.remove(&vm);
             let stamp = self.locks.stamp(vm);
             if stamp.is_none() && self.machines.get(vm).is_some() {
-                self.postponed.insert(vm);
+                self.hold(vm);
                 self.see(vm);
                 continue;
             }
             self.looking.insert(vm);
             let (hypervisor, thorough) = (Arc::clone(&self.hypervisor), self.thorough.remove(&vm));
+            let again = self.rewritten.remove(&vm).unwrap_or_default();
             self.tasks.spawn_blocking(move || {
-                let reread = if thorough { Reread::All } else { Reread::New };
+                let reread = if thorough { Reread::All } else { Reread::Some(&again) };
                 let result = Box::new(hypervisor.observe(vm, reread));
-                Done::Looked { vm, stamp, result }
+                Done::Looked { vm, stamp, again, result }
             });
         }
     }
 
     fn finish(&mut self, done: Done) {
         match done {
-            Done::Looked { vm, stamp, result } => {
+            Done::Looked { vm, stamp, again, result } => {
                 self.looking.remove(&vm);
-                self.looked(vm, stamp, *result);
+                self.looked(vm, stamp, again, *result);
             }
+            Done::HeldDue => self.queue.append(&mut self.held),
             Done::Scanned(result) => {
                 self.scanning = false;
                 match result {
@@ -200,21 +223,56 @@ impl Watch {
         self.scanning = false;
     }
 
-    fn looked(&mut self, vm: VmId, stamp: Option<u64>, result: Result<Observed, Failure>) {
+    /// An operation has the machine: it is tried again in a moment.
+    fn hold(&mut self, vm: VmId) {
+        if self.held.is_empty() {
+            self.tasks.spawn(async {
+                tokio::time::sleep(HELD_PAUSE).await;
+                Done::HeldDue
+            });
+        }
+        self.held.insert(vm);
+    }
+
+    /// Looks where something on disk was changed.
+    fn follow(&mut self, hints: Hints) {
+        if hints.anything {
+            let all = self.machines.ids();
+            self.queue.extend(&all);
+            self.thorough.extend(all);
+            self.begin_scan();
+        }
+        for (name, snapshots) in hints.snapshots {
+            let Some(vm) = self.places.named(&name) else { continue };
+            self.queue.insert(vm);
+            match snapshots {
+                Some(names) => self.rewritten.entry(vm).or_default().extend(names),
+                None => _ = self.thorough.insert(vm),
+            }
+        }
+        let images = hints.images.iter().flat_map(|image| self.places.users(image));
+        let below = hints.folders.iter().flat_map(|folder| self.places.users_below(folder));
+        self.queue.extend(images.chain(below));
+    }
+
+    fn looked(&mut self, vm: VmId, stamp: Option<u64>, again: BTreeSet<String>, result: Result<Observed, Failure>) {
         match result {
             Ok(seen) => {
                 self.unreadable.remove(&vm);
                 let undisturbed = stamp.is_some() && self.locks.stamp(vm) == stamp;
                 if undisturbed || self.machines.get(vm).is_none() {
-                    self.machines.publish(seen.inventory());
+                    self.machines.saw(&seen);
                 } else {
-                    self.postponed.insert(vm);
+                    self.rewritten.entry(vm).or_default().extend(again);
+                    self.hold(vm);
                 }
+                self.place(&seen);
                 self.see(vm);
             }
             Err(Failure::VmGone) => {
                 self.unreadable.remove(&vm);
-                self.machines.remove(vm);
+                self.machines.vanished(vm);
+                self.moved |= self.places.remove(vm);
                 self.see(vm);
             }
             Err(failure) => {
@@ -228,6 +286,16 @@ impl Watch {
                     self.see(vm);
                 }
             }
+        }
+    }
+
+    /// Follows a machine to where it is on disk.
+    fn place(&mut self, seen: &Observed) {
+        let (moved, hinted) = self.places.set(seen);
+        self.moved |= moved;
+        if hinted {
+            self.queue.insert(seen.vm.id);
+            self.thorough.insert(seen.vm.id);
         }
     }
 
@@ -259,12 +327,21 @@ impl Watch {
         }
     }
 
+    /// Machines that went while this process did not run. One that was defined a moment ago is looked at and known again.
+    fn find_left_behind(&mut self, all: &BTreeSet<VmId>) {
+        let Some(owned) = self.machines.owned() else { return };
+        for vm in owned.present().into_iter().filter(|vm| !all.contains(vm) && self.machines.get(*vm).is_none()) {
+            owned.vanished(vm);
+            self.queue.insert(vm);
+        }
+    }
+
     fn scanned(&mut self, scan: Scan) {
         let connected = self.hypervisor.inbox().is_connected();
         self.machines.set_versions(scan.versions);
-        for gone in self.machines.ids().into_iter().filter(|id| !scan.all.contains(id)) {
-            self.queue.insert(gone);
-        }
+        let gone = self.machines.ids().into_iter().filter(|id| !scan.all.contains(id));
+        self.queue.extend(gone);
+        self.find_left_behind(&scan.all);
         let all_wanted = !*self.machines.synced().borrow() || self.is_asked();
         if connected && self.unseen.is_none() && all_wanted {
             // The first since the hypervisor was reached, or somebody asked: look at everything.
@@ -277,46 +354,5 @@ impl Watch {
             self.queue.extend(&scan.changed);
             self.thorough.extend(scan.changed);
         }
-    }
-}
-
-fn scan(hypervisor: &dyn Hypervisor, machines: &Machines) -> Result<Scan, Failure> {
-    let all: BTreeSet<VmId> = hypervisor.vms()?.into_iter().collect();
-    let mut changed = BTreeSet::new();
-    for vm in &all {
-        match (machines.get(*vm), hypervisor.outline(*vm)) {
-            (Some(known), Ok(outline)) if is_same(&known, &outline) => {}
-            (_, Err(failure @ Failure::Unreachable(_))) => return Err(failure),
-            _ => {
-                changed.insert(*vm);
-            }
-        }
-    }
-    Ok(Scan { versions: hypervisor.versions()?, all, changed })
-}
-
-/// Names that cannot be ids are in no inventory.
-fn is_same(known: &Inventory, outline: &Outline) -> bool {
-    let is_id = |name: &&String| name.parse::<SnapshotId>().is_ok();
-    let current = known.snapshots.iter().find(|snapshot| snapshot.is_current).map(|snapshot| snapshot.id.as_str());
-    let names: BTreeSet<&str> = known.snapshots.iter().map(|snapshot| snapshot.id.as_str()).collect();
-    outline.current.as_ref().filter(is_id).map(String::as_str) == current
-        && outline.snapshots.iter().filter(is_id).map(String::as_str).eq(names)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_that_are_no_ids_do_not_count() {
-        let known = Inventory { vm: crate::machines::tests::vm(1, "desk"), snapshots: vec![], sequence: 0 };
-        let outline = |names: &[&str], current: Option<&str>| Outline {
-            snapshots: names.iter().map(|name| (*name).to_owned()).collect(),
-            current: current.map(str::to_owned),
-        };
-        assert!(is_same(&known, &outline(&[], None)));
-        assert!(is_same(&known, &outline(&["a\tb"], Some("a\tb"))));
-        assert!(!is_same(&known, &outline(&["a"], None)));
     }
 }

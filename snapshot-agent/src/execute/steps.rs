@@ -228,6 +228,7 @@ impl Work<'_> {
             self.stale = true;
             let failure = match self.shared.hypervisor.delete_internal(vm, id) {
                 Ok(()) | Err(Failure::SnapshotGone) => return Ok(()),
+                Err(Failure::VmGone) if self.is_purge() => return self.clear_left_behind(),
                 Err(failure) => failure,
             };
             tracing::warn!(%failure, attempt, "a deletion failed; looking what came of it");
@@ -252,6 +253,9 @@ impl Work<'_> {
     /// After the last step: none of the deleted snapshots may be left in an image. libvirt can say that it has deleted
     /// one where an image kept it.
     pub(super) fn clear_deleted(&mut self) -> Result<(), Halt> {
+        if self.is_purge() {
+            return self.clear_purged();
+        }
         let deleted: Vec<SnapshotId> = self.entry.steps.iter().filter_map(deleted).cloned().collect();
         if deleted.is_empty() {
             return Ok(());
@@ -265,7 +269,7 @@ impl Work<'_> {
     }
 }
 
-fn deleted(step: &Step) -> Option<&SnapshotId> {
+pub(super) fn deleted(step: &Step) -> Option<&SnapshotId> {
     match step {
         Step::DeleteInternal { snapshot } => Some(snapshot),
         Step::CreateInternal { .. } | Step::WriteLabel { .. } | Step::RevertInternal { .. } | Step::PowerOff => None,

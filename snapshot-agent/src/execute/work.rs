@@ -83,7 +83,10 @@ impl<'a> Work<'a> {
             "taken on"
         );
         operation.set(Phase::Running { cancellable: entry.cancellable, progress: Progress::default() });
-        Ok(Self { shared, operation, entry, log, seen: Some(seen), stale: false, pause: None, done: 0, started })
+        // What a purge is planned by may be remembered and not seen.
+        let stale = matches!(entry.request, Request::Purge { .. });
+        shared.expect(&seen, &entry);
+        Ok(Self { shared, operation, entry, log, seen: Some(seen), stale, pause: None, done: 0, started })
     }
 
     /// Runs all steps to the end of the operation. What it returns is for followers to see once the machine is free:
@@ -174,8 +177,8 @@ impl<'a> Work<'a> {
             None => self.shared.hypervisor.observe(vm, Reread::New),
         };
         match seen {
-            Ok(seen) => self.shared.machines.publish(seen.inventory()),
-            Err(Failure::VmGone) => self.shared.machines.remove(vm),
+            Ok(seen) => self.shared.machines.saw(&seen),
+            Err(Failure::VmGone) => self.shared.machines.vanished(vm),
             Err(failure) => {
                 tracing::warn!(%failure, "the machine cannot be read after the operation");
                 self.shared.hypervisor.inbox().tell(vm);

@@ -125,6 +125,15 @@ impl Images {
         }
         strays
     }
+
+    /// The names of the snapshots in each image that was read; `None` for those that could not be.
+    pub(super) fn contents(&self) -> BTreeMap<PathBuf, Option<BTreeSet<String>>> {
+        let names = |found: &Found| match found {
+            Found::Image(image) => Some(image.tags.iter().map(|tag| tag.name.clone()).collect()),
+            Found::Gone | Found::Unknown => None,
+        };
+        self.read.iter().map(|(path, found)| (path.clone(), names(found))).collect()
+    }
 }
 
 /// The target of the first drive whose medium does not exist.

@@ -102,3 +102,29 @@ proptest! {
         let _ = parse_table(&table, 3);
     }
 }
+
+#[test]
+fn the_image_below_is_found_however_it_is_written() {
+    let dir = tempfile::tempdir().unwrap();
+    qemu_img(&dir, &["create", "-q", "-f", "qcow2", "base.qcow2", "1M"]);
+    let path = dir.path().join("base.qcow2").display().to_string();
+    let nested = format!(r#"json:{{"driver":"qcow2","file":{{"driver":"file","filename":"{path}"}}}}"#);
+    let flat = format!(r#"json:{{"driver":"qcow2","file.driver":"file","file.filename":"{path}"}}"#);
+    for (name, expected) in [
+        ("base.qcow2", "base.qcow2"),
+        (path.as_str(), path.as_str()),
+        (&format!("file:{path}"), path.as_str()),
+        (&nested, path.as_str()),
+        (&flat, path.as_str()),
+    ] {
+        qemu_img(&dir, &["create", "-q", "-f", "qcow2", "-b", name, "-F", "qcow2", "clone.qcow2"]);
+        assert_eq!(backing_file(&dir.path().join("clone.qcow2")).unwrap().as_deref(), Some(expected), "{name}");
+    }
+    // Where no file is: it is not opened.
+    let create = ["create", "-q", "-u", "-f", "qcow2", "-F", "raw", "-b", "nbd://host/export", "clone.qcow2", "1M"];
+    qemu_img(&dir, &create);
+    assert_eq!(backing_file(&dir.path().join("clone.qcow2")).unwrap(), None);
+    assert_eq!(backing_file(&dir.path().join("base.qcow2")).unwrap(), None);
+    std::fs::write(dir.path().join("raw"), [0; 4096]).unwrap();
+    assert!(matches!(backing_file(&dir.path().join("raw")), Err(ImageError::Format(_))));
+}

@@ -17,6 +17,7 @@ use tonic::{Request, Status};
 
 use crate::events::shutting_down;
 use crate::machines::Change;
+use crate::owned::Owned;
 use crate::service::Agent;
 
 /// How long a caller waits for the host to be seen as a whole.
@@ -25,6 +26,8 @@ const SYNC_WAIT: Duration = Duration::from_secs(10);
 const HEARTBEAT: Duration = Duration::from_secs(5);
 /// Messages that wait for a slow reader; what does not fit is told later, as it is then.
 const WAITING: usize = 8;
+/// The most machines that are gone that are told of. Few stay: most are gone with their images.
+const LEFT_BEHIND: usize = 1000;
 
 pub(crate) async fn handle(
     agent: &Agent,
@@ -73,13 +76,23 @@ async fn tell(agent: &Agent, sender: &Sender) -> Result<(), Option<Error>> {
     send(sender, Event::Synced(Synced {})).await?;
     loop {
         tokio::select! {
-            change = changes.next() => send(sender, event(change)).await?,
+            change = changes.next() => tell_change(agent, sender, change).await?,
             _ = heartbeat.tick() => send(sender, Event::Host(host_facts(agent).await)).await?,
             () = lost(&mut synced) => return Err(Some(unreachable())),
             () = sender.closed() => return Err(None),
             () = agent.closing.cancelled() => return Err(Some(shutting_down())),
         }
     }
+}
+
+/// Before a machine is gone it has to be known what it left: a purge of it must find its way here.
+async fn tell_change(agent: &Agent, sender: &Sender, change: Change) -> Result<(), Option<Error>> {
+    if let Change::Gone(vm) = change
+        && agent.machines.owned().is_some_and(|owned| owned.get(vm).is_some())
+    {
+        send(sender, Event::Host(host_facts(agent).await)).await?;
+    }
+    send(sender, event(change)).await
 }
 
 async fn lost(synced: &mut watch::Receiver<bool>) {
@@ -104,7 +117,14 @@ async fn host_facts(agent: &Agent) -> HostFacts {
         file_systems: file_systems.unwrap_or_default(),
         running_operation_ids: agent.locks.running().iter().map(ToString::to_string).collect(),
         policy: Some((&agent.config.policy).into()),
+        left_behind_vm_ids: left_behind(agent),
     }
+}
+
+/// The machines that are gone and whose snapshots are still in images.
+fn left_behind(agent: &Agent) -> Vec<String> {
+    let all = agent.machines.owned().map(Owned::left_behind).unwrap_or_default();
+    all.iter().take(LEFT_BEHIND).map(ToString::to_string).collect()
 }
 
 fn file_system(dir: &std::path::Path) -> Option<FileSystem> {

@@ -20,17 +20,19 @@ const DEADLINE: Duration = Duration::from_secs(60);
 
 /// A daemon of this test's own: libvirtd has its folders compiled in, so it gets a mount namespace in which the test's
 /// folders lie over them. Each start makes the same folders appear at the same places, so it finds its guests again.
-pub struct Daemon {
-    pub host: Host,
+pub(crate) struct Daemon {
+    pub(crate) host: Host,
     process: Child,
 }
 
 impl Daemon {
-    pub fn start() -> Self {
-        let dir = FOLDER.join("daemon");
-        for folder in ["run", "lib", "etc/qemu", "log", "cache"] {
+    pub(crate) fn start(name: &str) -> Self {
+        let dir = FOLDER.join(name);
+        for folder in ["run", "lib", "etc/qemu", "log"] {
             fs::create_dir_all(dir.join(folder)).unwrap();
         }
+        // What QEMU can do takes libvirt four seconds to find out.
+        fs::create_dir_all(dir.join("../cache")).unwrap();
         fs::write(dir.join("etc/qemu.conf"), QEMU_CONF).unwrap();
         let conf = format!("unix_sock_dir = \"{}\"\nauth_unix_ro = \"none\"\nauth_unix_rw = \"none\"\n", dir.display());
         fs::write(dir.join("libvirtd.conf"), conf).unwrap();
@@ -48,7 +50,7 @@ impl Daemon {
             ("lib", "/var/lib/libvirt"),
             ("etc", "/etc/libvirt"),
             ("log", "/var/log/libvirt"),
-            ("cache", "/var/cache/libvirt"),
+            ("../cache", "/var/cache/libvirt"),
         ] {
             script += &format!("mkdir -p {over} && mount --bind {folder} {over}\n");
         }
@@ -67,12 +69,25 @@ impl Daemon {
         }
     }
 
-    fn kill(&mut self) {
+    /// Has virsh do something.
+    pub(crate) fn virsh(&self, args: &[&str]) -> String {
+        self.try_virsh(args).unwrap_or_else(|words| panic!("virsh {args:?}: {words}"))
+    }
+
+    /// The same where it may fail; then with what virsh said.
+    pub(crate) fn try_virsh(&self, args: &[&str]) -> Result<String, String> {
+        let mut command = Command::new("virsh");
+        let output = command.args(["-q", "-c", &self.host.uri]).args(args).output().unwrap();
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stderr)) }
+    }
+
+    pub(crate) fn kill(&mut self) {
         self.process.kill().unwrap();
         self.process.wait().unwrap();
     }
 
-    fn start_again(&mut self) {
+    pub(crate) fn start_again(&mut self) {
         self.process = Self::launch(&self.host.dir);
         self.ready();
     }
@@ -85,21 +100,21 @@ impl Drop for Daemon {
     }
 }
 
-pub async fn connected(libvirt: &Libvirt, expected: bool) {
+pub(crate) async fn connected(libvirt: &Libvirt, expected: bool) {
     let mut connected = libvirt.inbox().connected();
     let wait = connected.wait_for(|connected| *connected == expected);
     tokio::time::timeout(DEADLINE, wait).await.expect("in time").unwrap();
 }
 
 /// Sends a signal to a guest's QEMU.
-pub fn signal(daemon: &Daemon, guest: &Guest, signal: &str) {
+pub(crate) fn signal(daemon: &Daemon, guest: &Guest, signal: &str) {
     let name = guest.vm.to_string()[..8].to_owned();
     let pid = fs::read_to_string(daemon.host.dir.join(format!("run/qemu/{name}.pid"))).unwrap();
     assert!(Command::new("kill").args([signal, pid.trim()]).status().unwrap().success());
 }
 
 /// Kills the daemon in the middle of what QEMU is asked to do: QEMU is stopped first, so that it is the middle.
-fn kill_in_the_middle(daemon: &mut Daemon, guest: &Guest, after: Duration) {
+pub(crate) fn kill_in_the_middle(daemon: &mut Daemon, guest: &Guest, after: Duration) {
     std::thread::sleep(after);
     signal(daemon, guest, "-STOP");
     daemon.kill();
@@ -108,7 +123,7 @@ fn kill_in_the_middle(daemon: &mut Daemon, guest: &Guest, after: Duration) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn operations_outlive_the_daemon() {
-    let mut daemon = Daemon::start();
+    let mut daemon = Daemon::start("daemon");
     let libvirt = Arc::new(Libvirt::new(&daemon.host.uri).unwrap());
     connected(&libvirt, true).await;
     let agent = Agent::start_on(Arc::clone(&libvirt) as Arc<dyn Hypervisor>).await;

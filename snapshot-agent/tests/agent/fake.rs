@@ -6,6 +6,7 @@
 mod fault;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use snapshot_core::Reason;
@@ -248,6 +249,12 @@ impl Machine {
         Ok(())
     }
 
+    fn contents(&self) -> BTreeMap<PathBuf, Option<BTreeSet<String>>> {
+        let names = |image: &BTreeMap<SnapshotId, char>| image.keys().map(ToString::to_string).collect();
+        let paths = self.vm.disks.iter().map(|disk| PathBuf::from(&disk.path));
+        paths.zip(self.images.iter().map(|image| Some(names(image)))).collect()
+    }
+
     fn revert(&mut self, id: &SnapshotId, then: PowerState, run: u32) -> Result<(), Failure> {
         self.listed(id)?;
         self.disks = self.images.iter().map(|image| image.get(id).copied().unwrap_or('?')).collect();
@@ -283,6 +290,7 @@ impl Hypervisor for Fake {
             instance: machine.instance,
             paused_by: machine.paused_by,
             strays: tags.map(ToString::to_string).collect(),
+            images: machine.contents(),
         })
     }
 

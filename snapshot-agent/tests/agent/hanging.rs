@@ -23,7 +23,7 @@ fn label(name: &str) -> Label {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn calls_that_hang_hold_up_nobody_else() {
-    let daemon = Daemon::start();
+    let daemon = Daemon::start("hanging");
     let libvirt = Arc::new(Libvirt::new(&daemon.host.uri).unwrap());
     connected(&libvirt, true).await;
     let (hanging, other) = (Guest::on(&daemon.host, 1, ""), Guest::on(&daemon.host, 1, ""));

@@ -12,6 +12,7 @@
 mod adapter;
 mod contract;
 mod daemon;
+mod drift;
 mod fake;
 mod guest;
 mod hanging;

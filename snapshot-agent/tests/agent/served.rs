@@ -55,6 +55,11 @@ impl Agent {
     }
 
     pub(crate) async fn start_on(hypervisor: Arc<dyn Hypervisor>) -> Self {
+        Self::start_with(hypervisor, "scan_seconds = 1").await
+    }
+
+    /// With these lines in its configuration.
+    pub(crate) async fn start_with(hypervisor: Arc<dyn Hypervisor>, settings: &str) -> Self {
         // With RUST_LOG a test tells what the agent does.
         let filter = tracing_subscriber::EnvFilter::from_default_env();
         let _ = tracing_subscriber::fmt().with_env_filter(filter).with_test_writer().try_init();
@@ -68,10 +73,10 @@ impl Agent {
         let leaves = [leaf("agent", "agent/alpha"), leaf("api", "snapshot-api"), leaf("other", "gateway")];
         dev_ca::create(&dir.path().join("tls"), "example.test", &leaves, 1, false).unwrap();
         generate_issuer_key(&dir.path().join("ravada.pem"), &dir.path().join("ravada.jwks.json"), "k1").unwrap();
-        Self::start_in(dir, hypervisor).await
+        Self::start_in(dir, hypervisor, settings).await
     }
 
-    pub(crate) async fn start_in(dir: Arc<TempDir>, hypervisor: Arc<dyn Hypervisor>) -> Self {
+    pub(crate) async fn start_in(dir: Arc<TempDir>, hypervisor: Arc<dyn Hypervisor>, settings: &str) -> Self {
         let at = |name: &str| dir.path().join(name).display().to_string();
         let toml = format!(
             r#"
@@ -80,7 +85,7 @@ impl Agent {
             state_dir = "{state}"
             image_dirs = ["{state}"]
             peers = ["spiffe://example.test/snapshot-api"]
-            scan_seconds = 1
+            {settings}
             [tls]
             ca = "{ca}"
             certificate = "{certificate}"

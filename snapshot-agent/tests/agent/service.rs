@@ -142,7 +142,7 @@ async fn an_operation_is_followed_again_also_by_the_next_process() {
     assert_eq!(reason(&late), Reason::NotCancellable);
 
     let dir = agent.stop().await;
-    let next = Agent::start_in(dir, crate::guest::HOST.libvirt.clone()).await;
+    let next = Agent::start_in(dir, crate::guest::HOST.libvirt.clone(), "scan_seconds = 1").await;
     let again = end(next.begin(&spec, &next.all()).await.unwrap()).await;
     assert_eq!(again.state(), OperationState::Succeeded);
     next.stop().await;

@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use proto::convert::Inventory;
+use snapshot_agent::folders::Folders;
 use snapshot_agent::hypervisor::Hypervisor;
 use snapshot_agent::locks::Locks;
 use snapshot_agent::machines::{Change, Machines};
@@ -29,7 +30,7 @@ impl Fixture {
         let (locks, machines) = (Arc::new(Locks::new(4)), Arc::new(Machines::default()));
         let stopping = CancellationToken::new();
         let hypervisor: Arc<dyn Hypervisor> = Arc::clone(&fake) as Arc<dyn Hypervisor>;
-        let watch = Watch::new(hypervisor, Arc::clone(&locks), Arc::clone(&machines));
+        let watch = Watch::new(hypervisor, Arc::clone(&locks), Arc::clone(&machines), Folders::none());
         tokio::spawn(watch.run(every, stopping.clone()));
         Self { world, fake, locks, machines, stopping }
     }

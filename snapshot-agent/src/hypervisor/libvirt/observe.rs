@@ -70,7 +70,8 @@ pub(super) fn observe(
         block_job_disk: moment.busy_disk,
     };
     let (snapshots, strays) = snapshots(&domain, &facts, &mut images, written, reread)?;
-    Ok(Observed { vm: facts, snapshots, instance: xml.id, paused_by: moment.paused_by, strays })
+    let images = images.contents();
+    Ok(Observed { vm: facts, snapshots, instance: xml.id, paused_by: moment.paused_by, strays, images })
 }
 
 pub(super) fn observe_again(
@@ -84,7 +85,7 @@ pub(super) fn observe_again(
     let mut vm = VmFacts { state, ..before.vm.clone() };
     vm.disks.iter_mut().for_each(|disk| images.refresh(disk));
     let (snapshots, strays) = snapshots(&domain, &vm, &mut images, written, Reread::New)?;
-    Ok(Observed { vm, snapshots, instance: before.instance, paused_by, strays })
+    Ok(Observed { vm, snapshots, instance: before.instance, paused_by, strays, images: images.contents() })
 }
 
 /// The snapshots that are listed, and the names of those that are in the images alone.

@@ -31,6 +31,7 @@ impl Written {
         let again = |name: &str| match reread {
             Reread::All => true,
             Reread::One(id) => id.as_str() == name,
+            Reread::Some(names) => names.contains(name),
             Reread::New => false,
         };
         // Where a snapshot was deleted, libvirt has given its children to its parent.
@@ -105,6 +106,7 @@ mod tests {
         let b: SnapshotId = "b".parse().unwrap();
         assert_eq!(known(&written, vm, &all, Reread::New), "abc");
         assert_eq!(known(&written, vm, &all, Reread::One(&b)), "ac");
+        assert_eq!(known(&written, vm, &all, Reread::Some(&listed(&["a", "b"]))), "c");
         assert_eq!(known(&written, vm, &all, Reread::All), "");
         // c hangs under a now.
         assert_eq!(known(&written, vm, &["a", "c"], Reread::New), "a");

@@ -1,0 +1,265 @@
+//! What this service has put into images, remembered on disk by machine, for the day on which a machine is gone.
+//!
+//! libvirt knows of a machine's snapshots as long as it knows of the machine. Who removes the machine behind our back
+//! leaves what is inside its images, and with nothing but an image nobody can tell whose snapshots those are: images are
+//! copied, cloned and given to other machines. So for each machine with snapshots of ours there is a small file,
+//! `<uuid>.json`, beside the journal: which of them are in which image.
+//!
+//! - It is written before a snapshot is taken, and again whenever a look at the machine tells something else. What an image
+//!   no longer holds is struck out; an image that cannot be read, or that was taken out of the machine, is kept.
+//! - When the machine vanishes the file stays, synced now, and says since when. PurgeVm finds what is left by it
+//!   ([`removal`]). If a machine of the same UUID is defined again, the file goes on being its own.
+//! - When nothing of it is left in any image, the file goes.
+//!
+//! Only snapshots whose names have the form of ours are in here, and only those that libvirt listed for this machine.
+
+mod removal;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use serde::{Deserialize, Serialize};
+use snapshot_core::description::Label;
+use snapshot_core::ids::{SnapshotId, VmId};
+use snapshot_core::snapshot::{Content, Origin, RecordedState, SnapshotFacts, Storage};
+use snapshot_core::vm::{Nvram, VmFacts, VmState};
+
+use crate::clock::unix_now;
+use crate::hypervisor::Observed;
+pub(crate) use removal::{clear, sweep};
+
+const EXTENSION: &str = "json";
+const SET_ASIDE: &str = "unreadable";
+
+/// What of ours is in the images of one machine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    /// The machine.
+    pub vm: VmId,
+    /// libvirt's last name of it.
+    pub name: String,
+    /// When it was found to be gone, in seconds of the Unix epoch; `None` while it is there.
+    #[serde(default)]
+    pub vanished: Option<i64>,
+    /// The snapshots.
+    pub snapshots: BTreeMap<SnapshotId, Kept>,
+    /// Which of them are in which image.
+    pub images: BTreeMap<PathBuf, BTreeSet<SnapshotId>>,
+}
+
+/// What is remembered of a snapshot.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Kept {
+    /// What the user wrote, and whether it is protected.
+    pub label: Label,
+    /// When it was taken, in seconds of the Unix epoch.
+    pub create_time: i64,
+}
+
+/// The records of a host.
+#[derive(Debug)]
+pub struct Owned {
+    dir: PathBuf,
+    records: Mutex<BTreeMap<VmId, Record>>,
+}
+
+impl Record {
+    /// The record after a look at the machine; `None` when nothing of ours is left.
+    fn after(previous: Option<&Self>, seen: &Observed) -> Option<Self> {
+        let listed: BTreeMap<&SnapshotId, &SnapshotFacts> = seen
+            .snapshots
+            .iter()
+            .filter(|snapshot| is_inside(snapshot))
+            .map(|snapshot| (&snapshot.id, snapshot))
+            .collect();
+        let before = |id: &SnapshotId| previous.and_then(|record| record.snapshots.get(id));
+        let is_known = |id: &SnapshotId| listed.contains_key(id) || before(id).is_some();
+        let mut images = previous.map(|record| record.images.clone()).unwrap_or_default();
+        for (path, names) in &seen.images {
+            let Some(names) = names else { continue };
+            let ids = names.iter().filter_map(|name| name.parse::<SnapshotId>().ok());
+            images.insert(path.clone(), ids.filter(|id| id.is_ours() && is_known(id)).collect());
+        }
+        images.retain(|_, ids: &mut BTreeSet<SnapshotId>| !ids.is_empty());
+        let ids: BTreeSet<&SnapshotId> = images.values().flatten().collect();
+        let kept = |id: &SnapshotId| match listed.get(id) {
+            Some(facts) => Some(Kept { label: facts.label.clone(), create_time: facts.create_time }),
+            None => before(id).cloned(),
+        };
+        let snapshots = ids.into_iter().filter_map(|id| Some((id.clone(), kept(id)?))).collect();
+        let record = Self { vm: seen.vm.id, name: seen.vm.name.clone(), vanished: None, snapshots, images };
+        (!record.images.is_empty()).then_some(record)
+    }
+
+    /// Strikes out snapshots of an image, and all that is then in no image.
+    fn strike(&mut self, image: &Path, gone: impl Fn(&SnapshotId) -> bool) {
+        if let Some(ids) = self.images.get_mut(image) {
+            ids.retain(|id| !gone(id));
+        }
+        self.images.retain(|_, ids| !ids.is_empty());
+        let left: BTreeSet<&SnapshotId> = self.images.values().flatten().collect();
+        self.snapshots.retain(|id, _| left.contains(id));
+    }
+
+    /// The machine as the planner may see it when all that is left of it is this: off, with these snapshots.
+    pub fn recalled(&self) -> Observed {
+        let vm = VmFacts {
+            id: self.vm,
+            name: self.name.clone(),
+            state: VmState::Shutoff,
+            persistent: true,
+            has_managed_save: false,
+            block_job_disk: None,
+            memory_bytes: 0,
+            disks: Vec::new(),
+            nvram: Nvram::Absent,
+            missing_medium: None,
+        };
+        let snapshot = |(id, kept): (&SnapshotId, &Kept)| SnapshotFacts {
+            id: id.clone(),
+            parent: None,
+            is_current: false,
+            create_time: kept.create_time,
+            label: kept.label.clone(),
+            content: Content::Disks,
+            storage: Storage::Internal,
+            vm_state: RecordedState::Shutoff,
+            disks: Vec::new(),
+            size_bytes: 0,
+            origin: Origin::Service,
+            broken: None,
+        };
+        let snapshots = self.snapshots.iter().map(snapshot).collect();
+        Observed { vm, snapshots, instance: None, paused_by: None, strays: BTreeSet::new(), images: BTreeMap::new() }
+    }
+}
+
+fn is_inside(snapshot: &SnapshotFacts) -> bool {
+    snapshot.storage == Storage::Internal && snapshot.id.is_ours()
+}
+
+impl Owned {
+    /// Opens the folder and makes it if there is none.
+    pub fn open(dir: &Path) -> io::Result<Self> {
+        DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+        let mut records = BTreeMap::new();
+        for entry in fs::read_dir(dir)? {
+            let path = entry?.path();
+            if path.extension().is_none_or(|extension| extension != EXTENSION) {
+                continue;
+            }
+            match fs::read(&path).and_then(|text| Ok(serde_json::from_slice::<Record>(&text)?)) {
+                Ok(record) => _ = records.insert(record.vm, record),
+                Err(error) => {
+                    tracing::error!(path = %path.display(), %error, "a record makes no sense; set aside");
+                    fs::rename(&path, path.with_extension(SET_ASIDE))?;
+                }
+            }
+        }
+        Ok(Self { dir: dir.to_owned(), records: Mutex::new(records) })
+    }
+
+    /// A machine was looked at.
+    pub fn saw(&self, seen: &Observed) {
+        self.change(seen.vm.id, |record| Record::after(record, seen));
+    }
+
+    /// A snapshot is about to be taken.
+    pub fn expect(&self, seen: &Observed, id: &SnapshotId, label: &Label) {
+        self.change(seen.vm.id, |record| {
+            let mut record = Record::after(record, seen).unwrap_or_else(|| Record {
+                vm: seen.vm.id,
+                name: seen.vm.name.clone(),
+                vanished: None,
+                snapshots: BTreeMap::new(),
+                images: BTreeMap::new(),
+            });
+            record.snapshots.insert(id.clone(), Kept { label: label.clone(), create_time: unix_now() });
+            for disk in seen.vm.writable_disks().filter(|disk| disk.format == "qcow2" && !disk.path.is_empty()) {
+                record.images.entry(PathBuf::from(&disk.path)).or_default().insert(id.clone());
+            }
+            Some(record)
+        });
+    }
+
+    /// There is no such machine any more.
+    pub fn vanished(&self, vm: VmId) {
+        let marked = self.change(vm, |record| {
+            let vanished = record?.vanished.or_else(|| Some(unix_now()));
+            record.map(|record| Record { vanished, ..record.clone() })
+        });
+        // From now on nothing but the file knows.
+        if marked && let Err(error) = File::open(self.path(vm)).and_then(|file| file.sync_all()) {
+            tracing::warn!(%vm, %error, "the record of a machine that is gone could not be synced");
+        }
+    }
+
+    /// The machines that are gone and of which something is left here.
+    pub fn left_behind(&self) -> Vec<VmId> {
+        self.lock().values().filter(|record| record.vanished.is_some()).map(|record| record.vm).collect()
+    }
+
+    /// The machines that are there, as far as is known, and have something here.
+    pub fn present(&self) -> Vec<VmId> {
+        self.lock().values().filter(|record| record.vanished.is_none()).map(|record| record.vm).collect()
+    }
+
+    /// What is remembered of a machine.
+    pub fn get(&self, vm: VmId) -> Option<Record> {
+        self.lock().get(&vm).cloned()
+    }
+
+    /// Snapshots are no longer in an image.
+    fn strike(&self, vm: VmId, image: &Path, gone: impl Fn(&SnapshotId) -> bool) {
+        self.change(vm, |record| {
+            let mut record = record?.clone();
+            record.strike(image, &gone);
+            (!record.images.is_empty()).then_some(record)
+        });
+    }
+
+    /// Returns whether anything was changed.
+    fn change(&self, vm: VmId, change: impl Fn(Option<&Record>) -> Option<Record>) -> bool {
+        let mut records = self.lock();
+        let after = change(records.get(&vm));
+        if records.get(&vm) == after.as_ref() {
+            return false;
+        }
+        let written = match &after {
+            Some(record) => self.write(record),
+            None => fs::remove_file(self.path(vm)),
+        };
+        if let Err(error) = written {
+            tracing::error!(%vm, %error, "what is in the images of a machine could not be written down");
+        }
+        match after {
+            Some(record) => records.insert(vm, record),
+            None => records.remove(&vm),
+        };
+        true
+    }
+
+    /// Not synced: as long as the machine is there, a look at it tells all of this again.
+    fn write(&self, record: &Record) -> io::Result<()> {
+        let path = self.path(record.vm);
+        let new = path.with_extension("new");
+        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
+        file.write_all(&serde_json::to_vec(record)?)?;
+        fs::rename(&new, &path)
+    }
+
+    fn path(&self, vm: VmId) -> PathBuf {
+        self.dir.join(format!("{vm}.{EXTENSION}"))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<VmId, Record>> {
+        self.records.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,171 @@
+//! Removing what a machine that is gone has left in images.
+//!
+//! 1. Every other machine of the host is looked at: the images of its disks and of its snapshots, and the images below
+//!    those, are in use. An image in use is left alone, and stays in the record. If it cannot be found out, nothing is
+//!    removed.
+//! 2. Each image of the record is read: what it does not hold is struck out, and so is an image that is not there.
+//! 3. `qemu-img` deletes what is left, one snapshot at a time, and is not believed: the image is read again. QEMU's own
+//!    lock on images keeps it away from one that a machine of another host has open.
+
+use std::collections::BTreeSet;
+use std::io::{self, ErrorKind, Read as _};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use snapshot_core::ids::{SnapshotId, VmId};
+use snapshot_core::{Error, Reason};
+
+use super::Owned;
+use crate::hypervisor::{Failure, Hypervisor, Reread};
+use crate::qcow2::{self, ImageError};
+
+/// How long one deletion may take.
+const QEMU_IMG: Duration = Duration::from_secs(120);
+const POLL: Duration = Duration::from_millis(5);
+/// The most images in a chain; QEMU itself opens no more than 200.
+const LONGEST_CHAIN: usize = 256;
+
+/// Removes what the record of a machine has in images that no machine of this host uses.
+pub(crate) fn clear(hypervisor: &dyn Hypervisor, owned: &Owned, vm: VmId) -> Result<(), Error> {
+    let Some(record) = owned.get(vm) else { return Ok(()) };
+    let used = used(hypervisor).map_err(|failure| {
+        tracing::warn!(%failure, "which images are in use cannot be found out");
+        failure.to_error(vm, None, "which images other machines use could not be found out")
+    })?;
+    for (image, ids) in record.images {
+        let Some(canonical) = canonical(&image).map_err(|error| failed(vm, &image, &error))? else {
+            owned.strike(vm, &image, |_| true);
+            continue;
+        };
+        if used.contains(&canonical) {
+            tracing::warn!(%vm, image = %image.display(), "a machine uses this image: the snapshots in it are left");
+            continue;
+        }
+        let tags = tags(&image).map_err(|error| failed(vm, &image, &error))?;
+        for id in ids.iter().filter(|id| tags.contains(id.as_str())) {
+            tracing::info!(%vm, %id, image = %image.display(), "removing a snapshot that a machine left behind");
+            delete(&image, id).map_err(|error| failed(vm, &image, &error))?;
+        }
+        let left = self::tags(&image).map_err(|error| failed(vm, &image, &error))?;
+        owned.strike(vm, &image, |id| !left.contains(id.as_str()));
+        if ids.iter().any(|id| left.contains(id.as_str())) {
+            return Err(failed(vm, &image, &io::Error::other("qemu-img has deleted them, and they are there")));
+        }
+    }
+    Ok(())
+}
+
+/// Strikes out what is no longer there of machines that are gone: mostly their images are removed after them.
+pub(crate) fn sweep(owned: &Owned) {
+    for vm in owned.left_behind() {
+        for image in owned.get(vm).into_iter().flat_map(|record| record.images.into_keys()) {
+            // A folder that is not there may be a file system that is not mounted.
+            if !image.parent().is_some_and(Path::is_dir) {
+                continue;
+            }
+            if let Ok(tags) = tags(&image) {
+                owned.strike(vm, &image, |id| !tags.contains(id.as_str()));
+            }
+        }
+    }
+}
+
+fn failed(vm: VmId, image: &Path, error: &io::Error) -> Error {
+    tracing::warn!(%vm, image = %image.display(), %error, "what a machine left in an image could not be removed");
+    let message = "what is left in an image of the machine could not be removed";
+    Error::new(Reason::HypervisorFailed, message).with("vm", proto::names::vm(vm)).with("cause", error.to_string())
+}
+
+/// Every image that a machine of this host has in use, with all that lies below.
+fn used(hypervisor: &dyn Hypervisor) -> Result<BTreeSet<PathBuf>, Failure> {
+    let mut used = BTreeSet::new();
+    for vm in hypervisor.vms()? {
+        let seen = match hypervisor.observe(vm, Reread::New) {
+            Ok(seen) => seen,
+            Err(Failure::VmGone) => continue,
+            Err(failure) => return Err(failure),
+        };
+        let disks = seen.vm.disks.iter().map(|disk| PathBuf::from(&disk.path));
+        for top in disks.chain(seen.images.into_keys()).filter(|path| path.is_absolute()) {
+            below(&top, &mut used).map_err(|error| {
+                Failure::Unintelligible(format!("the images below {} cannot be read: {error}", top.display()))
+            })?;
+        }
+    }
+    Ok(used)
+}
+
+/// Adds an image and all below it.
+fn below(top: &Path, used: &mut BTreeSet<PathBuf>) -> io::Result<()> {
+    let mut next = Some(top.to_owned());
+    for _ in 0..LONGEST_CHAIN {
+        let Some(image) = next.take() else { return Ok(()) };
+        let Some(path) = canonical(&image)? else { return Ok(()) };
+        next = match qcow2::backing_file(&path) {
+            // Relative names are relative to the image.
+            Ok(Some(name)) => path.parent().map(|folder| folder.join(name)),
+            // Not a qcow2 image: nothing is below it that could be one of ours.
+            Ok(None) | Err(ImageError::Format(_)) => None,
+            Err(ImageError::Io(error)) => return Err(error),
+            Err(ImageError::Unsteady) => return Err(io::Error::other("it changes while it is read")),
+        };
+        used.insert(path);
+    }
+    Err(io::Error::other("the chain has no end"))
+}
+
+/// The one true path of a file; `None` when there is none.
+fn canonical(path: &Path) -> io::Result<Option<PathBuf>> {
+    match path.canonicalize() {
+        Ok(path) => Ok(Some(path)),
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// The names of the snapshots in an image; none where something else is in its place.
+fn tags(image: &Path) -> io::Result<BTreeSet<String>> {
+    match qcow2::read(image) {
+        Ok(image) => Ok(image.tags.into_iter().map(|tag| tag.name).collect()),
+        Err(ImageError::Format(_)) => Ok(BTreeSet::new()),
+        Err(ImageError::Io(error)) if error.kind() == ErrorKind::NotFound => Ok(BTreeSet::new()),
+        Err(ImageError::Io(error)) => Err(error),
+        Err(ImageError::Unsteady) => Err(io::Error::other("it changes while it is read")),
+    }
+}
+
+/// Has `qemu-img` delete one. The format is said and not guessed from content that a guest may have written, and what is
+/// below the image is not opened: it may be gone, and is of no interest.
+fn delete(image: &Path, id: &SnapshotId) -> io::Result<()> {
+    let file = serde_json::json!({ "driver": "file", "filename": image });
+    let node = serde_json::json!({ "driver": "qcow2", "backing": null, "file": file });
+    let mut command = Command::new("qemu-img");
+    command.args(["snapshot", "-q", "-d", id.as_str(), &format!("json:{node}")]).env("LC_ALL", "C");
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut child = command.spawn().map_err(|error| io::Error::new(error.kind(), format!("qemu-img: {error}")))?;
+    let success = match wait(&mut child) {
+        Ok(success) => success,
+        Err(error) => {
+            let _ = child.kill();
+            let _ = child.wait();
+            return Err(error);
+        }
+    };
+    let mut words = String::new();
+    if let Some(stderr) = child.stderr.take() {
+        let _ = stderr.take(1000).read_to_string(&mut words);
+    }
+    if success { Ok(()) } else { Err(io::Error::other(format!("qemu-img: {}", words.trim()))) }
+}
+
+fn wait(child: &mut Child) -> io::Result<bool> {
+    let start = Instant::now();
+    loop {
+        match child.try_wait()? {
+            Some(status) => return Ok(status.success()),
+            None if start.elapsed() > QEMU_IMG => return Err(io::Error::other("qemu-img does not come to an end")),
+            None => std::thread::sleep(POLL),
+        }
+    }
+}

@@ -1,0 +1,180 @@
+use std::process::Command;
+
+use snapshot_core::vm::DiskFacts;
+use tempfile::TempDir;
+use uuid::Uuid;
+
+use super::*;
+
+fn vm() -> VmId {
+    VmId::from_uuid(Uuid::from_u128(1))
+}
+
+fn id(n: u128) -> SnapshotId {
+    SnapshotId::from_uuid(Uuid::from_u128(n))
+}
+
+fn label() -> Label {
+    Label::foreign("before exam", "")
+}
+
+/// A machine with these snapshots listed, and these names in its images.
+fn seen(listed: &[SnapshotId], images: &[(&Path, Option<&[SnapshotId]>)]) -> Observed {
+    let all = listed.iter().map(|id| (id.clone(), Kept { label: label(), create_time: 7 })).collect();
+    let record = Record { vm: vm(), name: "desk".into(), vanished: None, snapshots: all, images: BTreeMap::new() };
+    let mut seen = record.recalled();
+    let names = |ids: &[SnapshotId]| ids.iter().map(ToString::to_string).collect();
+    seen.images = images.iter().map(|(path, ids)| (path.to_path_buf(), ids.map(names))).collect();
+    seen.vm.disks = images.iter().map(|(path, _)| disk(path)).collect();
+    seen
+}
+
+fn disk(path: &Path) -> DiskFacts {
+    DiskFacts {
+        target: "vda".into(),
+        path: path.display().to_string(),
+        format: "qcow2".into(),
+        read_only: false,
+        has_backing_file: false,
+        capacity_bytes: 0,
+        allocation_bytes: 0,
+        free_bytes: None,
+    }
+}
+
+struct Fixture {
+    dir: TempDir,
+    owned: Owned,
+}
+
+impl Fixture {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let owned = Owned::open(&dir.path().join("owned")).unwrap();
+        Self { dir, owned }
+    }
+
+    /// What the next process finds.
+    fn reopened(&self) -> Owned {
+        Owned::open(&self.dir.path().join("owned")).unwrap()
+    }
+
+    fn image(&self, name: &str, tags: &[&str]) -> PathBuf {
+        let path = self.dir.path().join(name);
+        qemu_img(&["create", "-q", "-f", "qcow2", path.to_str().unwrap(), "1M"]);
+        tags.iter().for_each(|tag| qemu_img(&["snapshot", "-c", tag, path.to_str().unwrap()]));
+        path
+    }
+}
+
+fn qemu_img(args: &[&str]) {
+    let output = Command::new("qemu-img").args(args).output().unwrap();
+    assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+fn held(owned: &Owned) -> BTreeMap<PathBuf, Vec<SnapshotId>> {
+    let record = owned.get(vm());
+    let images = record.into_iter().flat_map(|record| record.images);
+    images.map(|(path, ids)| (path, ids.into_iter().collect())).collect()
+}
+
+#[test]
+fn what_is_seen_is_remembered_by_the_next_process() {
+    let fixture = Fixture::new();
+    let (a, b) = (Path::new("/pool/a.qcow2"), Path::new("/pool/b.qcow2"));
+    let (ours, other) = (id(1), "by-virsh".parse::<SnapshotId>().unwrap());
+    // The stray has our form, and was never listed for this machine: the image may be a copy of another's.
+    let inside = [ours.clone(), other.clone(), id(9)];
+    fixture.owned.saw(&seen(&[ours.clone(), other], &[(a, Some(&inside)), (b, Some(&[]))]));
+    for owned in [&fixture.owned, &fixture.reopened()] {
+        assert_eq!(held(owned), [(a.to_owned(), vec![ours.clone()])].into());
+        let record = owned.get(vm()).unwrap();
+        assert_eq!((record.name.as_str(), record.vanished), ("desk", None));
+        assert_eq!(record.snapshots[&ours], Kept { label: label(), create_time: 7 });
+        assert!(owned.left_behind().is_empty() && owned.present() == [vm()]);
+    }
+    // It is no longer in the image.
+    fixture.owned.saw(&seen(&[], &[(a, Some(&[]))]));
+    assert!(fixture.owned.get(vm()).is_none() && fixture.reopened().get(vm()).is_none());
+}
+
+#[test]
+fn what_cannot_be_seen_is_not_forgotten() {
+    let fixture = Fixture::new();
+    let (a, b) = (Path::new("/pool/a.qcow2"), Path::new("/pool/b.qcow2"));
+    let both = [id(1), id(2)];
+    fixture.owned.saw(&seen(&both, &[(a, Some(&both)), (b, Some(&both))]));
+    // One image is away, the other was taken out of the machine, and the machine was defined anew without snapshots.
+    fixture.owned.saw(&seen(&[], &[(a, None)]));
+    let all: BTreeMap<_, _> = [(a.to_owned(), both.to_vec()), (b.to_owned(), both.to_vec())].into();
+    assert_eq!(held(&fixture.owned), all);
+    fixture.owned.saw(&seen(&[], &[(a, Some(&both[..1]))]));
+    assert_eq!(held(&fixture.owned)[a], both[..1]);
+    assert_eq!(held(&fixture.owned)[b], both);
+}
+
+#[test]
+fn a_snapshot_is_remembered_before_it_is_taken() {
+    let fixture = Fixture::new();
+    let a = Path::new("/pool/a.qcow2");
+    fixture.owned.expect(&seen(&[], &[(a, Some(&[]))]), &id(1), &label());
+    assert_eq!(held(&fixture.reopened()), [(a.to_owned(), vec![id(1)])].into());
+    // It came to nothing.
+    fixture.owned.saw(&seen(&[], &[(a, Some(&[]))]));
+    assert!(fixture.owned.get(vm()).is_none());
+}
+
+#[test]
+fn a_machine_that_is_gone_is_told_of_until_it_is_back() {
+    let fixture = Fixture::new();
+    let a = Path::new("/pool/a.qcow2");
+    fixture.owned.vanished(vm());
+    assert!(fixture.owned.left_behind().is_empty(), "nothing of ours was in it");
+    let machine = seen(&[id(1)], &[(a, Some(&[id(1)]))]);
+    fixture.owned.saw(&machine);
+    fixture.owned.vanished(vm());
+    let since = fixture.owned.get(vm()).unwrap().vanished;
+    assert!(since.is_some());
+    fixture.owned.vanished(vm());
+    for owned in [&fixture.owned, &fixture.reopened()] {
+        assert_eq!(owned.get(vm()).unwrap().vanished, since);
+        assert_eq!((owned.left_behind(), owned.present()), (vec![vm()], vec![]));
+        let recalled = owned.get(vm()).unwrap().recalled();
+        assert_eq!(recalled.snapshots.iter().map(|snapshot| snapshot.id.clone()).collect::<Vec<_>>(), [id(1)]);
+    }
+    fixture.owned.saw(&machine);
+    assert!(fixture.owned.left_behind().is_empty() && fixture.owned.get(vm()).is_some());
+}
+
+#[test]
+fn what_went_with_its_images_is_struck_out() {
+    let fixture = Fixture::new();
+    let (one, two) = (id(1), id(2));
+    let kept = fixture.image("kept.qcow2", &[one.as_str(), two.as_str()]);
+    let gone = fixture.dir.path().join("gone.qcow2");
+    let unmounted = fixture.dir.path().join("pool/unmounted.qcow2");
+    let both = [one.clone(), two.clone()];
+    let images: Vec<(&Path, Option<&[SnapshotId]>)> =
+        [&kept, &gone, &unmounted].map(|path| (path.as_path(), Some(&both[..]))).to_vec();
+    fixture.owned.saw(&seen(&both, &images));
+    sweep(&fixture.owned);
+    assert_eq!(held(&fixture.owned).len(), 3, "of a machine that is there nothing is struck out");
+    fixture.owned.vanished(vm());
+    qemu_img(&["snapshot", "-d", two.as_str(), kept.to_str().unwrap()]);
+    sweep(&fixture.owned);
+    let left: BTreeMap<_, _> = [(kept.clone(), vec![one]), (unmounted.clone(), both.to_vec())].into();
+    assert_eq!(held(&fixture.owned), left);
+    std::fs::create_dir(unmounted.parent().unwrap()).unwrap();
+    std::fs::remove_file(&kept).unwrap();
+    sweep(&fixture.owned);
+    assert!(fixture.owned.get(vm()).is_none());
+}
+
+#[test]
+fn a_record_that_makes_no_sense_is_set_aside() {
+    let fixture = Fixture::new();
+    let file = fixture.dir.path().join(format!("owned/{}.json", vm()));
+    fs::write(&file, "{").unwrap();
+    assert!(fixture.reopened().get(vm()).is_none());
+    assert!(!file.exists() && file.with_extension("unreadable").exists());
+}

@@ -1,0 +1,51 @@
+//! What lies below an image.
+
+use std::path::Path;
+
+use super::{Fields, HEADER_BYTES, Header, ImageError, open, read_exact_at};
+
+/// QEMU's own limit.
+const MAX_NAME_BYTES: u32 = 1023;
+
+/// The path of the file below an image as it is written in it, absolute or relative to the image's folder; `None` when
+/// there is none, or when it is no local file.
+pub fn backing_file(path: &Path) -> Result<Option<String>, ImageError> {
+    let file = open(path)?;
+    let mut bytes = [0; HEADER_BYTES];
+    read_exact_at(&file, &mut bytes, 0)?;
+    Header::parse(&bytes)?;
+    let mut fields = Fields(&bytes);
+    let cut = || ImageError::Format("the header is cut short");
+    fields.skip(8).ok_or_else(cut)?;
+    let (offset, length) = (fields.u64().ok_or_else(cut)?, fields.u32().ok_or_else(cut)?);
+    if offset == 0 {
+        return Ok(None);
+    }
+    if length > MAX_NAME_BYTES {
+        return Err(ImageError::Format("the name of its backing file is too long"));
+    }
+    let mut name = vec![0; length as usize];
+    read_exact_at(&file, &mut name, offset)?;
+    Ok(local(&String::from_utf8_lossy(&name)))
+}
+
+/// The path in what QEMU takes for the name of an image: <https://www.qemu.org/docs/master/system/images.html>.
+fn local(name: &str) -> Option<String> {
+    if let Some(json) = name.strip_prefix("json:") {
+        return in_json(&serde_json::from_str(json).ok()?);
+    }
+    if let Some(path) = name.strip_prefix("file:") {
+        return Some(path.to_owned());
+    }
+    let before_path = name.split('/').next().unwrap_or_default();
+    (!before_path.contains(':')).then(|| name.to_owned())
+}
+
+/// `file` may be a node within, or its members spelled `file.filename`.
+fn in_json(node: &serde_json::Value) -> Option<String> {
+    let named = node.get("filename").or_else(|| node.get("file.filename"));
+    match named.and_then(serde_json::Value::as_str) {
+        Some(name) => local(name),
+        None => in_json(node.get("file")?),
+    }
+}
