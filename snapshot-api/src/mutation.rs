@@ -1,6 +1,7 @@
 //! The life of a mutation, the same for all of them:
 //!
-//! 1. find the machine and refuse when its host cannot be reached: nothing is queued;
+//! 1. find the machine and refuse when its host cannot be reached: nothing is queued. A purge also finds a machine that is
+//!    gone, by the host that told what it left;
 //! 2. `validate_only`: ask the agent for its plan, by the machine as it is now, and answer with that;
 //! 3. find a replay, by the actor and the request id;
 //! 4. write the intent, which the catalogue refuses while another operation runs on the machine;
@@ -11,14 +12,16 @@
 
 use proto::convert::Spec;
 use proto::{names, v1};
-use snapshot_core::Error;
 use snapshot_core::authority::Permit;
-use snapshot_core::ids::{OperationId, RequestId};
+use snapshot_core::ids::{OperationId, RequestId, VmId};
 use snapshot_core::operation::Request;
+use snapshot_core::{Error, Reason};
 use tracing::Instrument as _;
 
+use crate::agents::Agent;
 use crate::app::{App, Call};
 use crate::store::{Begun, NewOperation, OperationRow};
+use crate::view::host::Remembered;
 use crate::{clock, etag, view};
 
 /// What a mutation was asked with, besides what it does.
@@ -49,8 +52,7 @@ pub async fn mutate<T>(
     }
     let request_id = parse_request_id(&options)?;
     let actor = permit.actor().to_string();
-    let row = app.store.vm(vm)?;
-    let agent = app.agent(&row.host)?;
+    let agent = route(app, vm, &request)?;
     agent.check_reachable()?;
     if let Some(snapshot) = target(&request) {
         app.store.snapshot(vm, snapshot)?;
@@ -69,7 +71,7 @@ pub async fn mutate<T>(
     let new = NewOperation {
         id,
         vm,
-        host: row.host.clone(),
+        host: agent.host().clone(),
         request: spec.request.clone(),
         actor,
         request_id,
@@ -83,6 +85,31 @@ pub async fn mutate<T>(
     tracing::info!(operation = %id, %vm, kind = ?spec.request.kind(), "recorded, asking the host");
     let started = start(agent.clone(), claim, call, spec).await?;
     Ok(view::operation(&started))
+}
+
+/// The host that has to carry it out.
+fn route<'a>(app: &'a App, vm: VmId, request: &Request) -> Result<&'a Agent, Error> {
+    match (app.store.vm(vm).map_err(Error::from), request) {
+        (Ok(row), _) => app.agent(&row.host),
+        (Err(error), Request::Purge { .. }) if error.reason() == Reason::VmNotFound => {
+            left_behind(app, vm)?.ok_or(error)
+        }
+        (Err(error), _) => Err(error),
+    }
+}
+
+/// The host that has something of a machine that is gone: as it says, or as it said last.
+fn left_behind(app: &App, vm: VmId) -> Result<Option<&Agent>, Error> {
+    for agent in app.agents.values() {
+        let remembered = match agent.state().facts {
+            Some(facts) => Remembered::from(&facts),
+            None => app.store.host(agent.host())?.map(|(facts, _)| Remembered::from_json(&facts)).unwrap_or_default(),
+        };
+        if remembered.has_left_behind(vm) {
+            return Ok(Some(agent));
+        }
+    }
+    Ok(None)
 }
 
 /// The operation of an earlier, equal request. Whoever has to read the snapshot to know what is asked looks here before,

@@ -45,6 +45,14 @@ impl Backend {
         }
     }
 
+    /// Where libvirt keeps its records of snapshots, as this process sees it.
+    fn snapshots(&self) -> PathBuf {
+        match self {
+            Self::Daemon(daemon) => daemon.snapshot_folder(),
+            Self::Embedded(root) => root.folder().join("lib/qemu/snapshot"),
+        }
+    }
+
     fn images(&self) -> Result<PathBuf> {
         match self {
             Self::Daemon(daemon) => daemon.images(),
@@ -60,6 +68,7 @@ pub struct HostPlan {
     backend: Backend,
     policy: String,
     images: Option<PathBuf>,
+    scan_seconds: u32,
 }
 
 impl HostPlan {
@@ -70,7 +79,14 @@ impl HostPlan {
 
     /// A host on a given backend. Guests of an embedded one must be in its root before the cluster starts.
     pub fn on(name: &str, backend: Backend) -> Self {
-        Self { name: name.to_owned(), backend, policy: String::new(), images: None }
+        Self { name: name.to_owned(), backend, policy: String::new(), images: None, scan_seconds: 10 }
+    }
+
+    /// A host whose agent compares so seldom that what it knows it was told.
+    #[must_use]
+    pub fn without_scan(mut self) -> Self {
+        self.scan_seconds = 24 * 60 * 60;
+        self
     }
 
     /// Lines for the `[policy]` table of the agent's configuration.
@@ -277,7 +293,7 @@ fn start_agent(
     scratch: &Scratch,
     surroundings: &mut dyn Surroundings,
 ) -> Result<Host> {
-    let HostPlan { name, backend, policy, images } = plan;
+    let HostPlan { name, backend, policy, images, scan_seconds } = plan;
     let (port, metrics) = (ports::free()?, ports::free()?);
     let state = scratch.folder(&format!("state-{name}"))?;
     surroundings.journal(&state)?;
@@ -288,6 +304,8 @@ fn start_agent(
         uri: &backend.uri(),
         state: &state,
         images: &images.map_or_else(|| backend.images(), Ok)?,
+        snapshots: &backend.snapshots(),
+        scan_seconds,
         policy: &policy,
     };
     let text = config::agent(identity, &agent);

@@ -10,7 +10,7 @@ use tonic::Code;
 use uuid::Uuid;
 
 use crate::client::Client;
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, HostPlan};
 use crate::guest::Guest;
 use crate::images;
 use crate::libvirtd::{Libvirtd, Listed};
@@ -18,7 +18,8 @@ use crate::libvirtd::{Libvirtd, Listed};
 /// The first host's name.
 pub const HOST: &str = "alpha";
 
-/// How long it may take until what other tools did is known: an agent compares every ten seconds.
+/// How long it may take until what other tools did is known: a moment, or until the agent's next comparison, as long as
+/// the folders could not be watched.
 const NOTICED: Duration = Duration::from_secs(25);
 const AGAIN: Duration = Duration::from_millis(100);
 
@@ -85,6 +86,12 @@ impl Lab {
     /// A cluster of these hosts, each with a private daemon.
     pub fn with_hosts(names: &[&str]) -> Result<Self> {
         let cluster = Cluster::with_daemons(names)?;
+        Ok(Self { client: Client::admin(&cluster)?, cluster })
+    }
+
+    /// A cluster of one host with a private daemon, whose agent compares so seldom that what it knows it was told.
+    pub fn without_scan() -> Result<Self> {
+        let cluster = Cluster::start(vec![HostPlan::daemon(HOST)?.without_scan()])?;
         Ok(Self { client: Client::admin(&cluster)?, cluster })
     }
 

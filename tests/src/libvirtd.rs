@@ -225,7 +225,11 @@ fn launch(scratch: &Scratch) -> Result<Launch> {
     fs::write(etc.join("qemu.conf"), QEMU_CONF)?;
     fs::write(
         etc.join("libvirtd.conf"),
-        format!("unix_sock_dir = \"{root}\"\nauth_unix_rw = \"none\"\nauth_unix_ro = \"none\"\n"),
+        // With a UUID of its own it is another host to libvirt, which machines can be moved to.
+        format!(
+            "unix_sock_dir = \"{root}\"\nauth_unix_rw = \"none\"\nauth_unix_ro = \"none\"\nhost_uuid = \"{}\"\n",
+            uuid::Uuid::new_v4()
+        ),
     )?;
     let mut mounts: Vec<(String, &str)> = Vec::new();
     for (name, place) in FOLDERS {

@@ -4,6 +4,7 @@ use proto::agent::HostFacts;
 use proto::convert::timestamp_millis;
 use proto::{names, v1};
 use serde::{Deserialize, Serialize};
+use snapshot_core::ids::VmId;
 
 use crate::agents::Agent;
 use crate::app::App;
@@ -16,6 +17,7 @@ pub struct Remembered {
     agent_version: String,
     libvirt_version: String,
     qemu_version: String,
+    left_behind_vm_ids: Vec<String>,
 }
 
 impl From<&HostFacts> for Remembered {
@@ -24,12 +26,24 @@ impl From<&HostFacts> for Remembered {
             agent_version: facts.agent_version.clone(),
             libvirt_version: facts.libvirt_version.clone(),
             qemu_version: facts.qemu_version.clone(),
+            left_behind_vm_ids: facts.left_behind_vm_ids.clone(),
         }
     }
 }
 
 impl Remembered {
-    /// For the catalogue. Three plain fields cannot fail to be written.
+    /// What the catalogue keeps; what a newer version wrote there counts as nothing.
+    pub fn from_json(text: &str) -> Self {
+        serde_json::from_str(text).unwrap_or_default()
+    }
+
+    /// Whether the host has snapshots of this machine in images, and the machine no longer.
+    pub fn has_left_behind(&self, vm: VmId) -> bool {
+        let id = vm.to_string();
+        self.left_behind_vm_ids.contains(&id)
+    }
+
+    /// For the catalogue. Plain fields cannot fail to be written.
     pub fn to_json(&self) -> String {
         serde_json::to_string(self).unwrap_or_default()
     }
@@ -43,7 +57,7 @@ pub fn host(app: &App, agent: &Agent) -> Result<v1::Host, StoreError> {
     let observe_time = state.observe_time.or(kept.as_ref().map(|(_, time)| *time));
     let remembered = match &state.facts {
         Some(facts) => Remembered::from(facts),
-        None => kept.and_then(|(facts, _)| serde_json::from_str(&facts).ok()).unwrap_or_default(),
+        None => kept.map(|(facts, _)| Remembered::from_json(&facts)).unwrap_or_default(),
     };
     let facts = state.facts.unwrap_or_default();
     Ok(v1::Host {

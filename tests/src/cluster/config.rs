@@ -13,12 +13,14 @@ pub(super) struct Agent<'a> {
     pub(super) uri: &'a str,
     pub(super) state: &'a Path,
     pub(super) images: &'a Path,
+    pub(super) snapshots: &'a Path,
+    pub(super) scan_seconds: u32,
     pub(super) policy: &'a str,
 }
 
 pub(super) fn agent(identity: &Identity, agent: &Agent<'_>) -> String {
-    let Agent { name, port, metrics, uri, .. } = agent;
-    let (state, images) = (agent.state.display(), agent.images.display());
+    let Agent { name, port, metrics, uri, scan_seconds, .. } = agent;
+    let (state, images, snapshots) = (agent.state.display(), agent.images.display(), agent.snapshots.display());
     let peer = identity.spiffe("snapshot-api");
     let tls = tls("tls", identity, &identity.agent(name));
     let issuers = issuers(identity);
@@ -30,6 +32,8 @@ metrics = "127.0.0.1:{metrics}"
 libvirt_uri = "{uri}"
 state_dir = "{state}"
 image_dirs = ["{images}"]
+snapshot_dir = "{snapshots}"
+scan_seconds = {scan_seconds}
 peers = ["{peer}"]
 {tls}{issuers}
 [policy]
