@@ -281,9 +281,10 @@ impl Watch {
                     tracing::warn!(%vm, %failure, "a machine cannot be read");
                 }
                 self.postponed.insert(vm);
-                // A machine that libvirt cannot tell of must not keep the others from being served.
+                // A machine that libvirt cannot tell of must not keep the others from being served. Finding that out takes
+                // longer than the time between two looks, so it is always queued again by now.
                 if !unreachable {
-                    self.see(vm);
+                    self.count_as_seen(vm);
                 }
             }
         }
@@ -307,9 +308,12 @@ impl Watch {
 
     fn see(&mut self, vm: VmId) {
         // A look that began before everything was asked for is followed by another.
-        if self.queue.contains(&vm) {
-            return;
+        if !self.queue.contains(&vm) {
+            self.count_as_seen(vm);
         }
+    }
+
+    fn count_as_seen(&mut self, vm: VmId) {
         let Some(unseen) = &mut self.unseen else { return };
         unseen.remove(&vm);
         self.check_synced();

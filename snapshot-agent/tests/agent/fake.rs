@@ -8,6 +8,7 @@ mod fault;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use snapshot_core::Reason;
 use snapshot_core::description::Label;
@@ -63,6 +64,7 @@ struct State {
     fault: Option<(usize, Fault)>,
     stall: Option<usize>,
     dead: bool,
+    unreadable: Option<(VmId, Duration)>,
 }
 
 /// Facts of a machine with two disks that runs.
@@ -101,9 +103,7 @@ impl World {
         let machines = BTreeMap::from([(machine.vm.id, machine)]);
         Arc::new(Mutex::new(Self { machines, runs: 1 }))
     }
-}
 
-impl World {
     /// Switches a machine on, as somebody else would.
     pub(crate) fn start(&mut self, vm: VmId) {
         self.runs += 1;
@@ -126,6 +126,11 @@ impl Fake {
         lock(&self.state).stall = Some(call);
     }
 
+    /// Has every look at this machine fail, after so long a wait.
+    pub(crate) fn make_unreadable(&self, vm: VmId, after: Duration) {
+        lock(&self.state).unreadable = Some((vm, after));
+    }
+
     /// Waits until that call is made.
     pub(crate) async fn stalled(&self) {
         self.stalled.notified().await;
@@ -140,6 +145,27 @@ impl Fake {
     /// Whether the fault has happened.
     pub(crate) fn is_spent(&self) -> bool {
         lock(&self.state).fault.is_none()
+    }
+
+    fn seen(&self, vm: VmId) -> Result<Observed, Failure> {
+        // Only changes are counted: what a look may be answered with is tried by the others.
+        assert!(!lock(&self.state).dead, "this process is dead");
+        let mut world = lock(&self.world);
+        let machine = machine(&mut world, vm)?;
+        let mut snapshots = machine.snapshots.clone();
+        for snapshot in &mut snapshots {
+            let lost = machine.images.iter().any(|image| !image.contains_key(&snapshot.id));
+            snapshot.broken = lost.then_some(Reason::SnapshotBroken);
+        }
+        let tags = machine.images.iter().flat_map(BTreeMap::keys).filter(|id| machine.listed(id).is_err());
+        Ok(Observed {
+            vm: machine.vm.clone(),
+            snapshots,
+            instance: machine.instance,
+            paused_by: machine.paused_by,
+            strays: tags.map(ToString::to_string).collect(),
+            images: machine.contents(),
+        })
     }
 
     fn call<T: Default>(
@@ -274,24 +300,11 @@ impl Hypervisor for Fake {
     }
 
     fn observe(&self, vm: VmId, _: Reread<'_>) -> Result<Observed, Failure> {
-        // Only changes are counted: what a look may be answered with is tried by the others.
-        assert!(!lock(&self.state).dead, "this process is dead");
-        let mut world = lock(&self.world);
-        let machine = machine(&mut world, vm)?;
-        let mut snapshots = machine.snapshots.clone();
-        for snapshot in &mut snapshots {
-            let lost = machine.images.iter().any(|image| !image.contains_key(&snapshot.id));
-            snapshot.broken = lost.then_some(Reason::SnapshotBroken);
+        if let Some((_, after)) = lock(&self.state).unreadable.filter(|(unreadable, _)| *unreadable == vm) {
+            std::thread::sleep(after);
+            return Err(Failure::Refused { code: 68, message: "cannot acquire state change lock".to_owned() });
         }
-        let tags = machine.images.iter().flat_map(BTreeMap::keys).filter(|id| machine.listed(id).is_err());
-        Ok(Observed {
-            vm: machine.vm.clone(),
-            snapshots,
-            instance: machine.instance,
-            paused_by: machine.paused_by,
-            strays: tags.map(ToString::to_string).collect(),
-            images: machine.contents(),
-        })
+        self.seen(vm)
     }
 
     fn observe_again(&self, before: &Observed) -> Result<Observed, Failure> {
@@ -299,7 +312,7 @@ impl Hypervisor for Fake {
     }
 
     fn outline(&self, vm: VmId) -> Result<Outline, Failure> {
-        let seen = self.observe(vm, Reread::All)?;
+        let seen = self.seen(vm)?;
         let current = seen.snapshots.iter().find(|snapshot| snapshot.is_current);
         Ok(Outline {
             current: current.map(|snapshot| snapshot.id.to_string()),

@@ -26,7 +26,12 @@ struct Fixture {
 impl Fixture {
     fn start(every: Duration) -> Self {
         let world = World::with_machine(VmState::Running);
-        let fake = Arc::new(Fake::new(&world, None));
+        let fake = Fake::new(&world, None);
+        Self::watching(every, world, fake)
+    }
+
+    fn watching(every: Duration, world: Arc<Mutex<World>>, fake: Fake) -> Self {
+        let fake = Arc::new(fake);
         let (locks, machines) = (Arc::new(Locks::new(4)), Arc::new(Machines::default()));
         let stopping = CancellationToken::new();
         let hypervisor: Arc<dyn Hypervisor> = Arc::clone(&fake) as Arc<dyn Hypervisor>;
@@ -121,4 +126,19 @@ async fn a_machine_that_an_operation_has_is_left_to_it() {
     assert_eq!(fixture.machines.get(vm_facts().id).unwrap().vm.name, "desk");
     drop(guard);
     fixture.known(|inventory| inventory.vm.name == "halfway").await;
+}
+
+#[tokio::test]
+async fn a_machine_that_cannot_be_read_does_not_keep_the_host_from_being_served() {
+    // As libvirt has it after its daemon died while a machine was started: it lists it, and every look fails after 30 s.
+    let world = World::with_machine(VmState::Running);
+    let mut other = lock(&world).machines[&vm_facts().id].clone();
+    other.vm.id = VmId::from_uuid(uuid::Uuid::from_u128(7));
+    let id = other.vm.id;
+    lock(&world).machines.insert(id, other);
+    let fake = Fake::new(&world, None);
+    fake.make_unreadable(id, OFTEN * 5);
+    let fixture = Fixture::watching(OFTEN, world, fake);
+    fixture.synced(true).await;
+    assert_eq!(fixture.machines.ids(), [vm_facts().id]);
 }
