@@ -40,6 +40,9 @@ const FOLDERS: [(&str, &str); 4] =
 /// What QEMU can do takes libvirt four seconds to find out. It keeps it here, and all daemons of all tests share it.
 const CACHE: &str = "/var/cache/libvirt";
 
+/// What a service manager runs before it starts the daemon (docs/adr/0013).
+const FORGET: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/libvirtd.service.d/forget-unfinished-starts");
+
 /// A snapshot as virsh lists it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Listed {
@@ -105,6 +108,14 @@ impl Libvirtd {
     pub fn start_again(&mut self) -> Result<()> {
         self.process.start_again()?;
         self.wait_ready()
+    }
+
+    /// Does what has to be done before a daemon that died is started: what it was starting then is off. Returns what it
+    /// said of that.
+    pub fn forget_unfinished_starts(&self) -> Result<String> {
+        let output = Command::new(FORGET).arg(self.folder().join("run/qemu")).output()?;
+        anyhow::ensure!(output.status.success(), "{FORGET} ended with {}", output.status);
+        Ok(String::from_utf8_lossy(&output.stderr).into_owned())
     }
 
     /// The daemon's process, to signal it or to look whether it runs.

@@ -254,6 +254,8 @@ pub fn blows(round: &Rng, kills: u32) -> Vec<Blow> {
     let mut rng = round.fork(1);
     let mut blows = Vec::new();
     let mut left = kills;
+    // In a storm little comes to an end; in calmer rounds there is more to lose.
+    let pace = rng.weighted(&[(60, 1), (40, 3)]);
     while left > 0 {
         let target = rng.weighted(&[
             (18, Target::Api),
@@ -271,12 +273,14 @@ pub fn blows(round: &Rng, kills: u32) -> Vec<Blow> {
             (12, Fault::Cut(link, cut)),
             (6, Fault::Fill(store)),
         ]);
-        let (soon, later) = (Duration::from_millis(rng.below(400)), Duration::from_millis(rng.below(1500)));
+        let (soon, later) = (Duration::from_millis(rng.below(400)), Duration::from_millis(pace * rng.below(1500)));
         let moment =
             rng.weighted(&[(40, Moment::Any(later)), (25, Moment::Dispatch(soon)), (35, Moment::Running(soon))]);
         let wait = match fault {
             Fault::Kill(_) => Duration::from_millis(rng.below(1500)),
             Fault::Stop(_) => Duration::from_millis(500 + rng.below(4500)),
+            // Longer than any call between the processes waits for its answer.
+            Fault::Cut(_, Cut::Stalled) if rng.chance(15) => Duration::from_millis(25_000),
             Fault::Cut(..) => Duration::from_millis(200 + rng.below(4000)),
             Fault::Fill(_) => Duration::from_millis(1000 + rng.below(4000)),
         };

@@ -126,10 +126,7 @@ async fn strike(world: &Arc<World>, blow: &Blow, machine: usize) -> Result<Struc
             world.history.count(&format!("kill {}, {when}", target.word()));
             Struck::Hit(Box::pin(async move {
                 tokio::time::sleep(wait).await;
-                world.with_process(
-                    target,
-                    |process| if process.is_running() { Ok(()) } else { process.start_again() },
-                )?;
+                world.start_again(target)?;
                 world.history.tell("FAULT", &format!("{} is started", target.word()));
                 if target == Target::Daemon {
                     world.calm.over();
@@ -237,9 +234,8 @@ pub fn repair(world: &World) -> Result<()> {
         world.way(link)?.set(None::<Cut>);
     }
     for target in [Target::Daemon, Target::Agent, Target::Api, Target::Gateway] {
-        world.with_process(target, |process| {
-            if process.is_running() { process.signal(Signal::CONT) } else { process.start_again() }
-        })?;
+        world.start_again(target)?;
+        world.with_process(target, |process| process.signal(Signal::CONT))?;
     }
     for machine in 0..world.machines.len() {
         if let Ok(pid) = qemu(world, machine) {

@@ -181,6 +181,21 @@ impl World {
         }
     }
 
+    /// Starts one of the processes if it does not run, as a service manager does.
+    pub fn start_again(&self, target: Target) -> Result<()> {
+        if target == Target::Daemon && !self.with_process(target, |process| Ok(process.is_running()))? {
+            let said = self.cluster().host(HOST)?.libvirtd()?.forget_unfinished_starts()?;
+            for (machine, inhabitant) in self.machines.iter().enumerate() {
+                if said.contains(&format!("of {} was", inhabitant.guest.name())) {
+                    self.crash(machine);
+                    self.history.tell("FAULT", &format!("libvirt was starting {}", inhabitant.guest.name()));
+                    self.history.count("starts that libvirt did not finish (docs/adr/0013)");
+                }
+            }
+        }
+        self.with_process(target, |process| if process.is_running() { Ok(()) } else { process.start_again() })
+    }
+
     /// A way between two processes.
     pub fn way(&self, link: Link) -> Result<&Proxy> {
         self.ways.get(&(link as u8)).context("a way that was not made")
