@@ -13,7 +13,6 @@ use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use mtls::client::{ClientTimeouts, channel};
 use proto::agent::agent_service_client::AgentServiceClient;
 use snapshot_core::ids::{HostId, OperationId};
 use snapshot_core::policy::HostPolicy;
@@ -22,7 +21,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 
-use crate::config::{Config, HostConfig};
+use crate::clock::Clock;
 use crate::store::{Change, Store};
 pub use operations::Claim;
 pub use state::HostState;
@@ -32,6 +31,9 @@ const SILENCE: Duration = Duration::from_secs(15);
 /// How long an agent may take to accept or refuse an operation. It reads the live machine and one journal file.
 const ANSWER: Duration = Duration::from_secs(20);
 
+/// How long to wait before writing again what the catalogue could not take, for instance because the disk is full.
+const CATALOGUE_AGAIN: Duration = Duration::from_secs(1);
+
 /// A handle of one host; clones share it.
 #[derive(Clone)]
 pub struct Agent {
@@ -40,29 +42,25 @@ pub struct Agent {
     state: watch::Sender<HostState>,
     resync: watch::Sender<u64>,
     store: Store,
+    clock: Clock,
     stopping: CancellationToken,
     /// The operations that this process looks after, so that none is followed twice.
     claims: Arc<Mutex<HashSet<OperationId>>>,
 }
 
 impl Agent {
-    /// Makes the channel, which connects when it is first used.
-    pub fn new(
-        host: &HostConfig,
-        config: &Config,
-        store: Store,
-        stopping: CancellationToken,
-    ) -> Result<Self, mtls::TlsError> {
-        let channel = channel(&host.uri, config.tls.clone(), host.peer.clone(), ClientTimeouts::default())?;
-        Ok(Self {
-            host: host.name.clone(),
+    /// The agent at the end of a channel. Nothing is sent before [`Agent::follow`] or a call.
+    pub fn new(host: HostId, channel: Channel, store: Store, clock: Clock, stopping: CancellationToken) -> Self {
+        Self {
+            host,
             client: AgentServiceClient::new(channel),
             state: watch::Sender::new(HostState::unreachable("not connected yet")),
             resync: watch::Sender::new(0),
             store,
+            clock,
             stopping,
             claims: Arc::default(),
-        })
+        }
     }
 
     /// The host's name.
@@ -113,3 +111,6 @@ fn unreachable(host: &HostId, reason: &str) -> Error {
     let name = proto::names::host(host);
     Error::new(Reason::HostUnreachable, format!("{name} cannot be reached: {reason}")).with("host", name)
 }
+
+#[cfg(test)]
+mod tests;

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::Request;
 
 use crate::agents::Agent;
-use crate::clock;
+use crate::clock::Clock;
 use crate::store::Store;
 
 /// The service's parts; clones share them.
@@ -23,6 +23,8 @@ pub struct App {
     pub agents: Arc<BTreeMap<HostId, Agent>>,
     /// Checks tokens.
     pub verifier: Arc<Verifier>,
+    /// What time it is.
+    pub clock: Clock,
     /// Cancelled when the service stops.
     pub stopping: CancellationToken,
 }
@@ -55,7 +57,7 @@ impl App {
     /// Finds out who makes a request.
     pub fn authenticate<T>(&self, request: Request<T>, request_id: String) -> Result<Call<T>, Error> {
         let token = capability::bearer(request.metadata().as_ref())?.to_owned();
-        let caller = self.verifier.verify(&token, clock::now_s())?;
+        let caller = self.verifier.verify(&token, self.clock.now_s())?;
         tracing::Span::current().record("actor", tracing::field::display(caller.actor()));
         Ok(Call { caller, token, request_id, message: request.into_inner() })
     }

@@ -1,4 +1,5 @@
 //! What the program does besides serving: keys and certificates for a set-up that has no PKI of its own.
 
+pub mod backup;
 pub mod pki;
 pub mod token;

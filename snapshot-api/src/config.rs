@@ -1,12 +1,16 @@
 //! The configuration file.
 
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use capability::IssuerConfig;
 use mtls::{AllowList, SpiffeId, TlsFiles};
 use serde::Deserialize;
 use snapshot_core::ids::HostId;
+
+use crate::store::Retention;
 
 /// Everything the service is told.
 #[derive(Debug, Deserialize)]
@@ -48,6 +52,28 @@ pub struct Listen {
 pub struct Database {
     /// The SQLite file. Its folder must be on a local disk and writable.
     pub path: PathBuf,
+    /// How many days an ended operation is kept, counted while the service runs; at least one.
+    #[serde(default = "keep_days")]
+    pub keep_operations_days: NonZeroU32,
+    /// The most ended operations that are kept. Those of the last day are kept even beyond it.
+    #[serde(default = "keep_most")]
+    pub keep_operations: u64,
+}
+
+fn keep_days() -> NonZeroU32 {
+    NonZeroU32::MIN.saturating_add(89)
+}
+
+fn keep_most() -> u64 {
+    1_000_000
+}
+
+impl Database {
+    /// How much is kept of what has ended.
+    pub fn retention(&self) -> Retention {
+        let keep = Duration::from_secs(24 * 60 * 60) * self.keep_operations_days.get();
+        Retention { keep, most: self.keep_operations }
+    }
 }
 
 /// One hypervisor.

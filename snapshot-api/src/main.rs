@@ -1,25 +1,10 @@
 //! snapshot-api: the service that validates, authorizes, records and forwards.
 
-mod agents;
-mod app;
-mod clock;
-mod commands;
-mod config;
-mod etag;
-mod mutation;
-mod page;
-mod rpc;
-mod server;
-mod service;
-mod store;
-mod telemetry;
-mod view;
-mod watch;
-
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use snapshot_api::{commands, config, server};
 
 /// Snapshots of virtual machines: the service that validates, authorizes, records and forwards.
 #[derive(Debug, Parser)]
@@ -37,6 +22,8 @@ enum Command {
         #[arg(long)]
         config: PathBuf,
     },
+    /// Copy the catalogue into a file, while the service runs or not.
+    Backup(commands::backup::Backup),
     /// Make a certificate authority and certificates.
     #[command(subcommand)]
     Pki(commands::pki::Command),
@@ -51,6 +38,7 @@ fn run(command: Command) -> Result<(), Box<dyn std::error::Error + Send + Sync>>
             let config = config::Config::load(&config)?;
             tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(server::serve(config))
         }
+        Command::Backup(command) => Ok(commands::backup::run(command)?),
         Command::Pki(command) => Ok(commands::pki::run(command)?),
         Command::Token(command) => Ok(commands::token::run(command)?),
     }

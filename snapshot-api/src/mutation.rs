@@ -18,11 +18,11 @@ use snapshot_core::operation::Request;
 use snapshot_core::{Error, Reason};
 use tracing::Instrument as _;
 
-use crate::agents::Agent;
+use crate::agents::{Agent, Claim};
 use crate::app::{App, Call};
 use crate::store::{Begun, NewOperation, OperationRow};
 use crate::view::host::Remembered;
-use crate::{clock, etag, view};
+use crate::{etag, view};
 
 /// What a mutation was asked with, besides what it does.
 pub struct Options<'a> {
@@ -77,14 +77,10 @@ pub async fn mutate<T>(
         request_id,
         fingerprint: options.fingerprint,
         expected_label,
-        now_ms: clock::now_ms(),
+        now_ms: app.clock.now_ms(),
     };
-    if let Begun::Replay(first) = app.store.begin(new).await? {
-        return Ok(view::operation(&first));
-    }
-    tracing::info!(operation = %id, %vm, kind = ?spec.request.kind(), "recorded, asking the host");
-    let started = start(agent.clone(), claim, call, spec).await?;
-    Ok(view::operation(&started))
+    let row = begin_and_start(app, agent.clone(), claim, call, new, spec).await?;
+    Ok(view::operation(&row))
 }
 
 /// The host that has to carry it out.
@@ -123,15 +119,24 @@ pub fn replayed(app: &App, permit: &Permit, options: &Options<'_>) -> Result<Opt
     Ok(first.as_ref().map(view::operation))
 }
 
-/// Hands the operation over in a task of its own: a caller that goes away must not leave an intent that nobody follows.
-async fn start<T>(
-    agent: crate::agents::Agent,
-    claim: crate::agents::Claim,
+/// Writes the intent and hands the operation over, in a task of its own: a caller that goes away, be it while the intent is
+/// being written, must not leave one that nobody follows.
+async fn begin_and_start<T>(
+    app: &App,
+    agent: Agent,
+    claim: Claim,
     call: &Call<T>,
+    new: NewOperation,
     spec: Spec,
 ) -> Result<OperationRow, Error> {
-    let (token, request_id) = (call.token.clone(), call.request_id.clone());
-    let task = async move { agent.start(claim, &token, &request_id, &spec).await };
+    let (store, token, request_id) = (app.store.clone(), call.token.clone(), call.request_id.clone());
+    let task = async move {
+        if let Begun::Replay(first) = store.begin(new).await? {
+            return Ok(*first);
+        }
+        tracing::info!(operation = %spec.operation, vm = %spec.vm, kind = ?spec.request.kind(), "recorded, asking the host");
+        agent.start(claim, &token, &request_id, &spec).await
+    };
     match tokio::spawn(task.in_current_span()).await {
         Ok(result) => result,
         Err(error) => Err(Error::new(snapshot_core::Reason::Internal, format!("the hand-over failed: {error}"))),

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use capability::Verifier;
 use mtls::ServerFiles;
+use mtls::client::{ClientTimeouts, channel};
 use mtls::server::{Acceptor, ServerTls, incoming};
 use snapshot_core::{Error, Reason};
 use tokio::net::TcpListener;
@@ -17,11 +18,11 @@ use tower::util::MapResponseLayer;
 
 use crate::agents::Agent;
 use crate::app::App;
-use crate::clock;
+use crate::clock::Clock;
 use crate::config::Config;
 use crate::service::{Services, too_large};
 use crate::store::{Ending, Store};
-use crate::telemetry;
+use crate::{telemetry, upkeep};
 
 /// How long calls that run when the service is told to stop may still take.
 const GRACE: Duration = Duration::from_secs(10);
@@ -60,6 +61,7 @@ pub async fn serve(config: Config) -> Result<(), BoxError> {
     for agent in app.agents.values() {
         tokio::spawn(agent.clone().follow());
     }
+    let upkeep = tokio::spawn(upkeep::run(app.store.clone(), config.database.retention()));
     tracing::info!(internal = %config.listen.internal, public = ?config.listen.public, "serving");
     stop_signal().await?;
     tracing::info!("stopping");
@@ -74,18 +76,22 @@ pub async fn serve(config: Config) -> Result<(), BoxError> {
     if tokio::time::timeout(GRACE, servers).await.is_err() {
         tracing::warn!("calls were still running and have been cut off");
     }
+    upkeep.abort();
     app.store.close();
     Ok(())
 }
 
 fn open(config: &Config, stopping: &CancellationToken) -> Result<App, BoxError> {
     let store = Store::open(&config.database.path)?;
+    let clock = Clock::system();
     let mut agents = BTreeMap::new();
     for host in &config.hosts {
-        agents.insert(host.name.clone(), Agent::new(host, config, store.clone(), stopping.clone())?);
+        let channel = channel(&host.uri, config.tls.clone(), host.peer.clone(), ClientTimeouts::default())?;
+        let agent = Agent::new(host.name.clone(), channel, store.clone(), clock.clone(), stopping.clone());
+        agents.insert(host.name.clone(), agent);
     }
     let verifier = Arc::new(Verifier::load(config.issuers.clone())?);
-    Ok(App { store, agents: Arc::new(agents), verifier, stopping: stopping.clone() })
+    Ok(App { store, agents: Arc::new(agents), verifier, clock, stopping: stopping.clone() })
 }
 
 /// Ends what was to run on hosts that are not configured any more, so that no machine stays locked by it.
@@ -95,7 +101,7 @@ async fn end_stranded(app: &App) -> Result<(), BoxError> {
         let name = proto::names::host(&row.host);
         let message = format!("{name} is not configured any more: how the operation ended is not known");
         let error = Error::new(Reason::HostUnreachable, message).with("host", name);
-        app.store.end(row.id, Ending::failed(error), clock::now_ms()).await?;
+        app.store.end(row.id, Ending::failed(error), app.clock.now_ms()).await?;
     }
     Ok(())
 }

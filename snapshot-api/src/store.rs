@@ -8,29 +8,34 @@
 //! Every job that changes a row stamps it with a new *revision*. Whoever watches remembers the last revision seen and
 //! asks for what is newer: a notification may be lost or merged, a change never is.
 
+mod backup;
 mod hosts;
 mod inventory;
 mod marks;
 mod operations;
 mod readers;
+mod retention;
 mod rows;
 mod schema;
 mod snapshots;
 mod vms;
 mod writer;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use snapshot_core::ids::{HostId, VmId};
 use snapshot_core::{Error, Reason};
 use tokio::sync::broadcast;
 
+pub use backup::{BackupError, backup};
 pub use operations::{Begun, Ending, NewOperation, OperationFilter, Progress, operation_not_found};
 use readers::Readers;
+pub use retention::{REPLAY, Retention};
 pub use rows::{OperationRow, RemovedSnapshot, SnapshotRow, VmRow};
 pub use snapshots::News;
 pub use vms::VmFilter;
+pub use writer::Committer;
 use writer::Writer;
 
 /// How many changes may wait for a slow watcher before it has to read everything that is newer at once.
@@ -48,9 +53,33 @@ pub enum StoreError {
     /// A row holds what this version cannot read.
     #[error("the catalogue has a row that cannot be read: {0}")]
     Corrupt(String),
+    /// The file is damaged, or is none of ours.
+    #[error(
+        "the catalogue {path} cannot be used: {cause}. Put a backup in its place and remove {path}-wal and {path}-shm, or move all \
+         of them away: an empty catalogue is filled from the hosts again, with all snapshots, and without past operations"
+    )]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        cause: String,
+    },
+    /// The file cannot be read at all.
+    #[error("the catalogue {path} cannot be opened: {cause}")]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        cause: String,
+    },
     /// The file was written by a newer version.
-    #[error("the catalogue has schema {found}, this version knows {known}: use a newer version of the service")]
+    #[error(
+        "the catalogue {path} has schema {found}, and this version knows {known}: use a newer version of the service, or a \
+         backup from before. The file was left as it is"
+    )]
     TooNew {
+        /// The file.
+        path: PathBuf,
         /// The file's schema.
         found: u32,
         /// The newest that this version can read.
@@ -73,7 +102,9 @@ impl From<StoreError> for Error {
                 tracing::error!(cause, "the catalogue has a row that cannot be read");
                 Error::new(Reason::Internal, "the catalogue has a row that cannot be read")
             }
-            StoreError::TooNew { .. } => Error::new(Reason::Internal, error.to_string()),
+            StoreError::TooNew { .. } | StoreError::Damaged { .. } | StoreError::Unreadable { .. } => {
+                Error::new(Reason::Internal, error.to_string())
+            }
             StoreError::Closed => Error::new(Reason::ShuttingDown, "the service is stopping"),
         }
     }
@@ -98,14 +129,22 @@ pub struct Store {
 }
 
 impl Store {
-    /// Opens the catalogue at a path, making it where there is none and bringing an older schema up to date.
+    /// Opens the catalogue at a path, making it where there is none and bringing an older schema up to date. One that is
+    /// damaged or of a newer version is refused and left as it is.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
+        let (store, committer) = Self::open_detached(path)?;
+        store.writer.serve(committer)?;
+        Ok(store)
+    }
+
+    /// As [`Store::open`], for who drives the writer in a time of its own: nothing is written but by the [`Committer`].
+    pub fn open_detached(path: &Path) -> Result<(Self, Committer), StoreError> {
         let (changes, _) = broadcast::channel(CHANGE_BACKLOG);
         let connection = schema::open_writer(path)?;
         let epoch: String = connection.query_row("SELECT epoch FROM catalogue", [], |row| row.get(0))?;
         let readers = Readers::open(path)?;
-        let writer = Writer::start(connection, changes.clone())?;
-        Ok(Self { writer: Arc::new(writer), readers: Arc::new(readers), changes, epoch: epoch.into() })
+        let (writer, committer) = Writer::new(connection, changes.clone());
+        Ok((Self { writer: Arc::new(writer), readers: Arc::new(readers), changes, epoch: epoch.into() }, committer))
     }
 
     /// Tells of every later change.
@@ -131,4 +170,4 @@ impl Store {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -16,7 +16,6 @@ use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
 use crate::app::App;
-use crate::clock;
 use crate::store::Change;
 
 /// The answer of a watch.
@@ -47,7 +46,7 @@ impl<T: Send + 'static> Watch<T> {
     /// Makes a watch for a caller, and the stream that its client reads.
     pub fn new(app: &App, caller: &Caller) -> (Self, Messages<T>) {
         let (messages, receiver) = mpsc::channel(BACKLOG);
-        let left = u64::try_from(caller.expires_at_unix() - clock::now_s()).unwrap_or(0);
+        let left = u64::try_from(caller.expires_at_unix() - app.clock.now_s()).unwrap_or(0);
         let watch = Self {
             messages,
             changes: app.store.subscribe(),

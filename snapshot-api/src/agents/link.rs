@@ -12,8 +12,7 @@ use snapshot_core::ids::VmId;
 use snapshot_core::{Error, Reason};
 use tonic::{Request, Status, Streaming};
 
-use super::{ANSWER, Agent, SILENCE, unreachable};
-use crate::clock;
+use super::{ANSWER, Agent, CATALOGUE_AGAIN, SILENCE, unreachable};
 use crate::store::StoreError;
 
 const FIRST_DELAY: Duration = Duration::from_millis(200);
@@ -101,7 +100,7 @@ impl Agent {
         let open = client.watch_host(Request::new(WatchHostRequest {}));
         let answer = tokio::time::timeout(SILENCE, open).await;
         let mut stream = answer.map_err(|_| silent())??.into_inner();
-        self.store.begin_telling(self.host.clone()).await?;
+        self.patiently(|| self.store.begin_telling(self.host.clone())).await?;
         let mut telling = Telling::default();
         loop {
             let message = tokio::select! {
@@ -121,7 +120,9 @@ impl Agent {
             Event::Vm(wire) => {
                 let inventory = Inventory::try_from(wire)?;
                 telling.vms.insert(inventory.vm.id);
-                match self.store.put_inventory(host, inventory, clock::now_ms()).await {
+                let now_ms = self.clock.now_ms();
+                let write = || self.store.put_inventory(host.clone(), inventory.clone(), now_ms);
+                match self.patiently(write).await {
                     Ok(corrections) => telling.corrections += corrections,
                     // One machine that makes no sense must not hide all the others.
                     Err(StoreError::Corrupt(cause)) => tracing::error!(cause, "an inventory was not taken over"),
@@ -131,10 +132,11 @@ impl Agent {
             Event::RemovedVmId(id) => {
                 let vm = id.parse().map_err(|_| Error::new(Reason::HostProtocol, "a malformed machine id"))?;
                 telling.vms.remove(&vm);
-                self.store.remove_vm(host, vm).await?;
+                self.patiently(|| self.store.remove_vm(host.clone(), vm)).await?;
             }
             Event::Synced(_) if !telling.done => {
-                telling.corrections += self.store.retain_vms(host, telling.vms.clone()).await?;
+                let write = || self.store.retain_vms(host.clone(), telling.vms.clone());
+                telling.corrections += self.patiently(write).await?;
                 telling.done = true;
                 self.state.send_modify(|state| state.synced = (state.synced.0 + 1, telling.corrections));
                 self.set_reachable(true, "");
@@ -146,18 +148,35 @@ impl Agent {
     }
 
     async fn heard(&self, facts: HostFacts) -> Result<(), Lost> {
-        let now = clock::now_ms();
+        let now = self.clock.now_ms();
         let known = self.state.borrow().facts.clone();
         // A heartbeat that tells nothing new costs no write.
         if known.as_ref() != Some(&facts) {
             let remembered = crate::view::host::Remembered::from(&facts).to_json();
-            self.store.put_host(self.host.clone(), remembered, now).await?;
+            self.patiently(|| self.store.put_host(self.host.clone(), remembered.clone(), now)).await?;
         }
         self.state.send_modify(|state| {
             state.facts = Some(facts);
             state.observe_time = Some(now);
         });
         Ok(())
+    }
+
+    /// Writes what the host told. As long as the catalogue cannot be written this waits, and with it the stream: the host
+    /// can be reached all the same, and nothing that it told is lost.
+    async fn patiently<T, F>(&self, write: impl Fn() -> F) -> Result<T, StoreError>
+    where
+        F: Future<Output = Result<T, StoreError>>,
+    {
+        loop {
+            match write().await {
+                Err(StoreError::Sqlite(cause)) => {
+                    tracing::warn!(host = %self.host, %cause, "what the host told could not be written down; trying again");
+                    tokio::time::sleep(CATALOGUE_AGAIN).await;
+                }
+                other => return other,
+            }
+        }
     }
 
     /// Has the whole state told again, and answers with how many rows that corrected.

@@ -6,7 +6,10 @@
 //!    reason), or accepts it, or contact is lost and nobody knows.
 //! 3. In the last two cases a task of its own follows it. As long as the stream lives it writes down what it says.
 //! 4. When the stream breaks, the task asks the host again by the operation's id until it answers: with the rest of the
-//!    story, or with NOT_FOUND, which means that nothing was ever done.
+//!    story, or with NOT_FOUND, which means that nothing was ever done, nor will be.
+//!
+//! What cannot be written down because the catalogue fails, for instance on a full disk, is not lost: the host is asked
+//! again, and tells it again.
 
 use std::collections::HashSet;
 use std::pin::Pin;
@@ -24,8 +27,7 @@ use snapshot_core::operation::{OperationState, Outcome};
 use snapshot_core::{Error, Reason};
 use tonic::{Code, Request, Status};
 
-use super::{ANSWER, Agent, unreachable};
-use crate::clock;
+use super::{ANSWER, Agent, CATALOGUE_AGAIN, unreachable};
 use crate::store::{Ending, OperationRow, Progress, StoreError};
 
 /// How long to wait before asking a host again about an operation.
@@ -70,6 +72,11 @@ fn lost(status: &Status) -> bool {
         || (status.code() == Code::Unavailable && proto::status::reason(status).is_none())
 }
 
+/// The host has never taken the operation on. Any other NOT_FOUND, such as one of a proxy, says nothing about it.
+fn is_unknown(status: &Status) -> bool {
+    status.code() == Code::NotFound && proto::status::reason(status) == Some(Reason::OperationNotFound)
+}
+
 impl Agent {
     /// Claims an operation for this process; `None` when it is claimed already.
     pub fn claim(&self, id: OperationId) -> Option<Claim> {
@@ -107,13 +114,14 @@ impl Agent {
         let id = spec.operation;
         match self.hand_over(token, request_id, spec).await {
             Answer::Accepted(accepted, events) => {
-                let row = self.store.accept(id, accepted.cancellable, clock::now_ms()).await;
+                let row = self.store.accept(id, accepted.cancellable, self.clock.now_ms()).await;
                 self.spawn_follow(claim, Some(events));
-                Ok(row?)
+                // The host has it, whether that could be written down or not.
+                Ok(row.or_else(|_| self.store.operation(id))?)
             }
             Answer::Refused(status) => {
                 let refusal = proto::status::from_status(&status, Reason::HostProtocol);
-                self.end(id, Ending::failed(refusal.clone())).await?;
+                self.end_refused(claim, &refusal).await;
                 Err(refusal.with("operation", proto::names::operation(id)))
             }
             Answer::Unknown => {
@@ -121,6 +129,25 @@ impl Agent {
                 Ok(self.store.operation(id)?)
             }
         }
+    }
+
+    /// Writes down that nothing was done. Where that fails it is tried again later: until then the machine counts as busy.
+    async fn end_refused(&self, claim: Claim, refusal: &Error) {
+        let Err(error) = self.end(claim.id, Ending::failed(refusal.clone())).await else { return };
+        tracing::warn!(operation = %claim.id, %error, "a refusal could not be written down; trying again");
+        let (agent, refusal) = (self.clone(), refusal.clone());
+        tokio::spawn(async move {
+            let write = async { while agent.end_later(claim.id, &refusal).await.is_err() {} };
+            tokio::select! {
+                () = agent.stopping.cancelled() => {}
+                () = write => {}
+            }
+        });
+    }
+
+    async fn end_later(&self, id: OperationId, refusal: &Error) -> Result<OperationRow, StoreError> {
+        tokio::time::sleep(CATALOGUE_AGAIN).await;
+        self.end(id, Ending::failed(refusal.clone())).await
     }
 
     async fn hand_over(&self, token: &str, request_id: &str, spec: &Spec) -> Answer {
@@ -169,8 +196,11 @@ impl Agent {
             if let Some(stream) = events.take() {
                 match self.write_events(id, stream).await {
                     Ok(true) => return,
-                    Ok(false) => {}
-                    Err(error) => tracing::error!(operation = %id, %error, "the operation could not be written down"),
+                    Ok(false) => tokio::time::sleep(AGAIN).await,
+                    Err(error) => {
+                        tracing::warn!(operation = %id, %error, "the operation could not be written down; asking again");
+                        tokio::time::sleep(CATALOGUE_AGAIN).await;
+                    }
                 }
             }
             let message = AttachOperationRequest { operation_id: id.to_string() };
@@ -181,7 +211,7 @@ impl Agent {
                     let stream = answer.into_inner().map(|message| message.map(|message| message.event));
                     events = Some(Box::pin(stream));
                 }
-                Ok(Err(status)) if status.code() == Code::NotFound && self.settle_unknown(id).await => return,
+                Ok(Err(status)) if is_unknown(&status) && self.settle_unknown(id).await => return,
                 Ok(Err(_)) | Err(_) => tokio::time::sleep(AGAIN).await,
             }
         }
@@ -193,7 +223,7 @@ impl Agent {
             let Ok(Some(OperationEvent { event: Some(event) })) = message else { return Ok(false) };
             match event {
                 Event::Accepted(accepted) => {
-                    self.store.accept(id, accepted.cancellable, clock::now_ms()).await?;
+                    self.store.accept(id, accepted.cancellable, self.clock.now_ms()).await?;
                 }
                 Event::Progress(progress) => {
                     let progress = Progress {
@@ -214,7 +244,7 @@ impl Agent {
     }
 
     async fn end(&self, id: OperationId, ending: Ending) -> Result<OperationRow, StoreError> {
-        let row = self.store.end(id, ending, clock::now_ms()).await?;
+        let row = self.store.end(id, ending, self.clock.now_ms()).await?;
         let labels = [("kind", format!("{:?}", row.kind)), ("state", format!("{:?}", row.state))];
         metrics::counter!("snapshot_api_operations_ended_total", &labels).increment(1);
         Ok(row)

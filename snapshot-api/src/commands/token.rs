@@ -7,7 +7,7 @@ use capability::{KeyError, Signer, generate_issuer_key};
 use clap::{Args, Subcommand};
 use snapshot_core::authority::{Action, Grant, VmSelector};
 
-use crate::clock;
+use crate::clock::Clock;
 
 /// What to make.
 #[derive(Debug, Subcommand)]
@@ -83,7 +83,7 @@ pub fn run(command: Command) -> Result<(), KeyError> {
             let actions: BTreeSet<Action> = mint.actions.into_iter().collect();
             let grants = mint.vm.into_iter().map(|vm| Grant { vm, actions: actions.clone() }).collect();
             let signer = Signer::load(&mint.key, &mint.kid, &mint.issuer)?;
-            println!("{}", signer.mint(&mint.subject, grants, mint.lifetime, clock::now_s())?);
+            println!("{}", signer.mint(&mint.subject, grants, mint.lifetime, Clock::system().now_s())?);
             Ok(())
         }
     }

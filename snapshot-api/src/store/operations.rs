@@ -168,8 +168,11 @@ impl Store {
             let row = operation(job.connection, id)?;
             if let Some(state) = row.state.after(Transition::Ended(ending.outcome)) {
                 write_end(job, &row, state, &ending, now_ms)?;
-                if let Some(inventory) = &ending.inventory {
-                    put_inventory(job, &row.host, inventory, now_ms)?;
+                match ending.inventory.as_ref().map(|inventory| put_inventory(job, &row.host, inventory, now_ms)) {
+                    // The operation has ended all the same, and the machine is told again.
+                    Some(Err(StoreError::Corrupt(cause))) => tracing::error!(cause, "an inventory was not taken over"),
+                    Some(Err(error)) => return Err(error),
+                    Some(Ok(_)) | None => {}
                 }
                 clear_marks(job, &row)?;
                 job.touch(row.vm)?;
@@ -300,7 +303,8 @@ fn write_end(
     now_ms: i64,
 ) -> Result<(), StoreError> {
     let sql = "UPDATE operations SET state = ?2, error = ?3, method = ?4, pause_ms = ?5, end_time = ?6, \
-               percent = iif(?2 = 'succeeded', 100, percent), cancellable = 0, revision = ?7 WHERE id = ?1";
+               percent = iif(?2 = 'succeeded', 100, percent), cancellable = 0, revision = ?7, \
+               ended_served_ms = (SELECT served_ms FROM catalogue) WHERE id = ?1";
     let revision = job.revision()?;
     job.connection.prepare_cached(sql)?.execute((
         row.id.to_string(),

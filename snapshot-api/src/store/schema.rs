@@ -1,29 +1,39 @@
 //! The schema, and how a file gets to it.
 //!
-//! Migrations are append-only; `user_version` is how many of them a file has had.
+//! Migrations are append-only; `user_version` is how many of them a file has had. Before a file is opened for writing it is
+//! looked at by a connection that cannot write: one that is damaged, no catalogue, or of a newer version is left as it is.
 
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, OpenFlags};
 
 use super::StoreError;
 
-const MIGRATIONS: &[&str] = &[include_str!("migrations/0001_catalogue.sql")];
+const MIGRATIONS: &[&str] =
+    &[include_str!("migrations/0001_catalogue.sql"), include_str!("migrations/0002_service_time.sql")];
 
 /// How long a statement waits for another process's lock. Only tools such as a backup ever hold one.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+/// What the log of uncommitted pages is cut down to after it had to grow.
+const WAL_BYTES: i64 = 64 << 20;
+
+/// The newest schema that this version knows.
+fn known() -> u32 {
+    u32::try_from(MIGRATIONS.len()).unwrap_or(u32::MAX)
+}
 
 pub(super) fn open_writer(path: &Path) -> Result<Connection, StoreError> {
+    check(path)?;
     let connection = Connection::open(path)?;
     connection.busy_timeout(BUSY_TIMEOUT)?;
     connection.pragma_update(None, "journal_mode", "WAL")?;
+    connection.pragma_update(None, "journal_size_limit", WAL_BYTES)?;
     connection.pragma_update(None, "synchronous", "FULL")?;
     connection.pragma_update(None, "foreign_keys", true)?;
     connection.set_prepared_statement_cache_capacity(64);
     migrate(&connection)?;
-    let epoch = uuid::Uuid::new_v4().simple().to_string();
-    connection.execute("INSERT OR IGNORE INTO catalogue (id, epoch) VALUES (1, ?1)", [&epoch[..8]])?;
+    connection.execute("INSERT OR IGNORE INTO catalogue (id, epoch) VALUES (1, ?1)", [new_epoch()])?;
     Ok(connection)
 }
 
@@ -35,13 +45,64 @@ pub(super) fn open_reader(path: &Path) -> Result<Connection, StoreError> {
     Ok(connection)
 }
 
-fn migrate(connection: &Connection) -> Result<(), StoreError> {
-    let known = u32::try_from(MIGRATIONS.len()).unwrap_or(u32::MAX);
-    let found: u32 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
-    if found > known {
-        return Err(StoreError::TooNew { found, known });
+/// A name for a catalogue file that no other has.
+pub(super) fn new_epoch() -> String {
+    let mut epoch = uuid::Uuid::new_v4().simple().to_string();
+    epoch.truncate(8);
+    epoch
+}
+
+/// Looks whether a file is a catalogue of ours and whole, and changes nothing. One that does not exist, or has no byte yet, is
+/// about to become one.
+pub(super) fn check(path: &Path) -> Result<(), StoreError> {
+    let length = match std::fs::metadata(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => 0,
+        Err(error) => return Err(StoreError::Unreadable { path: path.to_owned(), cause: error.to_string() }),
+        Ok(metadata) => metadata.len(),
+    };
+    if length == 0 {
+        tracing::warn!(path = %path.display(), "there is no catalogue yet: a new one is made, and filled from the hosts");
+        return Ok(());
     }
-    for (number, migration) in (found + 1..).zip(&MIGRATIONS[found as usize..]) {
+    let damaged = |cause: String| StoreError::Damaged { path: path.to_owned(), cause };
+    let faulty = |error: rusqlite::Error| match error.sqlite_error_code() {
+        Some(rusqlite::ErrorCode::DatabaseCorrupt | rusqlite::ErrorCode::NotADatabase) => damaged(error.to_string()),
+        _ => StoreError::Unreadable { path: path.to_owned(), cause: error.to_string() },
+    };
+    let begun = Instant::now();
+    let connection = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY).map_err(faulty)?;
+    connection.busy_timeout(BUSY_TIMEOUT).map_err(faulty)?;
+    let found: u32 = connection.query_row("PRAGMA user_version", [], |row| row.get(0)).map_err(faulty)?;
+    if found > known() {
+        return Err(StoreError::TooNew { path: path.to_owned(), found, known: known() });
+    }
+    let sql = "SELECT count(*), count(*) FILTER (WHERE name = 'catalogue') FROM sqlite_schema WHERE type = 'table'";
+    let tables: (i64, i64) = connection.query_row(sql, [], |row| Ok((row.get(0)?, row.get(1)?))).map_err(faulty)?;
+    if (found == 0 && tables.0 > 0) || (found > 0 && tables.1 == 0) {
+        return Err(damaged("it is a database, and not one of this service".to_owned()));
+    }
+    check_pages(&connection).map_err(faulty)?.map_or(Ok(()), |fault| Err(damaged(fault)))?;
+    tracing::info!(bytes = length, millis = begun.elapsed().as_millis(), "the catalogue is whole");
+    Ok(())
+}
+
+/// Reads every page and holds every index against its table; the first fault, if there is one.
+pub(super) fn check_pages(connection: &Connection) -> Result<Option<String>, rusqlite::Error> {
+    let found: String = connection.query_row("PRAGMA integrity_check(1)", [], |row| row.get(0))?;
+    if found != "ok" {
+        return Ok(Some(found));
+    }
+    let orphans: Option<String> = {
+        let mut statement = connection.prepare("PRAGMA foreign_key_check")?;
+        let mut rows = statement.query([])?;
+        rows.next()?.map(|row| row.get(0)).transpose()?
+    };
+    Ok(orphans.map(|table| format!("{table} has a row whose parent is missing")))
+}
+
+fn migrate(connection: &Connection) -> Result<(), StoreError> {
+    let found: u32 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+    for (number, migration) in (1..).zip(MIGRATIONS).skip(found as usize) {
         connection.execute_batch(&format!("BEGIN IMMEDIATE; {migration}; PRAGMA user_version = {number}; COMMIT"))?;
         tracing::info!(number, "the catalogue has a new schema");
     }

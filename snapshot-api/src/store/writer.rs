@@ -1,7 +1,7 @@
 //! The one thread that writes.
 
 use std::sync::Mutex;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread::JoinHandle;
 
 use rusqlite::Connection;
@@ -46,7 +46,15 @@ impl Job<'_> {
 
 /// Tells the job's caller, once the commit has succeeded (`Ok`) or failed.
 type Reply = Box<dyn FnOnce(Result<(), StoreError>) + Send>;
-type Act = Box<dyn FnOnce(&Connection) -> (bool, Vec<VmId>, Reply) + Send>;
+/// Does the job, unless it is told why it cannot be done.
+type Act = Box<dyn FnOnce(Result<&Connection, StoreError>) -> Acted + Send>;
+
+/// What a job came to, before the commit.
+struct Acted {
+    keep: bool,
+    touched: Vec<VmId>,
+    reply: Reply,
+}
 
 /// Whether a job has to survive a power cut.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,13 +77,21 @@ pub(super) struct Writer {
 }
 
 impl Writer {
-    pub(super) fn start(connection: Connection, changes: broadcast::Sender<Change>) -> Result<Self, StoreError> {
+    /// A queue, and who is to serve it.
+    pub(super) fn new(connection: Connection, changes: broadcast::Sender<Change>) -> (Self, Committer) {
         let (queue, jobs) = sync_channel(QUEUE);
-        let thread = std::thread::Builder::new()
-            .name("catalogue-writer".to_owned())
-            .spawn(move || run(&connection, &jobs, &changes))
-            .map_err(|_| StoreError::Closed)?;
-        Ok(Self { queue: Mutex::new(Some(queue)), thread: Mutex::new(Some(thread)) })
+        let writer = Self { queue: Mutex::new(Some(queue)), thread: Mutex::new(None) };
+        (writer, Committer { connection, jobs, changes, failing: false })
+    }
+
+    /// Has the queue served by a thread.
+    pub(super) fn serve(&self, committer: Committer) -> Result<(), StoreError> {
+        let builder = std::thread::Builder::new().name("catalogue-writer".to_owned());
+        let thread = builder.spawn(move || committer.run()).map_err(|_| StoreError::Closed)?;
+        if let Ok(mut place) = self.thread.lock() {
+            *place = Some(thread);
+        }
+        Ok(())
     }
 
     /// Dropping the queue ends the thread after the last job; joining it makes the file free to be replaced.
@@ -125,22 +141,28 @@ impl Store {
     ) -> Result<T, StoreError> {
         let (reply, answer) = oneshot::channel();
         let act: Act = Box::new(move |connection| {
-            let mut context = Job { connection, revision: None, touched: Vec::new() };
-            let result = job(&mut context);
+            let (result, touched) = match connection {
+                Err(failure) => (Err(failure), Vec::new()),
+                Ok(connection) => {
+                    let mut context = Job { connection, revision: None, touched: Vec::new() };
+                    let result = job(&mut context);
+                    let touched = if result.is_ok() { context.touched } else { Vec::new() };
+                    (result, touched)
+                }
+            };
             let keep = result.is_ok();
-            let touched = if keep { context.touched } else { Vec::new() };
             let reply: Reply = Box::new(move |commit| {
                 // A caller that went away does not need the answer.
                 let _ = reply.send(commit.and(result));
             });
-            (keep, touched, reply)
+            Acted { keep, touched, reply }
         });
         let work = Work { durability, act };
         let sender = self.writer.sender()?;
         if let Err(full) = sender.try_send(work) {
             let work = match full {
-                std::sync::mpsc::TrySendError::Full(work) => work,
-                std::sync::mpsc::TrySendError::Disconnected(_) => return Err(StoreError::Closed),
+                TrySendError::Full(work) => work,
+                TrySendError::Disconnected(_) => return Err(StoreError::Closed),
             };
             let sent = tokio::task::spawn_blocking(move || sender.send(work)).await;
             if !matches!(sent, Ok(Ok(()))) {
@@ -151,58 +173,117 @@ impl Store {
     }
 }
 
-fn run(connection: &Connection, jobs: &Receiver<Work>, changes: &broadcast::Sender<Change>) {
-    while let Ok(first) = jobs.recv() {
-        let batch: Vec<Work> = std::iter::once(first).chain(jobs.try_iter().take(BATCH - 1)).collect();
-        commit(connection, batch, changes);
+/// Takes jobs from the queue and commits them, as many at once as wait.
+pub struct Committer {
+    connection: Connection,
+    jobs: Receiver<Work>,
+    changes: broadcast::Sender<Change>,
+    /// Whether the last commit failed, so that a disk that stays full is told of once.
+    failing: bool,
+}
+
+impl Committer {
+    /// Serves the queue until the store is closed.
+    pub fn run(mut self) {
+        while let Ok(first) = self.jobs.recv() {
+            self.commit_with(Some(first));
+        }
+        // What is in the journal goes into the file, so that whoever copies the file of a stopped service has all of it.
+        let checkpoint = self.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
+        if let Err(error) = checkpoint {
+            tracing::warn!(%error, "the catalogue's journal stays beside it");
+        }
+    }
+
+    /// Commits what waits now.
+    pub fn commit_waiting(&mut self) {
+        self.commit_with(None);
+    }
+
+    fn commit_with(&mut self, first: Option<Work>) {
+        let batch: Vec<Work> = first.into_iter().chain(self.jobs.try_iter()).take(BATCH).collect();
+        if batch.is_empty() {
+            return;
+        }
+        let failure = commit(&self.connection, batch, &self.changes).err();
+        if self.failing != failure.is_some() {
+            match failure {
+                Some(cause) => {
+                    tracing::error!(%cause, "the catalogue cannot be written; mutations are refused until it can")
+                }
+                None => tracing::info!("the catalogue can be written again"),
+            }
+            self.failing = !self.failing;
+        }
     }
 }
 
-fn commit(connection: &Connection, batch: Vec<Work>, changes: &broadcast::Sender<Change>) {
+/// Does all jobs of a batch in one transaction. When that fails, every caller is told so, and nothing is left open.
+fn commit(
+    connection: &Connection,
+    batch: Vec<Work>,
+    changes: &broadcast::Sender<Change>,
+) -> Result<(), rusqlite::Error> {
     let synced = batch.iter().any(|work| work.durability == Durability::Synced);
-    // In WAL mode NORMAL differs from FULL only in that a commit is not synced: the file is whole in either.
-    let begun = connection
-        .pragma_update(None, "synchronous", if synced { "FULL" } else { "NORMAL" })
-        .and_then(|()| connection.execute_batch("BEGIN IMMEDIATE"));
-    let mut touched = Vec::new();
-    let mut replies: Vec<Reply> = Vec::new();
+    let mut state = begin(connection, synced);
+    let mut kept = Vec::new();
     for work in batch {
-        if begun.is_err() {
-            // The job must not run outside a transaction; dropping it tells its caller that nothing was done.
-            drop(work);
-            continue;
-        }
-        let opened = connection.execute_batch("SAVEPOINT job");
-        let (keep, vms, reply) = (work.act)(connection);
-        let keep = keep && opened.is_ok();
-        let closing = if keep { "RELEASE job" } else { "ROLLBACK TO job; RELEASE job" };
-        match opened.and_then(|()| connection.execute_batch(closing)) {
-            Ok(()) => {
-                touched.extend(vms);
-                replies.push(reply);
-            }
-            Err(error) => reply(Err(error.into())),
+        if state.is_ok() {
+            state = act(connection, work.act, &mut kept);
+        } else {
+            ((work.act)(state.as_ref().map(|()| connection).map_err(failed)).reply)(Ok(()));
         }
     }
-    let result = begun.and_then(|()| connection.execute_batch("COMMIT"));
-    if let Err(error) = &result {
-        tracing::error!(%error, "a commit of the catalogue failed");
+    state = state.and_then(|()| connection.execute_batch("COMMIT"));
+    if !connection.is_autocommit() {
         // After a failed COMMIT the transaction may still be open; the next batch needs a clean start.
         let _ = connection.execute_batch("ROLLBACK");
     }
-    let failed = result.err().map(|error| error.to_string());
-    for reply in replies {
-        reply(match &failed {
-            None => Ok(()),
-            Some(message) => Err(StoreError::Sqlite(rusqlite::Error::SqliteFailure(
-                rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_ABORT),
-                Some(message.clone()),
-            ))),
-        });
-    }
-    if failed.is_none() {
-        for vm in touched {
+    let result = state.as_ref().map(|_| ());
+    for Acted { reply, touched, .. } in kept {
+        reply(result.map_err(failed));
+        for vm in touched.into_iter().filter(|_| result.is_ok()) {
             let _ = changes.send(Change::Vm(vm));
         }
     }
+    state
+}
+
+fn begin(connection: &Connection, synced: bool) -> Result<(), rusqlite::Error> {
+    // In WAL mode NORMAL differs from FULL only in that a commit is not synced: the file is whole in either.
+    connection.pragma_update(None, "synchronous", if synced { "FULL" } else { "NORMAL" })?;
+    connection.execute_batch("BEGIN IMMEDIATE")
+}
+
+/// Does one job in a savepoint of its own. An error is of the transaction as a whole: after some failures, a full disk among
+/// them, SQLite takes all of it back by itself, and whatever were done then would be done outside of it.
+fn act(connection: &Connection, act: Act, kept: &mut Vec<Acted>) -> Result<(), rusqlite::Error> {
+    if let Err(error) = connection.execute_batch("SAVEPOINT job") {
+        (act(Err(failed(&error))).reply)(Ok(()));
+        return if connection.is_autocommit() { Err(error) } else { Ok(()) };
+    }
+    let acted = act(Ok(connection));
+    let closing = if acted.keep { "RELEASE job" } else { "ROLLBACK TO job; RELEASE job" };
+    let closed = if connection.is_autocommit() { Err(taken_back()) } else { connection.execute_batch(closing) };
+    match closed {
+        Ok(()) => {
+            kept.push(acted);
+            Ok(())
+        }
+        Err(error) => {
+            (acted.reply)(Err(failed(&error)));
+            Err(error)
+        }
+    }
+}
+
+fn taken_back() -> rusqlite::Error {
+    let code = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_ABORT);
+    rusqlite::Error::SqliteFailure(code, Some("the transaction was taken back".to_owned()))
+}
+
+/// The failure of a transaction, as each of its callers gets it.
+fn failed(error: &rusqlite::Error) -> StoreError {
+    let code = error.sqlite_error().copied().unwrap_or(rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_ABORT));
+    StoreError::Sqlite(rusqlite::Error::SqliteFailure(code, Some(error.to_string())))
 }

@@ -1,0 +1,163 @@
+//! An agent that answers while the catalogue cannot be written.
+
+use std::time::Instant;
+
+use hyper_util::rt::TokioIo;
+use proto::agent::agent_service_server::{AgentService, AgentServiceServer};
+use proto::agent::operation_event::{Accepted, Ended, Event};
+use proto::agent::{
+    AttachOperationRequest, AttachOperationResponse, CancelOperationRequest, CancelOperationResponse, OperationEvent,
+    PlanOperationRequest, PlanOperationResponse, StartOperationRequest, StartOperationResponse, WatchHostRequest,
+    WatchHostResponse,
+};
+use proto::convert::Spec;
+use proto::v1;
+use snapshot_core::operation::{OperationState, Outcome};
+use tempfile::TempDir;
+use tokio_stream::Iter;
+use tonic::transport::{Endpoint, Server, Uri};
+use tonic::{Request, Response, Status};
+use tower::service_fn;
+
+use super::*;
+use crate::store::OperationRow;
+use crate::store::tests::full::lock_writes;
+use crate::store::tests::{create, host, intent, inventory};
+
+/// Refuses everything, or has done it before it is asked twice.
+#[derive(Clone, Copy)]
+enum Peer {
+    Refuses,
+    Succeeds,
+}
+
+type Told<T> = Iter<std::vec::IntoIter<Result<T, Status>>>;
+
+fn told<T>(wrap: fn(OperationEvent) -> T) -> Told<T> {
+    let mut ended = Ended { inventory: Some((&inventory(1, &[("snap-1", None)])).into()), ..Ended::default() };
+    ended.set_state(Outcome::Succeeded.into());
+    let events = [Event::Accepted(Accepted { cancellable: false }), Event::Ended(ended)];
+    let messages: Vec<_> = events.into_iter().map(|event| Ok(wrap(OperationEvent { event: Some(event) }))).collect();
+    tokio_stream::iter(messages)
+}
+
+#[tonic::async_trait]
+impl AgentService for Peer {
+    type WatchHostStream = Told<WatchHostResponse>;
+    type StartOperationStream = Told<StartOperationResponse>;
+    type AttachOperationStream = Told<AttachOperationResponse>;
+
+    async fn watch_host(&self, _: Request<WatchHostRequest>) -> Result<Response<Self::WatchHostStream>, Status> {
+        Err(Status::unimplemented("not asked for"))
+    }
+
+    async fn plan_operation(
+        &self,
+        _: Request<PlanOperationRequest>,
+    ) -> Result<Response<PlanOperationResponse>, Status> {
+        Err(Status::unimplemented("not asked for"))
+    }
+
+    async fn start_operation(
+        &self,
+        _: Request<StartOperationRequest>,
+    ) -> Result<Response<Self::StartOperationStream>, Status> {
+        match self {
+            Self::Refuses => Err(proto::status::to_status(&Error::new(Reason::SpaceLow, "too little"))),
+            Self::Succeeds => Ok(Response::new(told(|event| StartOperationResponse { event: Some(event) }))),
+        }
+    }
+
+    async fn attach_operation(
+        &self,
+        request: Request<AttachOperationRequest>,
+    ) -> Result<Response<Self::AttachOperationStream>, Status> {
+        match self {
+            Self::Refuses => {
+                let id = request.into_inner().operation_id;
+                Err(proto::status::to_status(&Error::new(Reason::OperationNotFound, id)))
+            }
+            Self::Succeeds => Ok(Response::new(told(|event| AttachOperationResponse { event: Some(event) }))),
+        }
+    }
+
+    async fn cancel_operation(
+        &self,
+        _: Request<CancelOperationRequest>,
+    ) -> Result<Response<CancelOperationResponse>, Status> {
+        Err(Status::unimplemented("not asked for"))
+    }
+}
+
+/// A channel to this peer, in memory.
+fn channel_to(peer: Peer) -> Channel {
+    Endpoint::from_static("http://peer").connect_with_connector_lazy(service_fn(move |_: Uri| async move {
+        let (here, there) = tokio::io::duplex(1 << 16);
+        let connections = tokio_stream::once(Ok::<_, std::io::Error>(there));
+        tokio::spawn(Server::builder().add_service(AgentServiceServer::new(peer)).serve_with_incoming(connections));
+        Ok::<_, std::io::Error>(TokioIo::new(here))
+    }))
+}
+
+struct Fixture {
+    agent: Agent,
+    store: Store,
+    spec: Spec,
+    folder: TempDir,
+}
+
+impl Fixture {
+    /// An operation whose intent is written down.
+    async fn begun(peer: Peer) -> (Self, Claim) {
+        let folder = TempDir::new().unwrap();
+        let store = Store::open(&folder.path().join("catalogue.db")).unwrap();
+        store.put_inventory(host(), inventory(1, &[]), 0).await.unwrap();
+        let stopping = CancellationToken::new();
+        let agent = Agent::new(host(), channel_to(peer), store.clone(), Clock::system(), stopping);
+        let new = intent(1, create("snap-1"));
+        let spec = Spec { operation: new.id, vm: new.vm, request: new.request.clone() };
+        let claim = agent.claim(new.id).unwrap();
+        store.begin(new).await.unwrap();
+        (Self { agent, store, spec, folder }, claim)
+    }
+
+    /// Hands the operation over while the catalogue takes nothing.
+    async fn start_unwritten(&self, claim: Claim) -> Result<OperationRow, Error> {
+        let _locked = lock_writes(&self.folder.path().join("catalogue.db"));
+        self.agent.start(claim, "token", "r", &self.spec).await
+    }
+
+    /// The operation once it has ended; in time, because nobody but the API itself is at work.
+    async fn ended(&self) -> OperationRow {
+        let begun = Instant::now();
+        loop {
+            let row = self.store.operation(self.spec.operation).unwrap();
+            if row.state.is_ended() {
+                return row;
+            }
+            assert!(begun.elapsed() < Duration::from_secs(60), "stuck: {row:?}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refusal_that_could_not_be_written_down_frees_the_machine_later() {
+    let (fixture, claim) = Fixture::begun(Peer::Refuses).await;
+    let refusal = fixture.start_unwritten(claim).await.unwrap_err();
+    assert_eq!(refusal.reason(), Reason::SpaceLow);
+    assert_eq!(fixture.store.operation(fixture.spec.operation).unwrap().state, OperationState::Pending);
+    let row = fixture.ended().await;
+    assert_eq!((row.state, row.error.unwrap().reason()), (OperationState::Failed, Reason::SpaceLow));
+    fixture.store.begin(intent(1, create("snap-2"))).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_outcome_that_could_not_be_written_down_is_asked_for_again() {
+    let (fixture, claim) = Fixture::begun(Peer::Succeeds).await;
+    let row = fixture.start_unwritten(claim).await.unwrap();
+    assert_eq!((row.id, row.state), (fixture.spec.operation, OperationState::Pending), "it is under way, and says so");
+    assert_eq!(fixture.ended().await.state, OperationState::Succeeded);
+    let operation: v1::Operation = crate::view::operation(&fixture.ended().await);
+    assert_eq!(operation.state(), v1::OperationState::Succeeded);
+}

@@ -1,0 +1,20 @@
+//! The service that validates, authorizes, records and forwards.
+//!
+//! It keeps nothing but the catalogue, one SQLite file, and does nothing to a machine itself: that is for the agents.
+
+pub mod agents;
+pub mod app;
+pub mod clock;
+pub mod commands;
+pub mod config;
+mod etag;
+mod mutation;
+mod page;
+mod rpc;
+pub mod server;
+pub mod service;
+pub mod store;
+mod telemetry;
+pub mod upkeep;
+mod view;
+mod watch;
