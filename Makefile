@@ -25,6 +25,10 @@ test: setup-test web lint ## Every check and every test
 	cargo build --workspace
 	cargo test --workspace
 
+.PHONY: simulate
+simulate: setup-build ## API and agents over a failing network in simulated time: SEEDS=1000, or SEED=17 again
+	$(if $(SEED),SEED=$(SEED)) SEEDS=$(or $(SEEDS),$(if $(SEED),1,1000)) cargo test -p snapshot-api --test simulation -- --nocapture
+
 .PHONY: screenshots
 screenshots: setup-test web ## Take the picture in README.md anew: docs/page.png
 	cargo build --workspace

@@ -281,9 +281,19 @@ impl Cluster {
         all.map(|process| Ok((process.name().to_owned(), std::fs::read_to_string(process.log())?))).collect()
     }
 
-    /// Its folder: configurations, logs, the database.
+    /// Its folder: configurations, logs, the folder of the catalogue.
     pub fn folder(&self) -> &Path {
         self.scratch.path()
+    }
+
+    /// The catalogue's file, alone with its journals in a folder.
+    pub fn catalogue(&self) -> PathBuf {
+        self.scratch.path().join("catalogue/snapshots.db")
+    }
+
+    /// The API's configuration file.
+    pub fn api_config(&self) -> PathBuf {
+        self.scratch.path().join("snapshot-api.toml")
     }
 }
 

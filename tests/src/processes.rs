@@ -63,6 +63,14 @@ impl Process {
         Ok(())
     }
 
+    /// Has another program start it from now on: that gets these arguments, the program's path, and its arguments.
+    pub fn start_through(&mut self, program: &str, arguments: &[&str]) {
+        let started = self.launch.program.display().to_string();
+        self.launch.program = program.into();
+        let before = arguments.iter().map(|&argument| argument.to_owned()).chain([started]);
+        self.launch.arguments.splice(0..0, before);
+    }
+
     /// What it is called.
     pub fn name(&self) -> &str {
         &self.launch.name

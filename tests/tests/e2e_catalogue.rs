@@ -1,0 +1,259 @@
+//! The catalogue lost, copied, put back, damaged, and out of room.
+
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test may panic, and its helpers are part of it")]
+
+use std::fs::OpenOptions;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use proto::v1;
+use rustix::process::{Pid, Signal, kill_process};
+use tests::client::{Client, Grpc, HOSTS, OPERATIONS, Refusal, VmWatch};
+use tests::cluster::{ALL_ACTIONS, Cluster};
+use tests::guest::Guest;
+use tests::lab::{HOST, Lab, key};
+use tests::tools::{binary, run};
+use tonic::Code;
+
+/// How long what was held up may take to come right.
+const SOON: Duration = Duration::from_secs(60);
+const RETRY: &str = "google.rpc.RetryInfo";
+
+async fn operations(client: &Client) -> Vec<v1::Operation> {
+    let request = v1::ListOperationsRequest::default();
+    let answer: v1::ListOperationsResponse = client.call((OPERATIONS, "ListOperations"), &request).await.unwrap();
+    answer.operations
+}
+
+/// A snapshot without what is made anew with a catalogue: the etag.
+fn lasting(list: &[v1::Snapshot]) -> Vec<v1::Snapshot> {
+    list.iter().map(|one| v1::Snapshot { etag: String::new(), ..one.clone() }).collect()
+}
+
+fn remove(catalogue: &Path) {
+    for suffix in ["", "-wal", "-shm"] {
+        let path = PathBuf::from(format!("{}{suffix}", catalogue.display()));
+        if path.exists() {
+            std::fs::remove_file(path).unwrap();
+        }
+    }
+}
+
+fn backup(cluster: &Cluster, to: &Path, more: &[&str]) -> anyhow::Result<String> {
+    let mut command = Command::new(binary("snapshot-api").unwrap());
+    run(command.arg("backup").arg("--config").arg(cluster.api_config()).arg("--to").arg(to).args(more))
+}
+
+/// A tree with a fork, in every word that a user can choose, one of them protected.
+async fn tree(lab: &Lab, guest: &Guest) -> Vec<v1::Snapshot> {
+    guest.write('A').unwrap();
+    let teacher = Client::grpc(
+        &lab.cluster,
+        lab.cluster.identity().token("teacher", &guest.uuid().to_string(), &ALL_ACTIONS).unwrap(),
+    )
+    .unwrap();
+    let snapshot = v1::Snapshot {
+        display_name: "before <exam> & \"after\" 🎓".to_owned(),
+        description: "two\u{20}\u{20}spaces, ümläut, and ]]>".to_owned(),
+        protected: true,
+        ..Default::default()
+    };
+    let request = v1::CreateSnapshotRequest {
+        parent: guest.vm(),
+        snapshot: Some(snapshot),
+        request_id: key(),
+        ..Default::default()
+    };
+    let first = teacher.done(teacher.create_as(request).await).await.unwrap().snapshot;
+    guest.write('B').unwrap();
+    lab.take(guest, "second").await.unwrap();
+    let first = lab.client.snapshot(&first).await.unwrap();
+    lab.return_to(&first).await.unwrap();
+    guest.write('C').unwrap();
+    lab.take(guest, "fork").await.unwrap();
+    let list = lab.agreed(guest).await.unwrap();
+    assert_eq!(list.len(), 3);
+    assert!(
+        list[0].protected && list[0].actor == "ravada/teacher" && list[2].parent_snapshot == first.name,
+        "{list:?}"
+    );
+    list
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_catalogue_that_is_lost_is_filled_from_the_hosts() {
+    let mut lab = Lab::start().unwrap();
+    let guest = lab.guest("student").await.unwrap();
+    let before = tree(&lab, &guest).await;
+    let machine = lab.client.vm(&guest.vm()).await.unwrap();
+    assert!(lab.cluster.api().stop().unwrap().success());
+    remove(&lab.cluster.catalogue());
+    lab.cluster.start_api_again().unwrap();
+    lab.client.vm_in_state(&guest.vm(), v1::VmState::Running).await.unwrap();
+
+    let after = lab.agreed(&guest).await.unwrap();
+    assert_eq!(lasting(&after), lasting(&before), "names, words, protection, who asked, parents, times, and the order");
+    assert_eq!(lab.client.vm(&guest.vm()).await.unwrap().current_snapshot, machine.current_snapshot);
+    assert_eq!(operations(&lab.client).await, [], "what was done before is history, and gone");
+    // What was read from the lost catalogue says nothing about this one.
+    for (old, new) in before.iter().zip(&after) {
+        assert_ne!(old.etag, new.etag);
+    }
+    let request = v1::DeleteSnapshotRequest {
+        name: before[1].name.clone(),
+        etag: before[1].etag.clone(),
+        request_id: key(),
+        ..Default::default()
+    };
+    assert_eq!(lab.client.delete_as(request).await.unwrap_err().reason, "ETAG_MISMATCH");
+    // Asked to read the host again, nothing is found to be wrong.
+    let request = v1::ReconcileHostRequest { name: format!("hosts/{HOST}") };
+    let answer: v1::ReconcileHostResponse = lab.client.call((HOSTS, "ReconcileHost"), &request).await.unwrap();
+    assert_eq!(answer.corrected_count, 0);
+    assert_eq!(lab.agreed(&guest).await.unwrap(), after);
+
+    lab.return_to(&after[1]).await.unwrap();
+    assert_eq!(guest.report().unwrap().disk, 'B');
+    let refused = lab.client.delete(&after[0].name, v1::DeleteScope::Only).await.unwrap_err();
+    assert_eq!(refused.reason, "SNAPSHOT_PROTECTED");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_copy_is_put_back_and_the_hosts_say_what_came_after_it() {
+    let mut lab = Lab::start().unwrap();
+    let guest = lab.guest("student").await.unwrap();
+    guest.write('A').unwrap();
+    let kept = lab.take(&guest, "kept").await.unwrap();
+    let known = operations(&lab.client).await;
+    let copy = lab.cluster.folder().join("copy.db");
+    // While the service runs and writes.
+    let begun = lab.client.create(&guest.vm(), "at the same time", "").await.unwrap();
+    backup(&lab.cluster, &copy, &[]).unwrap();
+    lab.client.ended(begun).await.unwrap();
+    let refused = backup(&lab.cluster, &copy, &[]).unwrap_err().to_string();
+    assert!(refused.contains("exists") && refused.contains("--force"), "{refused}");
+    backup(&lab.cluster, &copy, &["--force"]).unwrap();
+    let list = lab.agreed(&guest).await.unwrap();
+    lab.remove(&kept, v1::DeleteScope::Only).await.unwrap();
+    let late = lab.take(&guest, "late").await.unwrap();
+
+    lab.cluster.api().kill().unwrap();
+    let catalogue = lab.cluster.catalogue();
+    remove(&catalogue);
+    std::fs::copy(&copy, &catalogue).unwrap();
+    lab.cluster.start_api_again().unwrap();
+    lab.client.vm_in_state(&guest.vm(), v1::VmState::Running).await.unwrap();
+    let after = lab.agreed(&guest).await.unwrap();
+    assert_eq!(after.iter().map(|one| &one.name).collect::<Vec<_>>(), [&list[1].name, &late.name]);
+    let remembered = operations(&lab.client).await;
+    assert!(known.iter().all(|operation| remembered.contains(operation)), "{remembered:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_damaged_catalogue_is_told_of_and_left_alone() {
+    let mut lab = Lab::start().unwrap();
+    let guest = lab.guest("student").await.unwrap();
+    lab.take(&guest, "kept").await.unwrap();
+    assert!(lab.cluster.api().stop().unwrap().success());
+    let catalogue = lab.cluster.catalogue();
+    let length = std::fs::metadata(&catalogue).unwrap().len();
+    OpenOptions::new().write(true).open(&catalogue).unwrap().set_len(length / 2).unwrap();
+    let broken = std::fs::read(&catalogue).unwrap();
+    let mut command = Command::new("timeout");
+    let program = binary("snapshot-api").unwrap();
+    command.arg("60").arg(program).arg("serve").arg("--config").arg(lab.cluster.api_config());
+    let refused = run(&mut command).unwrap_err().to_string();
+    for word in ["cannot be used", "backup", "filled from the hosts", &catalogue.display().to_string()] {
+        assert!(refused.contains(word), "{refused}");
+    }
+    assert!(std::fs::read(&catalogue).unwrap() == broken);
+    remove(&catalogue);
+    lab.cluster.start_api_again().unwrap();
+    lab.client.vm_in_state(&guest.vm(), v1::VmState::Running).await.unwrap();
+    assert_eq!(lab.agreed(&guest).await.unwrap().len(), 1);
+}
+
+/// A file that takes all the room there is.
+fn fill(folder: &Path) -> PathBuf {
+    let path = folder.join("filler");
+    let mut file = OpenOptions::new().create(true).append(true).open(&path).unwrap();
+    for size in [1 << 16, 1 << 12, 1] {
+        while file.write_all(&vec![0; size]).is_ok() {}
+    }
+    path
+}
+
+fn unavailable(refusal: &Refusal) {
+    assert_eq!((refusal.code, refusal.reason.as_str()), (Code::Unavailable, "CATALOGUE_UNAVAILABLE"), "{refusal}");
+    assert!(refusal.details.contains(&RETRY.to_owned()), "{refusal}");
+}
+
+/// On a file system of a few megabytes, which only the API sees. No `Lab`: that takes an error in a log for a fault.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_disk_stops_changes_and_nothing_else_and_room_heals_it() {
+    let mut cluster = Cluster::with_daemons(&[HOST]).unwrap();
+    let folder = cluster.catalogue().parent().unwrap().to_owned();
+    let mount = "mount -t tmpfs -o size=3m none \"$0\" && exec \"$@\"";
+    cluster.api().stop().unwrap();
+    let folder_text = folder.display().to_string();
+    cluster.api().start_through("unshare", &["-m", "--propagation", "private", "sh", "-c", mount, &folder_text]);
+    cluster.start_api_again().unwrap();
+    let client = Client::admin(&cluster).unwrap();
+    let inside = PathBuf::from(format!("/proc/{}/root{folder_text}", cluster.api().id().unwrap()));
+    let daemon = cluster.host(HOST).unwrap().libvirtd().unwrap();
+    let (guest, other) = (
+        Guest::new(&daemon.images().unwrap(), "student").unwrap(),
+        Guest::new(&daemon.images().unwrap(), "other").unwrap(),
+    );
+    for guest in [&guest, &other] {
+        daemon.define_and_start(guest).unwrap();
+        client.vm_in_state(&guest.vm(), v1::VmState::Running).await.unwrap();
+    }
+    let kept = client.done(client.create(&guest.vm(), "kept", "").await).await.unwrap().snapshot;
+    let token = cluster.identity().admin_token().unwrap();
+    let mut watch =
+        VmWatch::open(&Grpc::plain(cluster.ports().gateway).unwrap(), &token, &guest.vm(), "").await.unwrap();
+    watch.until("the whole state", |event| matches!(event, v1::watch_vm_response::Event::Synced(_))).await.unwrap();
+
+    // One is under way when the room runs out, and ends while there is none.
+    let qemu = Pid::from_raw(daemon.qemu_pid(&other).unwrap()).unwrap();
+    kill_process(qemu, Signal::STOP).unwrap();
+    let running = client.create(&other.vm(), "under way", "").await.unwrap();
+    let filler = fill(&inside);
+    kill_process(qemu, Signal::CONT).unwrap();
+    let begun = Instant::now();
+    while daemon.snapshots(&other).unwrap().is_empty() {
+        assert!(begun.elapsed() < SOON, "the host goes on without the catalogue");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+
+    for _ in 0..5 {
+        unavailable(&client.create(&guest.vm(), "no room", "").await.unwrap_err());
+        unavailable(&client.delete(&kept, v1::DeleteScope::Only).await.unwrap_err());
+        assert_eq!(client.snapshots(&guest.vm()).await.unwrap().len(), 1);
+        assert_eq!(client.operation(&running.name).await.unwrap().state(), v1::OperationState::Running);
+        assert!(client.vm(&guest.vm()).await.unwrap().host_reachable, "the host can be reached all the same");
+    }
+    assert_eq!(daemon.snapshots(&guest).unwrap().len(), 1, "nothing that was refused has reached the host");
+    assert_eq!(operations(&client).await.len(), 2, "and nothing of it was written down");
+
+    std::fs::remove_file(filler).unwrap();
+    let ended = client.ended(running).await.unwrap();
+    assert_eq!(ended.state(), v1::OperationState::Succeeded, "{ended:?}");
+    let begun = Instant::now();
+    let taken = loop {
+        match client.create(&guest.vm(), "room", "").await {
+            Err(refusal) if begun.elapsed() < SOON => unavailable(&refusal),
+            other => break client.done(other).await.unwrap().snapshot,
+        }
+    };
+    let told = |event: &v1::watch_vm_response::Event| {
+        matches!(event, v1::watch_vm_response::Event::Snapshot(one)
+            if one.name == taken && one.state() == v1::SnapshotState::Ready)
+    };
+    watch.until("what was taken since", told).await.unwrap();
+    assert_eq!(client.snapshots(&other.vm()).await.unwrap().len(), 1);
+    assert!(cluster.api().is_running());
+}
