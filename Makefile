@@ -24,6 +24,12 @@ smoke: setup-test web ## The story of the README, unattended, on a real guest; e
 test: setup-test web lint ## Every check and every test
 	cargo build --workspace
 	cargo test --workspace
+	cd ravada && prove -l -j2 t
+
+.PHONY: perl
+perl: setup-test web ## The tests of the Perl modules alone
+	cargo build --workspace
+	cd ravada && prove -l -j2 t
 
 .PHONY: simulate
 simulate: setup-build ## API and agents over a failing network in simulated time: SEEDS=1000, or SEED=17 again

@@ -150,6 +150,9 @@ ensure_run() {
 
 ensure_test() {
   apt_install python3-libvirt chromium e2fsprogs xz-utils
+  # For ravada/: what its modules use, and what their tests do.
+  apt_install perl libmojolicious-perl libcrypt-jwt-perl libcryptx-perl libclass-method-modifiers-perl \
+    libsys-virt-perl libmoose-perl libdbi-perl libdbd-sqlite3-perl libperl-critic-perl
   if ! scripts/linux-guest.sh "$root/target/test-cache/linux"; then
     # apt may not have its lists yet, or old ones.
     apt_update
