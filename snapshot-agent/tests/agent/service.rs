@@ -125,8 +125,13 @@ async fn an_operation_is_followed_again_also_by_the_next_process() {
     let guest = Guest::new(1);
     let spec = spec(guest.vm, Request::Create(create(&id())));
     let attach = || AttachOperationRequest { operation_id: spec.operation.to_string() };
-    let unknown = agent.client.clone().attach_operation(attach()).await.map(drop).unwrap_err();
+    // One that was said not to be known is not taken on later: whoever asked has drawn conclusions.
+    let late = self::spec(guest.vm, Request::Create(create(&id())));
+    let ask = AttachOperationRequest { operation_id: late.operation.to_string() };
+    let unknown = agent.client.clone().attach_operation(ask).await.map(drop).unwrap_err();
     assert_eq!(reason(&unknown), Reason::OperationNotFound);
+    let refused = agent.begin(&late, &agent.all()).await.map(drop).unwrap_err();
+    assert_eq!(reason(&refused), Reason::AuthorizationExpired);
     // The caller goes away at once; the operation is finished all the same.
     drop(agent.begin(&spec, &agent.all()).await.unwrap());
     let mut stream = agent.client.clone().attach_operation(attach()).await.unwrap().into_inner();

@@ -62,7 +62,9 @@ fn copy(from: &Path, part: &Path) -> Result<(), StoreError> {
     let unreadable = |cause: String| StoreError::Unreadable { path: from.to_owned(), cause };
     let source = Connection::open_with_flags(from, OpenFlags::SQLITE_OPEN_READ_ONLY)
         .map_err(|error| unreadable(error.to_string()))?;
-    source.execute("VACUUM INTO ?1", [part.to_string_lossy()]).map_err(|error| unreadable(error.to_string()))?;
+    // SQLite takes names as text: another name must not be made of one that is none.
+    let name = part.to_str().ok_or_else(|| unreadable(format!("{} is not UTF-8", part.display())))?;
+    source.execute("VACUUM INTO ?1", [name]).map_err(|error| unreadable(error.to_string()))?;
     let copy = Connection::open_with_flags(part, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
     copy.pragma_update(None, "journal_mode", "DELETE")?;
     copy.execute("UPDATE catalogue SET epoch = ?1", [schema::new_epoch()])?;

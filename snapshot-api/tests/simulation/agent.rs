@@ -13,6 +13,7 @@ mod carry_out;
 mod disk;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -48,6 +49,7 @@ struct Shared {
     verifier: Arc<Verifier>,
     now_ms: fn() -> i64,
     chance: Mutex<Rng>,
+    in_hand: Arc<AtomicUsize>,
     state: Mutex<State>,
     changed: watch::Sender<u64>,
 }
@@ -66,6 +68,15 @@ struct Operation {
     phase: watch::Sender<Phase>,
 }
 
+/// Something to do, until this is dropped: it is done, or the process was killed.
+struct InHand(Arc<AtomicUsize>);
+
+impl Drop for InHand {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 #[derive(Clone)]
 enum Phase {
     Accepting,
@@ -76,9 +87,15 @@ enum Phase {
 
 impl Agent {
     /// A new process over what the one before has left.
-    pub fn start(disk: Arc<Mutex<Disk>>, verifier: Arc<Verifier>, now_ms: fn() -> i64, chance: Rng) -> Self {
-        let (state, changed) = (Mutex::default(), watch::Sender::new(0));
-        let agent = Self(Arc::new(Shared { disk, verifier, now_ms, chance: Mutex::new(chance), state, changed }));
+    pub fn start(
+        disk: Arc<Mutex<Disk>>,
+        verifier: Arc<Verifier>,
+        now_ms: fn() -> i64,
+        chance: Rng,
+        in_hand: Arc<AtomicUsize>,
+    ) -> Self {
+        let (chance, state, changed) = (Mutex::new(chance), Mutex::default(), watch::Sender::new(0));
+        let agent = Self(Arc::new(Shared { disk, verifier, now_ms, chance, in_hand, state, changed }));
         agent.settle();
         agent
     }
@@ -98,6 +115,11 @@ impl Agent {
             if chance.u8(..16) == 0 { chance.u64(..long) } else { chance.u64(..usual) }
         };
         tokio::time::sleep(Duration::from_millis(millis)).await;
+    }
+
+    fn take_in_hand(&self) -> InHand {
+        self.0.in_hand.fetch_add(1, Ordering::Relaxed);
+        InHand(self.0.in_hand.clone())
     }
 
     fn known(&self, id: OperationId) -> Option<Arc<Operation>> {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use fastrand::Rng;
 use turmoil::Sim;
 
-use crate::world::{AGENTS, API, CLIENTS, World};
+use crate::world::{AGENTS, API, OUTSIDE, World};
 
 /// For how long there are faults.
 const LASTING: u64 = 60_000;
@@ -107,13 +107,12 @@ impl Chaos {
 
 fn plan(chance: &mut Rng) -> Planned {
     let agent = AGENTS[chance.usize(..AGENTS.len())];
-    let client = CLIENTS[chance.usize(..CLIENTS.len())];
     let (place, fault) = match chance.u8(..16) {
         0..2 => (Place::Link(API, agent), Fault::Lost),
         2..4 => (Place::Link(API, agent), Fault::LostOneWay { back: chance.bool() }),
         4..8 => (Place::Link(API, agent), Fault::Held),
-        8 => (Place::Link(client, API), Fault::Lost),
-        9 => (Place::Link(client, API), Fault::Held),
+        8 => (Place::Link(OUTSIDE, API), Fault::Lost),
+        9 => (Place::Link(OUTSIDE, API), Fault::Held),
         10..12 => (Place::Process(API), Fault::Killed),
         12..15 => (Place::Process(agent), Fault::Killed),
         _ => (Place::Clock, Fault::Wrong([HOUR, -HOUR, 1000 * HOUR, TO_1970][chance.usize(..4)])),

@@ -48,7 +48,7 @@ enum Change {
     Delete(v1::DeleteSnapshotRequest),
 }
 
-pub async fn run(world: Arc<World>, name: &'static str) -> Result<(), Box<dyn std::error::Error>> {
+pub async fn run(world: Arc<World>, name: &'static str) {
     let channel = net::channel(API);
     let (snapshots, operations) = (SnapshotServiceClient::new(channel.clone()), OperationServiceClient::new(channel));
     let mut client = Client { chance: world.chance(name), world: world.clone(), snapshots, operations };
@@ -58,7 +58,6 @@ pub async fn run(world: Arc<World>, name: &'static str) -> Result<(), Box<dyn st
         world.asked.lock().unwrap().push(asked);
     }
     world.clients_left.fetch_sub(1, Ordering::Relaxed);
-    Ok(())
 }
 
 impl Client {

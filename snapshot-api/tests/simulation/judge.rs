@@ -19,8 +19,8 @@ use crate::world::{API, World};
 /// How long after the last fault, and the last request, an operation may still run: the longest that an agent takes to look, to
 /// act and to come back to it, and the longest that the API waits for it.
 const BOUND: Duration = Duration::from_secs(180);
-/// What was given up may still be on its way for so long.
-const AFTERMATH: Duration = Duration::from_secs(70);
+/// For how long a message may be on its way.
+const FLIGHT: Duration = Duration::from_secs(5);
 const AGAIN: Duration = Duration::from_secs(1);
 
 type Violation = Box<dyn std::error::Error>;
@@ -47,7 +47,7 @@ pub async fn run(world: Arc<World>) -> Result<(), Violation> {
         sleep(AGAIN).await;
     }
     judge.all_ended().await?;
-    sleep(AFTERMATH).await;
+    judge.aftermath().await?;
     let operations = judge.all_ended().await?;
     let succeeded = operations.values().filter(|one| one.state() == v1::OperationState::Succeeded).count();
     *world.counted.lock().unwrap() = (operations.len(), succeeded);
@@ -70,6 +70,18 @@ impl Judge {
             ensure!(begun.elapsed() < BOUND, "stuck: {stuck:?} (the API answers: {})", listed.is_some());
             sleep(AGAIN).await;
         }
+    }
+
+    /// What was given up may still be on its way to an agent, or in its hands.
+    async fn aftermath(&self) -> Result<(), Violation> {
+        let begun = tokio::time::Instant::now();
+        sleep(FLIGHT).await;
+        while self.world.in_hand.load(Ordering::Relaxed) > 0 {
+            ensure!(begun.elapsed() < BOUND, "an agent is still at work");
+            sleep(AGAIN).await;
+        }
+        sleep(FLIGHT).await;
+        Ok(())
     }
 
     async fn list_operations(&mut self) -> Option<Vec<v1::Operation>> {

@@ -7,12 +7,11 @@
 //! of that ends, and a judge ([`judge`]) holds what clients were told, what the catalogue says and what the hosts did against
 //! each other: nothing stuck, nothing done twice, nothing said to be done that was not, nothing acknowledged and lost.
 //!
-//! A run is decided by its seed: what is asked for and when, every delay and every fault. (Not the order in which
-//! `tokio::select!` looks at branches that are ready at the same moment; whoever wants that as well builds with
-//! `RUSTFLAGS="--cfg tokio_unstable"`.)
+//! A run is decided by its seed: what is asked for and when, every delay and every fault. (Not the ids, and not the order in which
+//! `tokio::select!` looks at branches that are ready at the same moment. Failures have come again with their seed all the same.)
 //!
 //!     SEEDS=1000 cargo test -p snapshot-api --test simulation     # as many, from a fixed start
-//!     SEED=17 SEEDS=1 RUST_LOG=info cargo test …                  # one again, with what the API logs
+//!     SEED=17 RUST_LOG=info cargo test -p snapshot-api --test simulation -- --nocapture   # one again, with what the API logs
 
 #![expect(
     clippy::unwrap_used,

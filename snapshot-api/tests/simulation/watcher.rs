@@ -23,7 +23,7 @@ pub struct Mirror {
     pub snapshots: BTreeMap<String, v1::Snapshot>,
 }
 
-pub async fn run(world: Arc<World>) -> Result<(), Box<dyn std::error::Error>> {
+pub async fn run(world: Arc<World>) {
     let mut client = SnapshotServiceClient::new(net::channel(API));
     let mut resume_token = String::new();
     while !world.over.load(Ordering::Relaxed) {
@@ -47,7 +47,6 @@ pub async fn run(world: Arc<World>) -> Result<(), Box<dyn std::error::Error>> {
         }
         sleep(LOOK).await;
     }
-    Ok(())
 }
 
 fn take_over(mirror: &mut Mirror, message: v1::WatchVmResponse) {

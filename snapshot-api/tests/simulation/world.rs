@@ -29,7 +29,9 @@ use crate::{client, judge, net, watcher};
 pub const API: &str = "api";
 /// The hosts, which are called like their agents.
 pub const AGENTS: [&str; 2] = ["alpha", "beta"];
-pub const CLIENTS: [&str; 3] = ["client-1", "client-2", "client-3"];
+/// All who call the API are in one place.
+pub const OUTSIDE: &str = "outside";
+const CLIENTS: [&str; 3] = ["client-1", "client-2", "client-3"];
 const MACHINES_EACH: u128 = 2;
 const TICK: Duration = Duration::from_millis(20);
 /// Far more than a run takes; the judge has a limit of its own.
@@ -69,6 +71,8 @@ pub struct World {
     /// The API's clock is wrong by so many milliseconds.
     pub wrong_ms: AtomicI64,
     pub clients_left: AtomicUsize,
+    /// How much the agents have in hand: requests that were read, and operations that run.
+    pub in_hand: Arc<AtomicUsize>,
     /// All faults are over, since this time of the simulation.
     pub healed: Mutex<Option<Duration>>,
     /// The judge has seen enough.
@@ -125,6 +129,7 @@ pub fn run(seed: u64) -> Result<(usize, usize), String> {
         mirror: Mutex::default(),
         wrong_ms: AtomicI64::new(0),
         clients_left: AtomicUsize::new(CLIENTS.len()),
+        in_hand: Arc::default(),
         healed: Mutex::new(None),
         over: AtomicBool::new(false),
         signer: Signer::load(&key(IDENTITY.folder.path()), "k", "sim").unwrap(),
@@ -146,7 +151,8 @@ pub fn run(seed: u64) -> Result<(usize, usize), String> {
         sim.host(name, move || {
             let start = starts.fetch_add(1, Ordering::Relaxed);
             let chance = world.chance(&format!("{name} {start}"));
-            serve_agent(Agent::start(world.disks[number].clone(), IDENTITY.verifier.clone(), true_ms, chance))
+            let (disk, in_hand) = (world.disks[number].clone(), world.in_hand.clone());
+            serve_agent(Agent::start(disk, IDENTITY.verifier.clone(), true_ms, chance, in_hand))
         });
     }
     let path = folder.path().join("catalogue.db");
@@ -155,11 +161,14 @@ pub fn run(seed: u64) -> Result<(usize, usize), String> {
         let start = starts.fetch_add(1, Ordering::Relaxed);
         serve_api(shared.clone(), path.clone(), shared.chance(&format!("api {start}")))
     });
-    for name in CLIENTS {
-        sim.client(name, client::run(world.clone(), name));
-    }
-    sim.client("watcher", watcher::run(world.clone()));
-    sim.client("judge", judge::run(world.clone()));
+    let outside = world.clone();
+    sim.client(OUTSIDE, async move {
+        for name in CLIENTS {
+            tokio::task::spawn_local(client::run(outside.clone(), name));
+        }
+        tokio::task::spawn_local(watcher::run(outside.clone()));
+        judge::run(outside).await
+    });
     let mut chaos = Chaos::new(world.clone());
     loop {
         chaos.act(&mut sim);

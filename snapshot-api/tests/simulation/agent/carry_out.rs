@@ -14,6 +14,7 @@ use super::{Agent, Operation, Phase};
 impl Agent {
     /// Takes an operation on, or refuses it.
     pub(super) async fn enter(&self, request: Request<StartOperationRequest>) -> Result<Arc<Operation>, Error> {
+        let _in_hand = self.take_in_hand();
         // It was read, and waits for its turn.
         self.while_away(20, 30_000).await;
         let token = capability::bearer(request.metadata().as_ref())?;
@@ -42,7 +43,9 @@ impl Agent {
         state.operations.insert(id, operation.clone());
         drop(state);
         let (agent, taken) = (self.clone(), operation.clone());
+        let in_hand = self.take_in_hand();
         tokio::spawn(async move {
+            let _in_hand = in_hand;
             if let Err(refusal) = agent.take_on(&taken).await {
                 agent.state().operations.remove(&id);
                 taken.phase.send_replace(Phase::Refused(refusal));
@@ -109,8 +112,9 @@ impl Agent {
             }
             let other = state.held.insert(vm, id);
             assert!(other.is_none(), "two operations on a machine");
-            let agent = self.clone();
+            let (agent, in_hand) = (self.clone(), self.take_in_hand());
             tokio::spawn(async move {
+                let _in_hand = in_hand;
                 agent.while_away(200, 8000).await;
                 let undone = agent.0.chance.lock().unwrap().bool();
                 match (applied, undone) {
