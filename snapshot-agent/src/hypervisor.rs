@@ -77,13 +77,13 @@ pub trait Hypervisor: Send + Sync + 'static {
 pub struct Observed {
     /// The machine.
     pub vm: VmFacts,
-    /// Its snapshots, as libvirt lists them. Those with a name that cannot be an id are left out.
+    /// Its snapshots, as libvirt lists them.
     pub snapshots: Vec<SnapshotFacts>,
     /// The number of the run: it differs from one QEMU process to the next; `None` when the machine is off.
     pub instance: Option<u32>,
     /// Why it is paused, if it is.
     pub paused_by: Option<PausedBy>,
-    /// Snapshots in the images of the machine's disks that libvirt does not list, by their names.
+    /// Snapshots in the images of the machine's disks that libvirt does not list, by their ids.
     pub strays: BTreeSet<String>,
     /// The qcow2 images of its disks and of its snapshots, each with the names of the snapshots in it; `None` for one that
     /// is not there, or cannot be read now.

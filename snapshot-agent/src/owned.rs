@@ -262,4 +262,4 @@ impl Owned {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

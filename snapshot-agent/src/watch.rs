@@ -77,10 +77,16 @@ pub struct Watch {
 
 /// What a task found.
 enum Done {
-    Looked { vm: VmId, stamp: Option<u64>, again: BTreeSet<String>, result: Box<Result<Observed, Failure>> },
+    Looked { vm: VmId, stamp: Option<u64>, read: Read, result: Box<Result<Observed, Failure>> },
     HeldDue,
     Scanned(Result<Scan, Failure>),
     ScanDue,
+}
+
+/// What of a machine's snapshots is read again by a look.
+struct Read {
+    all: bool,
+    names: BTreeSet<String>,
 }
 
 impl Watch {
@@ -181,21 +187,22 @@ impl Watch {
                 continue;
             }
             self.looking.insert(vm);
-            let (hypervisor, thorough) = (Arc::clone(&self.hypervisor), self.thorough.remove(&vm));
-            let again = self.rewritten.remove(&vm).unwrap_or_default();
+            let hypervisor = Arc::clone(&self.hypervisor);
+            let names = self.rewritten.remove(&vm).unwrap_or_default();
+            let read = Read { all: self.thorough.remove(&vm), names };
             self.tasks.spawn_blocking(move || {
-                let reread = if thorough { Reread::All } else { Reread::Some(&again) };
+                let reread = if read.all { Reread::All } else { Reread::Some(&read.names) };
                 let result = Box::new(hypervisor.observe(vm, reread));
-                Done::Looked { vm, stamp, again, result }
+                Done::Looked { vm, stamp, read, result }
             });
         }
     }
 
     fn finish(&mut self, done: Done) {
         match done {
-            Done::Looked { vm, stamp, again, result } => {
+            Done::Looked { vm, stamp, read, result } => {
                 self.looking.remove(&vm);
-                self.looked(vm, stamp, again, *result);
+                self.looked(vm, stamp, read, *result);
             }
             Done::HeldDue => self.queue.append(&mut self.held),
             Done::Scanned(result) => {
@@ -255,7 +262,17 @@ impl Watch {
         self.queue.extend(images.chain(below));
     }
 
-    fn looked(&mut self, vm: VmId, stamp: Option<u64>, again: BTreeSet<String>, result: Result<Observed, Failure>) {
+    /// The next look reads what this one was to.
+    fn unread(&mut self, vm: VmId, read: Read) {
+        if read.all {
+            self.thorough.insert(vm);
+        }
+        if !read.names.is_empty() {
+            self.rewritten.entry(vm).or_default().extend(read.names);
+        }
+    }
+
+    fn looked(&mut self, vm: VmId, stamp: Option<u64>, read: Read, result: Result<Observed, Failure>) {
         match result {
             Ok(seen) => {
                 self.unreadable.remove(&vm);
@@ -263,7 +280,7 @@ impl Watch {
                 if undisturbed || self.machines.get(vm).is_none() {
                     self.machines.saw(&seen);
                 } else {
-                    self.rewritten.entry(vm).or_default().extend(again);
+                    self.unread(vm, read);
                     self.hold(vm);
                 }
                 self.place(&seen);
@@ -272,6 +289,8 @@ impl Watch {
             Err(Failure::VmGone) => {
                 self.unreadable.remove(&vm);
                 self.machines.vanished(vm);
+                self.thorough.remove(&vm);
+                self.rewritten.remove(&vm);
                 self.moved |= self.places.remove(vm);
                 self.see(vm);
             }
@@ -280,6 +299,7 @@ impl Watch {
                 if !unreachable && self.unreadable.insert(vm) {
                     tracing::warn!(%vm, %failure, "a machine cannot be read");
                 }
+                self.unread(vm, read);
                 self.postponed.insert(vm);
                 // A machine that libvirt cannot tell of must not keep the others from being served. Finding that out takes
                 // longer than the time between two looks, so it is always queued again by now.

@@ -88,10 +88,14 @@ uuid_id!(
 /// this are not adopted.
 pub const SNAPSHOT_ID_MAX_BYTES: usize = 200;
 
+/// What begins an id that stands in for a name.
+const STAND_IN: &str = "foreign-";
+
 /// A snapshot of one VM: its libvirt name.
 ///
 /// Ids of our own making are `snap-` and a UUIDv7 without hyphens. Snapshots made by other tools keep the name those
-/// gave them, so any name that libvirt accepts and that fits in a resource name is a valid id.
+/// gave them, so any name that libvirt accepts and that fits in a resource name is a valid id. libvirt also accepts names
+/// with tabs, line ends and more bytes than that: for such a name stands `foreign-` and a digest of it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(transparent)]
 pub struct SnapshotId(String);
@@ -102,7 +106,18 @@ impl SnapshotId {
         Self(format!("snap-{}", uuid.simple()))
     }
 
-    /// The libvirt name.
+    /// The id of a snapshot by libvirt's name of it.
+    pub fn of_name(name: &str) -> Self {
+        let digest = || Uuid::new_v5(&Uuid::NAMESPACE_OID, name.as_bytes()).simple();
+        name.parse().unwrap_or_else(|_| Self(format!("{STAND_IN}{}", digest())))
+    }
+
+    /// Whether it has the form of an id that stands in for another name. Only libvirt's list of names tells which.
+    pub fn may_stand_in(&self) -> bool {
+        self.0.starts_with(STAND_IN)
+    }
+
+    /// The libvirt name, or what stands in for it.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -203,6 +218,14 @@ mod tests {
             if let Ok(id) = text.parse::<VmId>() { prop_assert_eq!(id.to_string(), text.clone()); }
             if let Ok(id) = text.parse::<HostId>() { prop_assert_eq!(id.to_string(), text.clone()); }
             if let Ok(id) = text.parse::<SnapshotId>() { prop_assert_eq!(id.to_string(), text); }
+        }
+
+        #[test]
+        fn every_name_has_an_id_of_its_own(name in any::<String>(), other in "[\\PC\t\n]{1,250}") {
+            let id = SnapshotId::of_name(&name);
+            prop_assert_eq!(id.as_str().parse::<SnapshotId>().unwrap(), id.clone());
+            prop_assert!(id.as_str() == name || id.may_stand_in());
+            prop_assert_eq!(SnapshotId::of_name(&other) == id, name == other);
         }
 
         #[test]

@@ -123,3 +123,20 @@ async fn a_guest_that_writes_costs_nothing() {
     let hints = timeout(DEADLINE, folders.next()).await.unwrap();
     assert_eq!(hints.images, [image].into());
 }
+
+#[tokio::test]
+async fn where_too_much_happens_anything_may_have() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path().join("snapshot");
+    record(&root, "desk", "x");
+    let mut folders = Folders::start(Some(root.clone())).await;
+    let limit = fs::read_to_string("/proc/sys/fs/inotify/max_queued_events").unwrap();
+    for number in 0..=limit.trim().parse::<u32>().unwrap() / 2 {
+        fs::write(root.join("desk").join(number.to_string()), "").unwrap();
+    }
+    record(&root, "unheard", "x");
+    hinted(&mut folders, |hints| hints.anything).await;
+    while !folders.watches.contains_key(&Place::Domain("unheard".to_owned())) {
+        hinted(&mut folders, |_| true).await;
+    }
+}

@@ -7,6 +7,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use snapshot_core::Reason;
+use snapshot_core::ids::SnapshotId;
 use snapshot_core::snapshot::{Content, Origin, SnapshotFacts, Storage};
 use snapshot_core::vm::DiskFacts;
 
@@ -72,8 +73,8 @@ impl Images {
         }
     }
 
-    /// A snapshot with the facts of its images; `None` when its name cannot be an id.
-    pub(super) fn snapshot(&mut self, recorded: Recorded, is_current: bool) -> Option<SnapshotFacts> {
+    /// A snapshot with the facts of its images.
+    pub(super) fn snapshot(&mut self, recorded: Recorded, is_current: bool) -> SnapshotFacts {
         let (mut size_bytes, mut lost) = (0_u64, false);
         for path in recorded.images.values() {
             match self.read(path) {
@@ -98,9 +99,9 @@ impl Images {
         } else {
             None
         };
-        let id: snapshot_core::ids::SnapshotId = recorded.name.parse().ok()?;
-        Some(SnapshotFacts {
-            parent: recorded.parent.and_then(|parent| parent.parse().ok()),
+        let id = SnapshotId::of_name(&recorded.name);
+        SnapshotFacts {
+            parent: recorded.parent.map(|parent| SnapshotId::of_name(&parent)),
             is_current,
             create_time: recorded.create_time,
             label: recorded.label,
@@ -112,15 +113,16 @@ impl Images {
             origin: if id.is_ours() { Origin::Service } else { Origin::Foreign },
             broken,
             id,
-        })
+        }
     }
 
-    /// The names of the snapshots that are in the images of these disks and are not listed.
+    /// The ids of the snapshots that are in the images of these disks and whose names are not listed.
     pub(super) fn strays(&mut self, disks: &[DiskFacts], listed: &BTreeSet<String>) -> BTreeSet<String> {
         let mut strays = BTreeSet::new();
         for disk in disks.iter().filter(|disk| !disk.read_only && disk.format == "qcow2") {
             if let Found::Image(image) = self.read(Path::new(&disk.path)) {
-                strays.extend(image.tags.iter().map(|tag| &tag.name).filter(|name| !listed.contains(*name)).cloned());
+                let names = image.tags.iter().map(|tag| &tag.name).filter(|name| !listed.contains(*name));
+                strays.extend(names.map(|name| SnapshotId::of_name(name).to_string()));
             }
         }
         strays

@@ -19,7 +19,7 @@ fn label() -> Label {
 }
 
 /// A machine with these snapshots listed, and these names in its images.
-fn seen(listed: &[SnapshotId], images: &[(&Path, Option<&[SnapshotId]>)]) -> Observed {
+pub(crate) fn seen(listed: &[SnapshotId], images: &[(&Path, Option<&[SnapshotId]>)]) -> Observed {
     let all = listed.iter().map(|id| (id.clone(), Kept { label: label(), create_time: 7 })).collect();
     let record = Record { vm: vm(), name: "desk".into(), vanished: None, snapshots: all, images: BTreeMap::new() };
     let mut seen = record.recalled();

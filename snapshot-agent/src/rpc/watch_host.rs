@@ -71,7 +71,7 @@ async fn tell(agent: &Agent, sender: &Sender) -> Result<(), Option<Error>> {
     heartbeat.tick().await;
     send(sender, Event::Host(host_facts(agent).await)).await?;
     while let Some(change) = changes.try_next() {
-        send(sender, event(change)).await?;
+        tell_change(agent, sender, change).await?;
     }
     send(sender, Event::Synced(Synced {})).await?;
     loop {

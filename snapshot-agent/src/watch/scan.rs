@@ -34,13 +34,11 @@ pub(super) fn scan(hypervisor: &dyn Hypervisor, machines: &Machines) -> Result<S
     Ok(Scan { versions: hypervisor.versions()?, all, changed })
 }
 
-/// Names that cannot be ids are in no inventory.
 fn is_same(known: &Inventory, outline: &Outline) -> bool {
-    let is_id = |name: &&String| name.parse::<SnapshotId>().is_ok();
-    let current = known.snapshots.iter().find(|snapshot| snapshot.is_current).map(|snapshot| snapshot.id.as_str());
-    let names: BTreeSet<&str> = known.snapshots.iter().map(|snapshot| snapshot.id.as_str()).collect();
-    outline.current.as_ref().filter(is_id).map(String::as_str) == current
-        && outline.snapshots.iter().filter(is_id).map(String::as_str).eq(names)
+    let current = known.snapshots.iter().find(|snapshot| snapshot.is_current).map(|snapshot| snapshot.id.clone());
+    let ids: BTreeSet<SnapshotId> = known.snapshots.iter().map(|snapshot| snapshot.id.clone()).collect();
+    outline.current.as_deref().map(SnapshotId::of_name) == current
+        && outline.snapshots.iter().map(|name| SnapshotId::of_name(name)).collect::<BTreeSet<_>>() == ids
 }
 
 #[cfg(test)]
@@ -48,14 +46,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_that_are_no_ids_do_not_count() {
+    fn names_are_compared_by_the_ids_they_have() {
         let known = Inventory { vm: crate::machines::tests::vm(1, "desk"), snapshots: vec![], sequence: 0 };
         let outline = |names: &[&str], current: Option<&str>| Outline {
             snapshots: names.iter().map(|name| (*name).to_owned()).collect(),
             current: current.map(str::to_owned),
         };
         assert!(is_same(&known, &outline(&[], None)));
-        assert!(is_same(&known, &outline(&["a\tb"], Some("a\tb"))));
         assert!(!is_same(&known, &outline(&["a"], None)));
+        let mut odd = crate::owned::tests::seen(&[SnapshotId::of_name("a\tb")], &[]).snapshots;
+        odd[0].is_current = true;
+        let known = Inventory { snapshots: odd, ..known };
+        assert!(is_same(&known, &outline(&["a\tb"], Some("a\tb"))));
+        assert!(!is_same(&known, &outline(&["a\tb"], None)));
+        assert!(!is_same(&known, &outline(&["a\tc"], Some("a\tc"))));
     }
 }

@@ -15,8 +15,14 @@ use super::link::Connection;
 
 fn snapshot(connection: &Connection, vm: VmId, id: &SnapshotId) -> Result<(Arc<Domain>, DomainSnapshot), Failure> {
     let domain = connection.domain(vm)?;
-    let snapshot = Domain::lookup_snapshot_by_name(&domain, id.as_str(), 0)?;
-    Ok((domain, snapshot))
+    let snapshot = match Domain::lookup_snapshot_by_name(&domain, id.as_str(), 0) {
+        Err(error) if id.may_stand_in() && error.code().to_raw() == sys::VIR_ERR_NO_DOMAIN_SNAPSHOT => {
+            let mut all = domain.list_all_snapshots(0)?.into_iter();
+            all.find(|snapshot| snapshot.name().is_ok_and(|name| SnapshotId::of_name(&name) == *id))
+        }
+        snapshot => Some(snapshot?),
+    };
+    Ok((domain, snapshot.ok_or(Failure::SnapshotGone)?))
 }
 
 fn targets(vm: &VmFacts) -> impl Iterator<Item = &str> {

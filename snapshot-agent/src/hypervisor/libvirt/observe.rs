@@ -98,7 +98,7 @@ fn snapshots(
 ) -> Result<(Vec<SnapshotFacts>, BTreeSet<String>), Failure> {
     let (recorded, current) = recorded(domain, vm.id, written, reread)?;
     let names: BTreeSet<String> = recorded.keys().cloned().collect();
-    let facts = recorded.into_values().filter_map(|recorded| {
+    let facts = recorded.into_values().map(|recorded| {
         let is_current = current.as_ref() == Some(&recorded.name);
         images.snapshot(recorded, is_current)
     });

@@ -30,7 +30,7 @@ impl Written {
     pub(super) fn known(&self, vm: VmId, listed: &BTreeSet<String>, reread: Reread<'_>) -> Known {
         let again = |name: &str| match reread {
             Reread::All => true,
-            Reread::One(id) => id.as_str() == name,
+            Reread::One(id) => SnapshotId::of_name(name) == *id,
             Reread::Some(names) => names.contains(name),
             Reread::New => false,
         };
@@ -58,7 +58,7 @@ impl Written {
         let mut state = self.lock();
         let machine = state.entry(vm).or_default();
         machine.changes += 1;
-        machine.snapshots.remove(id.as_str());
+        machine.snapshots.retain(|name, _| SnapshotId::of_name(name) != *id);
     }
 
     /// These are all the machines there are.

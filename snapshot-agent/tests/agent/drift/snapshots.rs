@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use proto::v1::OperationState;
 use snapshot_agent::hypervisor::{Hypervisor, Reread};
+use snapshot_core::ids::SnapshotId;
 use snapshot_core::operation::{DeleteScope, Request, RunAfter};
 use snapshot_core::snapshot::{Origin, SnapshotFacts};
 use snapshot_core::vm::VmState;
@@ -114,17 +115,18 @@ async fn snapshots_of_other_tools_are_used_whatever_they_are_called() {
     let mut scene = Scene::start("foreign").await;
     let guest = scene.guest(1).await;
     let domain = name(&guest);
+    let long = "x".repeat(230);
     // Most of these names libvirt takes only while the machine is off.
-    for (marker, odd) in ('A'..).zip(["before exam", "-rf", "$(id) \"<&>' \u{e9}e\u{301} \u{1f393}"]) {
+    for (marker, odd) in ('A'..).zip(["-rf \"<&>' \u{e9}e\u{301} \u{1f393}", "tab\there", long.as_str()]) {
         guest.start();
         guest.write(marker);
         scene.virsh(&["destroy", &domain]);
         scene.virsh(&["snapshot-create-as", "--domain", &domain, "--name", odd]);
-        let is_there = |all: &[SnapshotFacts]| names(all) == [odd] && all[0].origin == Origin::Foreign;
+        let foreign = SnapshotId::of_name(odd);
+        let is_there = |all: &[SnapshotFacts]| names(all) == [foreign.as_str()] && all[0].origin == Origin::Foreign;
         scene.told.snapshots("a foreign snapshot", &guest, is_there).await;
         guest.start();
         guest.write('Z');
-        let foreign: snapshot_core::ids::SnapshotId = odd.parse().unwrap();
         let back = Request::Revert { snapshot: foreign.clone(), run_after: RunAfter::Running, save_current: None };
         let ended = scene.agent.run(guest.vm, back).await.unwrap();
         assert_eq!(ended.state(), OperationState::Succeeded, "{odd}: {:?}", ended.error);
