@@ -7,12 +7,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use futures_util::future::BoxFuture;
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::sync::broadcast::error::RecvError;
 use tokio::task::{JoinSet, block_in_place};
 use tokio::time::timeout;
 
-use super::calm::Trouble;
 use super::script::{Blow, Cut, Fault, Link, Moment, Store, Target};
 use super::world::{Phase, World};
 use crate::processes::Process;
@@ -86,122 +86,124 @@ async fn wait_for(world: &World, moment: Moment) -> Option<usize> {
     hit
 }
 
+type Repair = BoxFuture<'static, Result<()>>;
+
 enum Struck {
     Missed,
-    Hit(futures_util::future::BoxFuture<'static, Result<()>>),
+    Hit(Repair),
+}
+
+/// What libvirt leaves behind of other tools' work when these happen is not the service's.
+fn troubles_libvirt(fault: Fault) -> bool {
+    match fault {
+        Fault::Kill(target) | Fault::Stop(target) => matches!(target, Target::Daemon | Target::Qemu),
+        Fault::Fill(store) => store == Store::Images,
+        Fault::Cut(..) => false,
+    }
 }
 
 async fn strike(world: &Arc<World>, blow: &Blow, machine: usize) -> Result<Struck> {
-    let when = blow.moment.word();
-    let told = |world: &World, what: &str| {
-        world.history.tell("FAULT", &format!("{what} ({when}), for {:?}", blow.wait));
-        world.history.count(what);
-    };
-    let name = world.machines[machine].guest.name().to_owned();
-    let wait = blow.wait;
-    let kind = |fault: &str| format!("fault {fault}");
-    Ok(match blow.fault {
+    if !troubles_libvirt(blow.fault) {
+        return strike_at(Arc::clone(world), blow, machine).await;
+    }
+    let Some(trouble) = world.calm.trouble().await else { return Ok(Struck::Missed) };
+    Ok(match strike_at(Arc::clone(world), blow, machine).await? {
+        Struck::Missed => Struck::Missed,
+        Struck::Hit(repair) => {
+            trouble.keep_up();
+            let world = Arc::clone(world);
+            Struck::Hit(Box::pin(async move {
+                let repaired = repair.await;
+                world.calm.over();
+                repaired
+            }))
+        }
+    })
+}
+
+async fn strike_at(world: Arc<World>, blow: &Blow, machine: usize) -> Result<Struck> {
+    let (when, wait) = (blow.moment.word(), blow.wait);
+    let told = |what: &str| world.history.tell("FAULT", &format!("{what} ({when}), for {wait:?}"));
+    let name = world.machines[machine].guest.name();
+    match blow.fault {
         Fault::Kill(Target::Qemu) => {
-            let Some(_trouble) = world.calm.trouble().await else { return Ok(Struck::Missed) };
-            if qemu(world, machine).is_err() {
+            if qemu(&world, machine).is_err() {
                 return Ok(Struck::Missed);
             }
+            told(&format!("kill qemu of {name}"));
+            // Before, because its lane may notice at once; and after, because it may have looked in between.
             world.crash(machine);
-            world.history.tell("FAULT", &format!("kill qemu of {name} ({when})"));
             block_in_place(|| kill_by_pid_file(&world.pid_file(machine), &world.images()));
             world.crash(machine);
             world.history.count(&format!("kill qemu, {when}"));
-            Struck::Hit(Box::pin(async { Ok(()) }))
+            Ok(Struck::Hit(Box::pin(async { Ok(()) })))
         }
         Fault::Kill(target) => {
-            let world = Arc::clone(world);
             if !come_up(&world, target).await? {
                 return Ok(Struck::Missed);
             }
-            if target == Target::Daemon && world.calm.trouble().await.map(Trouble::keep_up).is_none() {
-                return Ok(Struck::Missed);
-            }
-            world.history.tell("FAULT", &format!("kill {} ({when}), down for {wait:?}", target.word()));
+            told(&format!("kill {}", target.word()));
             world.with_process(target, Process::kill)?;
             world.history.count(&format!("kill {}, {when}", target.word()));
-            Struck::Hit(Box::pin(async move {
-                tokio::time::sleep(wait).await;
-                world.start_again(target)?;
+            Ok(after(wait, move || {
                 world.history.tell("FAULT", &format!("{} is started", target.word()));
-                if target == Target::Daemon {
-                    world.calm.over();
-                }
-                Ok(())
+                world.start_again(target)
             }))
         }
         Fault::Stop(Target::Qemu) => {
-            let Some(trouble) = world.calm.trouble().await else { return Ok(Struck::Missed) };
-            let Ok(pid) = qemu(world, machine) else { return Ok(Struck::Missed) };
-            trouble.keep_up();
+            let Ok(pid) = qemu(&world, machine) else { return Ok(Struck::Missed) };
+            told(&format!("stop qemu of {name}"));
+            world.history.count("fault stop qemu");
             kill_process(pid, Signal::STOP).ok();
-            told(world, &kind(&format!("stop qemu of {name}")));
-            let world = Arc::clone(world);
-            Struck::Hit(Box::pin(async move {
-                tokio::time::sleep(wait).await;
+            Ok(after(wait, move || {
                 // It may be gone by now: libvirt kills one that does not answer when it is to end.
                 if qemu(&world, machine).is_ok_and(|now| now == pid) {
                     kill_process(pid, Signal::CONT).ok();
                 }
-                world.calm.over();
                 Ok(())
             }))
         }
         Fault::Stop(target) => {
-            let world = Arc::clone(world);
-            if target == Target::Daemon && world.calm.trouble().await.map(Trouble::keep_up).is_none() {
-                return Ok(Struck::Missed);
-            }
             if world.with_process(target, |process| process.signal(Signal::STOP)).is_err() {
-                if target == Target::Daemon {
-                    world.calm.over();
-                }
                 return Ok(Struck::Missed);
             }
-            told(&world, &kind(&format!("stop {}", target.word())));
-            Struck::Hit(Box::pin(async move {
-                tokio::time::sleep(wait).await;
+            told(&format!("stop {}", target.word()));
+            world.history.count(&format!("fault stop {}", target.word()));
+            Ok(after(wait, move || {
                 // It may have been killed meanwhile; another that was started since does not mind.
                 let _ = world.with_process(target, |process| process.signal(Signal::CONT));
-                if target == Target::Daemon {
-                    world.calm.over();
-                }
                 Ok(())
             }))
         }
         Fault::Cut(link, cut) => {
-            told(world, &kind(&format!("cut {link:?} {cut:?}")));
+            told(&format!("cut {link:?} {cut:?}"));
+            world.history.count(&format!("fault cut {link:?} {cut:?}"));
             world.way(link)?.set(Some(cut));
-            let world = Arc::clone(world);
-            Struck::Hit(Box::pin(async move {
-                tokio::time::sleep(wait).await;
+            Ok(after(wait, move || {
                 world.way(link)?.set(None);
                 Ok(())
             }))
         }
         Fault::Fill(store) => {
-            let world = Arc::clone(world);
-            if store == Store::Images && world.calm.trouble().await.map(Trouble::keep_up).is_none() {
-                return Ok(Struck::Missed);
-            }
-            told(&world, &kind(&format!("fill {store:?}")));
+            told(&format!("fill {store:?}"));
+            world.history.count(&format!("fault fill {store:?}"));
             let leave = if store == Store::Journal { 0 } else { LEFT };
             // Somebody else may fill it at this very moment.
             let _ = block_in_place(|| world.space(store)?.fill(leave));
-            Struck::Hit(Box::pin(async move {
-                tokio::time::sleep(wait).await;
+            Ok(after(wait, move || {
                 world.space(store)?.clear();
-                if store == Store::Images {
-                    world.calm.over();
-                }
                 Ok(())
             }))
         }
-    })
+    }
+}
+
+/// Puts it right after a while.
+fn after(wait: Duration, repair: impl FnOnce() -> Result<()> + Send + 'static) -> Struck {
+    Struck::Hit(Box::pin(async move {
+        tokio::time::sleep(wait).await;
+        repair()
+    }))
 }
 
 /// Waits until a process that was killed before is up again.
