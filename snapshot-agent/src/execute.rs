@@ -27,6 +27,7 @@ use std::time::{Duration, Instant};
 use proto::convert::Spec;
 use snapshot_core::authority::Permit;
 use snapshot_core::ids::OperationId;
+use snapshot_core::layers::Layers;
 use snapshot_core::operation::{DeleteScope, Request};
 use snapshot_core::plan::{Plan, Situation, plan};
 use snapshot_core::policy::HostPolicy;
@@ -236,7 +237,10 @@ impl Shared {
         })?;
         let tree = SnapshotTree::new(seen.snapshots.iter().cloned())
             .map_err(|error| Error::new(Reason::HypervisorFailed, format!("libvirt lists what is no tree: {error}")))?;
-        let plan = plan(Situation { vm: &seen.vm, tree: &tree, policy: &self.policy }, &spec.request)?;
+        let plan = plan(
+            Situation { vm: &seen.vm, tree: &tree, layers: &Layers::default(), policy: &self.policy },
+            &spec.request,
+        )?;
         Ok((seen, plan))
     }
 

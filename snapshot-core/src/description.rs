@@ -32,12 +32,23 @@ pub struct Label {
 struct Marker {
     actor: String,
     protected: bool,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    deleted: bool,
 }
 
 impl Label {
     /// The text for libvirt. It has no character that XML cannot carry.
     pub fn encode(&self) -> String {
-        let marker = Marker { actor: self.actor.clone(), protected: self.protected };
+        self.encode_as(false)
+    }
+
+    /// The text for libvirt of a snapshot that is deleted for everybody, and whose removal is not finished.
+    pub fn encode_deleted(&self) -> String {
+        self.encode_as(true)
+    }
+
+    fn encode_as(&self, deleted: bool) -> String {
+        let marker = Marker { actor: self.actor.clone(), protected: self.protected, deleted };
         // Serializing two plain fields cannot fail; an empty marker would only cost the actor's name.
         let marker = serde_json::to_string(&marker).unwrap_or_default();
         format!("{}\n{}\n{MARKER}{marker}", self.display_name, self.description)
@@ -45,18 +56,18 @@ impl Label {
 
     /// Reads back what [`Label::encode`] wrote; `None` for a text of another origin.
     pub fn decode(text: &str) -> Option<Self> {
-        let mut lines = text.split('\n');
-        let (name, description, marker) = (lines.next()?, lines.next()?, lines.next()?);
-        if lines.next().is_some() {
-            return None;
-        }
-        let marker: Marker = serde_json::from_str(marker.strip_prefix(MARKER)?).ok()?;
+        let (name, description, marker) = parts(text)?;
         Some(Self {
             display_name: DisplayName::parse(name).ok()?,
             description: Description::parse(description).ok()?,
             protected: marker.protected,
             actor: marker.actor,
         })
+    }
+
+    /// Whether this is what [`Label::encode_deleted`] wrote.
+    pub fn is_deleted(text: &str) -> bool {
+        parts(text).is_some_and(|(_, _, marker)| marker.deleted)
     }
 
     /// What can be told of a snapshot that another tool made: its libvirt name and its description.
@@ -68,6 +79,15 @@ impl Label {
             actor: String::new(),
         }
     }
+}
+
+fn parts(text: &str) -> Option<(&str, &str, Marker)> {
+    let mut lines = text.split('\n');
+    let (name, description, marker) = (lines.next()?, lines.next()?, lines.next()?);
+    if lines.next().is_some() {
+        return None;
+    }
+    Some((name, description, serde_json::from_str(marker.strip_prefix(MARKER)?).ok()?))
 }
 
 #[cfg(test)]
@@ -87,7 +107,9 @@ mod tests {
                 protected,
                 actor,
             };
-            prop_assert_eq!(Label::decode(&label.encode()), Some(label));
+            prop_assert_eq!(Label::decode(&label.encode()), Some(label.clone()));
+            prop_assert!(!Label::is_deleted(&label.encode()) && Label::is_deleted(&label.encode_deleted()));
+            prop_assert_eq!(Label::decode(&label.encode_deleted()), Some(label));
         }
 
         #[test]

@@ -130,6 +130,16 @@ reasons! {
     ExternalUnsupported = "EXTERNAL_UNSUPPORTED", FailedPrecondition, false;
     /// The snapshot is stored in a way that this cannot be done to.
     SnapshotStorageUnsupported = "SNAPSHOT_STORAGE_UNSUPPORTED", FailedPrecondition, false;
+    /// A file that the snapshot would be written to exists.
+    TargetExists = "TARGET_EXISTS", FailedPrecondition, false;
+    /// A disk is spread over as many files as it may.
+    LayerLimit = "LAYER_LIMIT", ResourceExhausted, false;
+    /// A freeze was asked for, and the machine has no channel to a guest agent.
+    GuestAgentAbsent = "GUEST_AGENT_ABSENT", FailedPrecondition, false;
+    /// A freeze was asked for, and the guest agent does not answer.
+    GuestAgentSilent = "GUEST_AGENT_SILENT", FailedPrecondition, true;
+    /// A freeze was asked for, and somebody has frozen the file systems already.
+    GuestFrozen = "GUEST_FROZEN", FailedPrecondition, true;
     /// The snapshot is protected.
     SnapshotProtected = "SNAPSHOT_PROTECTED", FailedPrecondition, false;
     /// The snapshot's data is gone.

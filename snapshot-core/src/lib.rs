@@ -7,6 +7,7 @@ pub mod authority;
 pub mod description;
 pub mod error;
 pub mod ids;
+pub mod layers;
 pub mod operation;
 pub mod plan;
 pub mod policy;

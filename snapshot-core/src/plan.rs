@@ -17,6 +17,7 @@ pub use capability::{Capability, CapabilityKind, capabilities};
 
 use crate::error::{Error, Reason};
 use crate::ids::SnapshotId;
+use crate::layers::Layers;
 use crate::operation::{Method, Request};
 use crate::policy::HostPolicy;
 use crate::snapshot::{SnapshotFacts, Storage};
@@ -65,6 +66,34 @@ pub enum Step {
         /// Which.
         snapshot: SnapshotId,
     },
+    /// Take a snapshot by laying an overlay on every disk.
+    CreateExternal {
+        /// Its id.
+        snapshot: SnapshotId,
+        /// Whether the running state goes into a file.
+        memory: bool,
+        /// Whether the guest's file systems are frozen meanwhile.
+        quiesce: bool,
+    },
+    /// Take the machine back to the files that a snapshot froze.
+    RevertExternal {
+        /// Which.
+        snapshot: SnapshotId,
+        /// What the machine does afterwards.
+        then: PowerState,
+    },
+    /// Take an external snapshot from everybody's sight. From here on nobody can go back to it, so its data may go.
+    MarkDeleted {
+        /// Which.
+        snapshot: SnapshotId,
+    },
+    /// Merge the files of one disk that deleted snapshots leave without a purpose, each run of them at once.
+    MergeLayers {
+        /// The disk.
+        disk: String,
+    },
+    /// Remove files that nothing reaches, and what libvirt has of deleted snapshots.
+    CleanUp,
 }
 
 impl Step {
@@ -76,6 +105,11 @@ impl Step {
             Self::RevertInternal { .. } => "REVERT_INTERNAL",
             Self::PowerOff => "POWER_OFF",
             Self::DeleteInternal { .. } => "DELETE_INTERNAL",
+            Self::CreateExternal { .. } => "CREATE_EXTERNAL",
+            Self::RevertExternal { .. } => "REVERT_EXTERNAL",
+            Self::MarkDeleted { .. } => "MARK_DELETED",
+            Self::MergeLayers { .. } => "MERGE_LAYERS",
+            Self::CleanUp => "CLEAN_UP",
         }
     }
 
@@ -85,9 +119,48 @@ impl Step {
             Self::CreateInternal { snapshot, .. }
             | Self::WriteLabel { snapshot }
             | Self::RevertInternal { snapshot, .. }
-            | Self::DeleteInternal { snapshot } => Some(snapshot),
-            Self::PowerOff => None,
+            | Self::DeleteInternal { snapshot }
+            | Self::CreateExternal { snapshot, .. }
+            | Self::RevertExternal { snapshot, .. }
+            | Self::MarkDeleted { snapshot } => Some(snapshot),
+            Self::PowerOff | Self::MergeLayers { .. } | Self::CleanUp => None,
         }
+    }
+
+    /// The snapshot that it takes from the user.
+    pub fn deletes(&self) -> Option<&SnapshotId> {
+        match self {
+            Self::DeleteInternal { snapshot } | Self::MarkDeleted { snapshot } => Some(snapshot),
+            Self::CreateInternal { .. }
+            | Self::WriteLabel { .. }
+            | Self::RevertInternal { .. }
+            | Self::PowerOff
+            | Self::CreateExternal { .. }
+            | Self::RevertExternal { .. }
+            | Self::MergeLayers { .. }
+            | Self::CleanUp => None,
+        }
+    }
+
+    /// How it stores the snapshot that it takes.
+    pub fn stores(&self) -> Option<Storage> {
+        match self {
+            Self::CreateInternal { .. } => Some(Storage::Internal),
+            Self::CreateExternal { .. } => Some(Storage::External),
+            Self::WriteLabel { .. }
+            | Self::RevertInternal { .. }
+            | Self::PowerOff
+            | Self::DeleteInternal { .. }
+            | Self::RevertExternal { .. }
+            | Self::MarkDeleted { .. }
+            | Self::MergeLayers { .. }
+            | Self::CleanUp => None,
+        }
+    }
+
+    /// Whether an operation may be stopped before it and leave what somebody asked for: a smaller tree.
+    fn may_be_left(&self) -> bool {
+        self.deletes().is_some() || matches!(self, Self::MergeLayers { .. } | Self::CleanUp)
     }
 }
 
@@ -99,7 +172,12 @@ impl fmt::Display for Step {
             Self::WriteLabel { .. } => "writing the name and description",
             Self::RevertInternal { .. } => "going back to the snapshot",
             Self::PowerOff => "switching the machine off",
-            Self::DeleteInternal { .. } => "deleting a snapshot",
+            Self::DeleteInternal { .. } | Self::MarkDeleted { .. } => "deleting a snapshot",
+            Self::CreateExternal { memory: true, .. } => "saving the running state and laying overlays on the disks",
+            Self::CreateExternal { memory: false, .. } => "laying overlays on the disks",
+            Self::RevertExternal { .. } => "going back to the snapshot",
+            Self::MergeLayers { .. } => "merging what deleted snapshots leave",
+            Self::CleanUp => "removing what nothing needs",
         })
     }
 }
@@ -151,18 +229,17 @@ pub struct Plan {
 impl Plan {
     /// The snapshots that will be gone.
     pub fn deleted(&self) -> impl Iterator<Item = &SnapshotId> {
-        self.steps.iter().filter_map(|step| match step {
-            Step::DeleteInternal { snapshot } => Some(snapshot),
-            Step::CreateInternal { .. } | Step::WriteLabel { .. } | Step::RevertInternal { .. } | Step::PowerOff => {
-                None
-            }
-        })
+        self.steps.iter().filter_map(Step::deletes)
     }
 
     /// Whether it can be stopped between two steps and leave a state that somebody asked for: deletions can, a revert
-    /// after its saving step cannot be told from one that was never asked for, and a single step has no between.
+    /// after its saving step cannot be told from one that was never asked for, and a single step has no between. Saving
+    /// the running state in a file is the one step that can be stopped within.
     pub fn cancellable(&self) -> bool {
-        self.steps.len() > 1 && self.steps.iter().all(|step| matches!(step, Step::DeleteInternal { .. }))
+        match self.steps.as_slice() {
+            [Step::CreateExternal { memory, .. }] => *memory,
+            steps => steps.len() > 1 && steps.iter().all(Step::may_be_left),
+        }
     }
 }
 
@@ -173,6 +250,8 @@ pub struct Situation<'a> {
     pub vm: &'a VmFacts,
     /// Its snapshots.
     pub tree: &'a SnapshotTree,
+    /// The files of its external snapshots; empty where they are not known, which only makes a plan less exact.
+    pub layers: &'a Layers,
     /// What its host allows.
     pub policy: &'a HostPolicy,
 }
@@ -239,19 +318,31 @@ impl<'a> Situation<'a> {
         }
     }
 
-    /// External snapshots of other tools are listed; deleting or reverting them by libvirt's own calls can lose data.
-    fn check_internal(&self, snapshot: &SnapshotFacts) -> Result<(), Error> {
+    /// Whether the snapshot can be reverted to or deleted here. Both move the active image of an external one, which the
+    /// policy may forbid; and beside internal ones they lose data: an overlay takes those inside it along.
+    fn check_handled(&self, snapshot: &SnapshotFacts) -> Result<(), Error> {
+        let refuse = |message: String| {
+            Err(self
+                .refuse(Reason::SnapshotStorageUnsupported, message)
+                .with("snapshot", format!("vms/{}/snapshots/{}", self.vm.id, snapshot.id)))
+        };
         match snapshot.storage {
             Storage::Internal => Ok(()),
-            Storage::External => Err(self
-                .refuse(
-                    Reason::SnapshotStorageUnsupported,
-                    format!("snapshot {} is external; this host handles internal ones", snapshot.id),
-                )
-                .with("snapshot", format!("vms/{}/snapshots/{}", self.vm.id, snapshot.id))),
+            Storage::External if self.policy.stable_paths => {
+                refuse(format!("snapshot {} is external; this host handles internal ones", snapshot.id))
+            }
+            Storage::External => match self.tree.iter().find(|other| other.storage == Storage::Internal) {
+                Some(other) => refuse(format!(
+                    "snapshot {} is external and {} is internal: the two kinds cannot be mixed",
+                    snapshot.id, other.id
+                )),
+                None => Ok(()),
+            },
         }
     }
 }
 
+#[cfg(test)]
+mod external_tests;
 #[cfg(test)]
 mod tests;

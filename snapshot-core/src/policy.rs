@@ -8,6 +8,13 @@ use serde::{Deserialize, Serialize};
 pub struct HostPolicy {
     /// Whether the paths of active images must stay as they are, which rules external snapshots out.
     pub stable_paths: bool,
+    /// Whether external snapshots are preferred where both kinds can be had: they hold the guest up for a moment instead
+    /// of as long as it takes to save its memory, they show how far they are, and they can be stopped. Nothing without
+    /// `stable_paths = false`.
+    pub prefer_short_pauses: bool,
+    /// The most files a disk may be spread over. libvirt refuses to run a machine on more than 200, and lets one that is
+    /// off grow beyond that until it cannot start.
+    pub max_layers: u32,
     /// The most snapshots one machine may have. libvirt's own cost of a create grows with their number: 27 ms at 1,
     /// 200 ms at 500.
     pub max_snapshots_per_vm: u32,
@@ -18,6 +25,12 @@ pub struct HostPolicy {
 
 impl Default for HostPolicy {
     fn default() -> Self {
-        Self { stable_paths: true, max_snapshots_per_vm: 100, space_margin_bytes: 256 << 20 }
+        Self {
+            stable_paths: true,
+            prefer_short_pauses: false,
+            max_layers: 100,
+            max_snapshots_per_vm: 100,
+            space_margin_bytes: 256 << 20,
+        }
     }
 }

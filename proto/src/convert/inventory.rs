@@ -172,6 +172,8 @@ impl From<&HostPolicy> for agent::HostPolicy {
     fn from(policy: &HostPolicy) -> Self {
         Self {
             stable_paths: policy.stable_paths,
+            prefer_short_pauses: policy.prefer_short_pauses,
+            max_layers: policy.max_layers,
             max_snapshots_per_vm: policy.max_snapshots_per_vm,
             space_margin_bytes: policy.space_margin_bytes,
         }
@@ -182,6 +184,8 @@ impl From<&agent::HostPolicy> for HostPolicy {
     fn from(wire: &agent::HostPolicy) -> Self {
         Self {
             stable_paths: wire.stable_paths,
+            prefer_short_pauses: wire.prefer_short_pauses,
+            max_layers: wire.max_layers,
             max_snapshots_per_vm: wire.max_snapshots_per_vm,
             space_margin_bytes: wire.space_margin_bytes,
         }

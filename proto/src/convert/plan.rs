@@ -1,8 +1,7 @@
 //! Plans and capabilities, for the eyes of the caller.
 
 use snapshot_core::ids::VmId;
-use snapshot_core::plan::{Capability, Plan};
-use snapshot_core::snapshot::Storage;
+use snapshot_core::plan::{Capability, Plan, Step};
 
 use super::duration_millis;
 use crate::{names, v1};
@@ -38,9 +37,8 @@ impl From<&Capability> for v1::Capability {
                 wire.available = true;
                 wire.pauses = plan.predicted_pause_ms.is_some();
                 wire.predicted_pause = plan.predicted_pause_ms.map(duration_millis);
-                let stores = plan.steps.iter().any(|step| step.kind() == "CREATE_INTERNAL");
-                if stores {
-                    wire.set_storage(Storage::Internal.into());
+                if let Some(storage) = plan.steps.iter().find_map(Step::stores) {
+                    wire.set_storage(storage.into());
                 }
             }
             Err(refusal) => {

@@ -38,6 +38,13 @@ impl Work<'_> {
             Step::RevertInternal { snapshot, then } => self.revert(snapshot, *then),
             Step::PowerOff => self.power_off(),
             Step::DeleteInternal { snapshot } => self.delete(snapshot),
+            Step::CreateExternal { .. }
+            | Step::RevertExternal { .. }
+            | Step::MarkDeleted { .. }
+            | Step::MergeLayers { .. }
+            | Step::CleanUp => {
+                Err(Error::new(Reason::ExternalUnsupported, "this host takes internal snapshots only").into())
+            }
         }
     }
 
@@ -270,10 +277,7 @@ impl Work<'_> {
 }
 
 pub(super) fn deleted(step: &Step) -> Option<&SnapshotId> {
-    match step {
-        Step::DeleteInternal { snapshot } => Some(snapshot),
-        Step::CreateInternal { .. } | Step::WriteLabel { .. } | Step::RevertInternal { .. } | Step::PowerOff => None,
-    }
+    step.deletes()
 }
 
 fn is_in(seen: &Observed, then: PowerState) -> bool {

@@ -2,6 +2,7 @@
 
 use proto::convert::timestamp_millis;
 use proto::{names, v1};
+use snapshot_core::layers::Layers;
 use snapshot_core::plan::{Situation, capabilities};
 use snapshot_core::tree::SnapshotTree;
 
@@ -47,7 +48,7 @@ pub fn with_capabilities(app: &App, row: &VmRow) -> Result<v1::Vm, StoreError> {
     let snapshots = app.store.all_snapshots(row.id)?;
     let tree = SnapshotTree::new(snapshots).map_err(|error| StoreError::Corrupt(error.to_string()))?;
     let policy = app.agents.get(&row.host).map(Agent::policy).unwrap_or_default();
-    let situation = Situation { vm: &row.facts, tree: &tree, policy: &policy };
+    let situation = Situation { vm: &row.facts, tree: &tree, layers: &Layers::default(), policy: &policy };
     wire.capabilities = capabilities(situation).iter().map(v1::Capability::from).collect();
     Ok(wire)
 }

@@ -15,11 +15,19 @@ const SAVED_BYTES_PER_SECOND: u64 = 350 << 20;
 pub(super) fn plan(situation: Situation<'_>, create: &Create) -> Result<Plan, Error> {
     let memory = memory_wanted(situation, create.content)?;
     situation.check_changeable()?;
-    check_storage(situation, create.storage)?;
-    if create.quiesce {
+    let storage = storage(situation, create, memory)?;
+    let live_disks = !memory && situation.vm.is_active();
+    if live_disks && storage == Storage::Internal {
+        return Err(situation.refuse(
+            Reason::LiveDisksUnsupported,
+            "the disks alone of a running machine cannot be captured on this host: take the running state too, or \
+             switch the machine off",
+        ));
+    }
+    if create.quiesce && !(storage == Storage::External && !memory && situation.vm.state == VmState::Running) {
         return Err(situation.refuse(
             Reason::QuiesceUnsupported,
-            "file systems can only be frozen for a snapshot of the disks of a running machine",
+            "file systems can only be frozen for an external snapshot of the disks alone of a running machine",
         ));
     }
     let limit = situation.policy.max_snapshots_per_vm;
@@ -27,13 +35,23 @@ pub(super) fn plan(situation: Situation<'_>, create: &Create) -> Result<Plan, Er
         let message = format!("the machine has {} snapshots, the most is {limit}", situation.tree.len());
         return Err(situation.refuse(Reason::SnapshotLimit, message).with("limit", limit.to_string()));
     }
-    check_disks(situation, memory)?;
+    let snapshot = create.snapshot.clone();
+    let step = match storage {
+        Storage::Internal => {
+            check_disks(situation, memory)?;
+            Step::CreateInternal { snapshot, memory }
+        }
+        Storage::External => {
+            check_files(situation)?;
+            Step::CreateExternal { snapshot, memory, quiesce: create.quiesce }
+        }
+    };
     let bytes = if memory { situation.vm.memory_bytes } else { 0 };
     check_space(situation, bytes)?;
     // A paused guest stands still already, so saving it costs no pause of its own.
     let pauses = memory && situation.vm.state == VmState::Running;
     Ok(Plan {
-        steps: vec![Step::CreateInternal { snapshot: create.snapshot.clone(), memory }],
+        steps: vec![step],
         bytes_written: bytes,
         predicted_pause_ms: pauses.then(|| predicted_pause_ms(bytes)),
         losses: Vec::new(),
@@ -52,39 +70,78 @@ fn memory_wanted(situation: Situation<'_>, content: Option<Content>) -> Result<b
             Reason::VmStateUnsupported,
             "the machine is crashed, asleep or in a state that is not known: start it or switch it off first",
         )),
-        (None | Some(Content::Disks), VmState::Shutoff) => Ok(false),
+        (None, VmState::Shutoff) | (Some(Content::Disks), _) => Ok(false),
         (None | Some(Content::DisksAndMemory), VmState::Running | VmState::Paused) => Ok(true),
         (Some(Content::DisksAndMemory), VmState::Shutoff) => {
             Err(situation.refuse(Reason::VmNotRunning, "the machine is off: there is no running state to save"))
         }
-        (Some(Content::Disks), VmState::Running | VmState::Paused) => Err(situation.refuse(
-            Reason::LiveDisksUnsupported,
-            "the disks alone of a running machine cannot be captured on this host: take the running state too, or \
-             switch the machine off",
-        )),
     }
 }
 
-fn check_storage(situation: Situation<'_>, storage: Option<Storage>) -> Result<(), Error> {
-    match storage {
-        None | Some(Storage::Internal) => {}
-        Some(Storage::External) => {
-            let message = if situation.policy.stable_paths {
-                "the host's policy keeps the paths of images as they are, and an external snapshot would move them"
-            } else {
-                "this host takes internal snapshots only"
-            };
-            return Err(situation.refuse(Reason::ExternalUnsupported, message));
+/// How it is stored: as was asked, as the machine's other snapshots are, or as the disks and the policy have it. The two
+/// kinds do not go together: an internal snapshot on top of external ones cannot be deleted without destroying data.
+fn storage(situation: Situation<'_>, create: &Create, memory: bool) -> Result<Storage, Error> {
+    let policy = situation.policy;
+    let external = create.storage == Some(Storage::External);
+    if external && policy.stable_paths {
+        let message =
+            "the host's policy keeps the paths of images as they are, and an external snapshot would move them";
+        return Err(situation.refuse(Reason::ExternalUnsupported, message));
+    }
+    let there = |storage| situation.tree.iter().find(move |snapshot| snapshot.storage == storage);
+    let mixed = |message: String| Err(situation.refuse(Reason::SnapshotStorageUnsupported, message));
+    match (there(Storage::Internal), there(Storage::External)) {
+        (Some(internal), None) if external => {
+            mixed(format!("the machine has the internal snapshot {}: the two kinds cannot be mixed", internal.id))
         }
+        (_, Some(other)) if policy.stable_paths || create.storage == Some(Storage::Internal) => {
+            mixed(format!("the machine has the external snapshot {}: the two kinds cannot be mixed", other.id))
+        }
+        (Some(internal), Some(other)) => {
+            mixed(format!("snapshot {} is internal and {} is external: another would lose data", internal.id, other.id))
+        }
+        (None, Some(_)) => Ok(Storage::External),
+        // One that is deleted and that libvirt still has counts as well.
+        (None, None) if !situation.layers.snapshots.is_empty() && !policy.stable_paths => match create.storage {
+            Some(Storage::Internal) => mixed("an external snapshot was deleted and is not removed yet".to_owned()),
+            _ => Ok(Storage::External),
+        },
+        (Some(_), None) => Ok(Storage::Internal),
+        (None, None) => Ok(create.storage.unwrap_or_else(|| automatic(situation, memory))),
     }
-    // An internal snapshot on top of external ones cannot be deleted without destroying data, so one kind per machine.
-    match situation.tree.iter().find(|snapshot| snapshot.storage == Storage::External) {
-        Some(external) => Err(situation.refuse(
-            Reason::SnapshotStorageUnsupported,
-            format!("the machine has the external snapshot {}: the two kinds cannot be mixed", external.id),
-        )),
-        None => Ok(()),
+}
+
+fn automatic(situation: Situation<'_>, memory: bool) -> Storage {
+    let policy = situation.policy;
+    let live_disks = !memory && situation.vm.is_active();
+    let impossible = live_disks || check_disks(situation, memory).is_err();
+    if !policy.stable_paths && (policy.prefer_short_pauses || impossible) {
+        Storage::External
+    } else {
+        Storage::Internal
     }
+}
+
+/// An overlay lies beside a file, and a disk that is spread over many files makes the machine slow and at last unable to
+/// start.
+fn check_files(situation: Situation<'_>) -> Result<(), Error> {
+    let Some(first) = situation.vm.writable_disks().next() else {
+        return Err(situation.refuse(Reason::NoWritableDisk, "the machine has no disk to take a snapshot of"));
+    };
+    if let Some(disk) = situation.vm.writable_disks().find(|disk| !disk.path.starts_with('/')) {
+        let message = format!("disk {} is not in a file: an overlay has no place beside it", disk.target);
+        return Err(situation.refuse(Reason::ExternalUnsupported, message).with("disk", &disk.target));
+    }
+    if let Some(disk) = situation.vm.writable_disks().find(|disk| disk.path.starts_with("/dev/")) {
+        let message = format!("disk {} is a block device: an overlay has no place beside it", disk.target);
+        return Err(situation.refuse(Reason::ExternalUnsupported, message).with("disk", &disk.target));
+    }
+    let (depth, limit) = (situation.layers.depth(), situation.policy.max_layers);
+    if depth >= limit as usize {
+        let message = format!("disk {} lies on {depth} files, the most is {limit}", first.target);
+        return Err(situation.refuse(Reason::LayerLimit, message).with("limit", limit.to_string()));
+    }
+    Ok(())
 }
 
 /// libvirt takes an internal snapshot of every writable disk or of none.

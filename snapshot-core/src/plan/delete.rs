@@ -1,9 +1,15 @@
-//! Deleting snapshots: always leaf first, one step each, so that an interruption leaves a whole, smaller tree.
+//! Deleting snapshots, so that an interruption leaves a whole, smaller tree.
+//!
+//! Internal ones leaf first, one step each. External ones are marked first, all of them, and are gone for the user; then
+//! each disk's files are merged in as few passes as can be, and what nothing reaches is removed ([`crate::layers`]).
 
 use super::{Loss, Plan, Situation, Step};
 use crate::error::{Error, Reason};
 use crate::ids::SnapshotId;
 use crate::operation::{DeleteScope, Method};
+use crate::snapshot::Storage;
+
+use std::collections::{BTreeMap, BTreeSet};
 
 pub(super) fn plan(situation: Situation<'_>, id: &SnapshotId, scope: DeleteScope, force: bool) -> Result<Plan, Error> {
     situation.snapshot(id)?;
@@ -27,9 +33,11 @@ pub(super) fn purge(situation: Situation<'_>, force: bool) -> Result<Plan, Error
 fn delete_all(situation: Situation<'_>, doomed: &[SnapshotId], force: bool) -> Result<Plan, Error> {
     situation.check_no_block_job()?;
     let mut plan = Plan { method: Some(Method::Libvirt), ..Plan::default() };
+    // What an earlier deletion had to leave is finished with this one.
+    let mut has_external = !situation.policy.stable_paths && !situation.layers.deleted().is_empty();
     for id in doomed {
         let snapshot = situation.snapshot(id)?;
-        situation.check_internal(snapshot)?;
+        situation.check_handled(snapshot)?;
         if snapshot.label.protected && !force {
             return Err(situation
                 .refuse(
@@ -39,7 +47,61 @@ fn delete_all(situation: Situation<'_>, doomed: &[SnapshotId], force: bool) -> R
                 .with("snapshot", format!("vms/{}/snapshots/{id}", situation.vm.id)));
         }
         plan.losses.push(Loss::Snapshot(Box::new(snapshot.clone())));
-        plan.steps.push(Step::DeleteInternal { snapshot: id.clone() });
+        let snapshot = id.clone();
+        plan.steps.push(match situation.tree.get(id).map(|snapshot| snapshot.storage) {
+            Some(Storage::External) => {
+                has_external = true;
+                Step::MarkDeleted { snapshot }
+            }
+            Some(Storage::Internal) | None => Step::DeleteInternal { snapshot },
+        });
+    }
+    if has_external {
+        collect(situation, doomed, &mut plan)?;
     }
     Ok(plan)
+}
+
+/// The merging and the cleaning up after external snapshots are marked. Which files others on the host use is not known
+/// here: where they turn out to, less is merged.
+fn collect(situation: Situation<'_>, doomed: &[SnapshotId], plan: &mut Plan) -> Result<(), Error> {
+    if let Some(path) = &situation.layers.unreadable {
+        let message = "an image of the machine cannot be read, so it is not known which of them are needed";
+        return Err(situation.refuse(Reason::HypervisorFailed, message).with("path", path));
+    }
+    if situation.vm.has_managed_save {
+        return Err(situation.refuse(
+            Reason::VmHibernated,
+            "the machine is hibernated: its saved memory belongs to the images as they are now; start it first",
+        ));
+    }
+    let gone: BTreeSet<SnapshotId> = doomed.iter().cloned().chain(situation.layers.deleted()).collect();
+    let mut bytes: BTreeMap<String, u64> = BTreeMap::new();
+    for merge in situation.layers.merges(&gone, &BTreeSet::new()) {
+        *bytes.entry(merge.disk).or_default() += merge.bytes;
+    }
+    for (disk, bytes) in bytes {
+        check_space(situation, &disk, bytes)?;
+        plan.bytes_written += bytes;
+        plan.steps.push(Step::MergeLayers { disk });
+    }
+    plan.steps.push(Step::CleanUp);
+    Ok(())
+}
+
+/// The base takes in what is above before that can go.
+fn check_space(situation: Situation<'_>, target: &str, bytes: u64) -> Result<(), Error> {
+    let disk = situation.vm.disks.iter().find(|disk| disk.target == target);
+    let needed = bytes.saturating_add(situation.policy.space_margin_bytes);
+    match disk.and_then(|disk| disk.free_bytes) {
+        Some(free) if free < needed => Err(situation
+            .refuse(
+                Reason::SpaceLow,
+                format!("{} MiB are free where disk {target} is, and merging needs {} MiB", free >> 20, needed >> 20),
+            )
+            .with("disk", target)
+            .with("free_bytes", free.to_string())
+            .with("needed_bytes", needed.to_string())),
+        _ => Ok(()),
+    }
 }

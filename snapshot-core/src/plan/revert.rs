@@ -4,7 +4,7 @@ use super::{Loss, Plan, PowerState, Situation, Step, create};
 use crate::error::{Error, Reason};
 use crate::ids::SnapshotId;
 use crate::operation::{Create, Method, RunAfter};
-use crate::snapshot::{RecordedState, SnapshotFacts};
+use crate::snapshot::{RecordedState, SnapshotFacts, Storage};
 use crate::vm::VmState;
 
 pub(super) fn plan(
@@ -15,12 +15,12 @@ pub(super) fn plan(
 ) -> Result<Plan, Error> {
     let target = situation.snapshot(id)?;
     situation.check_changeable()?;
-    situation.check_internal(target)?;
+    situation.check_handled(target)?;
     if let Some(reason) = target.broken {
         let why = match reason {
             Reason::DisksDiffer => "it holds the running state and not every disk",
             Reason::MediumMissing => "the medium that was in a drive then does not exist any more",
-            _ => "a disk has lost its part of it",
+            _ => "a disk or its running state has lost its part of it",
         };
         return Err(situation
             .refuse(Reason::SnapshotBroken, format!("snapshot {id} cannot be reverted to: {why}"))
@@ -51,9 +51,17 @@ fn steps(target: &SnapshotFacts, run_after: RunAfter) -> Vec<Step> {
             PowerState::Running
         }
     };
-    let mut steps = vec![Step::RevertInternal { snapshot: target.id.clone(), then }];
+    let snapshot = target.id.clone();
+    let mut steps = vec![match target.storage {
+        Storage::Internal => Step::RevertInternal { snapshot, then },
+        Storage::External => Step::RevertExternal { snapshot, then },
+    }];
     if run_after == RunAfter::Off && has_memory {
         steps.push(Step::PowerOff);
+    }
+    if target.storage == Storage::External {
+        // The overlay that the machine was on, and what could not be deleted as long as it was on it.
+        steps.push(Step::CleanUp);
     }
     steps
 }

@@ -24,7 +24,7 @@ fn disk(target: &str) -> DiskFacts {
     }
 }
 
-fn vm(state: VmState) -> VmFacts {
+pub(super) fn vm(state: VmState) -> VmFacts {
     VmFacts {
         id: "0191f7a0-0000-7000-8000-00000000000a".parse().unwrap(),
         name: "desk".to_owned(),
@@ -39,7 +39,7 @@ fn vm(state: VmState) -> VmFacts {
     }
 }
 
-fn create(content: Option<Content>) -> Create {
+pub(super) fn create(content: Option<Content>) -> Create {
     Create {
         snapshot: "snap-new".parse().unwrap(),
         display_name: DisplayName::parse("before exam").unwrap(),
@@ -52,7 +52,7 @@ fn create(content: Option<Content>) -> Create {
 }
 
 fn ask(vm: &VmFacts, tree: &SnapshotTree, request: Request) -> Result<Plan, Error> {
-    plan(Situation { vm, tree, policy: &HostPolicy::default() }, &request)
+    plan(Situation { vm, tree, layers: &Layers::default(), policy: &HostPolicy::default() }, &request)
 }
 
 fn refusal(vm: &VmFacts, request: Request) -> Reason {

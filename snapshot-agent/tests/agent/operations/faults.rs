@@ -174,6 +174,11 @@ async fn the_cases_have_every_kind_of_step() {
         Step::RevertInternal { .. } => "REVERT_INTERNAL",
         Step::PowerOff => "POWER_OFF",
         Step::DeleteInternal { .. } => "DELETE_INTERNAL",
+        Step::CreateExternal { .. } => "CREATE_EXTERNAL",
+        Step::RevertExternal { .. } => "REVERT_EXTERNAL",
+        Step::MarkDeleted { .. } => "MARK_DELETED",
+        Step::MergeLayers { .. } => "MERGE_LAYERS",
+        Step::CleanUp => "CLEAN_UP",
     };
     assert_eq!(kind(&Step::PowerOff), Step::PowerOff.kind());
     let all = ["CREATE_INTERNAL", "DELETE_INTERNAL", "POWER_OFF", "REVERT_INTERNAL", "WRITE_LABEL"];
