@@ -4,7 +4,7 @@
 //!    which operation is in the way.
 //! 2. **Accept.** The machine is looked at, the planner plans, the journal is written. Up to here nothing has been
 //!    changed and any refusal is final; from here on the operation is finished whatever becomes of the caller.
-//! 3. **Run** ([`work`], [`steps`]). Each step is marked in the journal, carried out, and what came of it is looked at.
+//! 3. **Run** ([`work`], [`steps`], [`external`], [`merge`]). Each step is marked in the journal, carried out, and what came of it is looked at.
 //!    "Already so" is success. What failed may have happened, or half of it: it is looked at and never guessed.
 //! 4. **End.** The machine is published as it now is, the end is marked, the machine is given back.
 //!
@@ -13,6 +13,8 @@
 //! Accepting and running are one blocking task, and the machine is held by an asynchronous one around it: if the
 //! blocking task panics, the operation is settled like after a restart, before anybody else gets the machine.
 
+mod external;
+mod merge;
 pub mod operation;
 mod registry;
 mod settle;
@@ -27,7 +29,6 @@ use std::time::{Duration, Instant};
 use proto::convert::Spec;
 use snapshot_core::authority::Permit;
 use snapshot_core::ids::OperationId;
-use snapshot_core::layers::Layers;
 use snapshot_core::operation::{DeleteScope, Request};
 use snapshot_core::plan::{Plan, Situation, plan};
 use snapshot_core::policy::HostPolicy;
@@ -237,10 +238,8 @@ impl Shared {
         })?;
         let tree = SnapshotTree::new(seen.snapshots.iter().cloned())
             .map_err(|error| Error::new(Reason::HypervisorFailed, format!("libvirt lists what is no tree: {error}")))?;
-        let plan = plan(
-            Situation { vm: &seen.vm, tree: &tree, layers: &Layers::default(), policy: &self.policy },
-            &spec.request,
-        )?;
+        let plan =
+            plan(Situation { vm: &seen.vm, tree: &tree, layers: &seen.layers, policy: &self.policy }, &spec.request)?;
         Ok((seen, plan))
     }
 

@@ -10,7 +10,11 @@ mod domain_xml;
 mod images;
 pub mod inbox;
 pub mod libvirt;
+mod overlays;
+mod snapshot_write;
 mod snapshot_xml;
+#[cfg(test)]
+mod tests;
 #[cfg(test)]
 mod xml_samples;
 
@@ -20,6 +24,7 @@ use std::path::PathBuf;
 use proto::convert::Inventory;
 use snapshot_core::description::Label;
 use snapshot_core::ids::{SnapshotId, VmId};
+use snapshot_core::layers::{Layers, Merge};
 use snapshot_core::plan::PowerState;
 use snapshot_core::snapshot::SnapshotFacts;
 use snapshot_core::vm::VmFacts;
@@ -59,6 +64,38 @@ pub trait Hypervisor: Send + Sync + 'static {
     /// Deletes a snapshot that is in the images of `vm` and that nothing is written about.
     fn remove_stray(&self, vm: &VmFacts, id: &SnapshotId) -> Result<(), Failure>;
 
+    /// Takes an external snapshot. Where it is to freeze the guest's file systems, they are thawed again whatever comes of
+    /// it, and after a while even before anything has come of it.
+    fn create_external(&self, vm: &VmFacts, new: &NewExternal<'_>, watch: &dyn Watch) -> Result<(), Failure>;
+
+    /// Takes the machine back to an external snapshot. What libvirt removes then is the active files, which is told it
+    /// where it has it otherwise.
+    fn revert_external(&self, vm: VmId, layers: &Layers, id: &SnapshotId, then: PowerState) -> Result<(), Failure>;
+
+    /// Writes about a snapshot that it is deleted: from then on it is not listed.
+    fn mark_deleted(&self, vm: VmId, id: &SnapshotId) -> Result<(), Failure>;
+
+    /// Copies what is above a base into it. Of a disk that runs, the machine uses the base from then on.
+    fn commit(&self, vm: &VmFacts, layers: &Layers, merge: &Merge, watch: &dyn Watch) -> Result<(), Failure>;
+
+    /// Sends whoever uses the top of a merge to its base, which has the same content by now.
+    fn redirect(&self, vm: &VmFacts, layers: &Layers, merge: &Merge) -> Result<(), Failure>;
+
+    /// The files that others than this machine reach.
+    fn elsewhere(&self, vm: VmId) -> Result<BTreeSet<String>, Failure>;
+
+    /// Keeps files from being lost by what comes next, until [`Hypervisor::unguard`]. Those that are not there are left out.
+    fn guard(&self, files: &[String]) -> Result<(), Failure>;
+
+    /// Brings back those of these files that were lost since they were guarded, and guards them no more.
+    fn unguard(&self, files: &[String]) -> Result<(), Failure>;
+
+    /// Removes files; those that are not there are gone already.
+    fn unlink(&self, files: &[String]) -> Result<(), Failure>;
+
+    /// Thaws the guest's file systems, if the guest can be asked to.
+    fn thaw(&self, vm: VmId) -> Result<(), Failure>;
+
     /// Switches the machine off at once.
     fn power_off(&self, vm: VmId) -> Result<(), Failure>;
 
@@ -72,13 +109,39 @@ pub trait Hypervisor: Send + Sync + 'static {
     fn inbox(&self) -> &Inbox;
 }
 
+/// An external snapshot to be taken.
+#[derive(Debug, Clone, Copy)]
+pub struct NewExternal<'a> {
+    /// Its id.
+    pub id: &'a SnapshotId,
+    /// What is written about it.
+    pub label: &'a Label,
+    /// By target: where the overlays go.
+    pub overlays: &'a BTreeMap<String, String>,
+    /// Where the running state goes, if it is in it.
+    pub memory_file: Option<&'a str>,
+    /// Whether the guest's file systems are frozen meanwhile.
+    pub quiesce: bool,
+}
+
+/// Somebody who waits for a long call.
+pub trait Watch: Sync {
+    /// So many bytes are done, of so many.
+    fn progress(&self, done: u64, of: u64);
+
+    /// Whether the call is to be ended before it is done.
+    fn is_cancelled(&self) -> bool;
+}
+
 /// A machine as it was a moment ago.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Observed {
     /// The machine.
     pub vm: VmFacts,
-    /// Its snapshots, as libvirt lists them.
+    /// Its snapshots, as libvirt lists them, without those that are deleted for everybody but libvirt.
     pub snapshots: Vec<SnapshotFacts>,
+    /// The files of its disks and of its external snapshots, deleted ones included.
+    pub layers: Layers,
     /// The number of the run: it differs from one QEMU process to the next; `None` when the machine is off.
     pub instance: Option<u32>,
     /// Why it is paused, if it is.
@@ -177,6 +240,9 @@ pub enum Failure {
         /// libvirt's words.
         message: String,
     },
+    /// It cannot be done as things are, for a reason that there is a name for; nothing was changed.
+    #[error("{0}")]
+    Precondition(Error),
     /// It said something that makes no sense, or the binding gave up.
     #[error("{0}")]
     Unintelligible(String),
@@ -198,6 +264,7 @@ impl Failure {
             Self::Refused { code, message } => named(Error::new(Reason::HypervisorFailed, while_doing))
                 .with("libvirt_code", code.to_string())
                 .with("libvirt_message", message),
+            Self::Precondition(error) => named(error.clone()),
             Self::Unintelligible(what) => named(Error::new(Reason::Internal, while_doing)).with("cause", what),
         }
     }

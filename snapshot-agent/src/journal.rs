@@ -25,6 +25,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use serde::{Deserialize, Serialize};
 use snapshot_core::Error;
 use snapshot_core::ids::{OperationId, VmId};
+use snapshot_core::layers::Merge;
 use snapshot_core::operation::{Method, Outcome, Request};
 use snapshot_core::plan::Step;
 use snapshot_core::vm::VmState;
@@ -65,6 +66,9 @@ pub struct Entry {
     pub cancellable: bool,
     /// What the machine did.
     pub before: Before,
+    /// The files its disks were on.
+    #[serde(default)]
+    pub active: Vec<String>,
     /// When it was taken on.
     pub accepted: Moment,
 }
@@ -101,6 +105,17 @@ pub struct Ended {
     pub pause_ms: Option<u64>,
 }
 
+/// A merge of a disk's files.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Merging {
+    /// Which.
+    pub merge: Merge,
+    /// The file of the running machine that lay on the top: once it lies on the base, libvirt has copied everything.
+    pub child: Option<String>,
+    /// Whether its base has everything; before that it was begun at most.
+    pub copied: bool,
+}
+
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum Mark {
@@ -108,6 +123,8 @@ enum Mark {
     Begun(usize),
     /// It has.
     Done(usize),
+    /// A merge has come so far.
+    Merging(Merging),
     /// Nothing more will happen.
     Ended(Ended),
 }
@@ -144,6 +161,8 @@ pub struct Recorded {
     pub next: usize,
     /// Whether that step was begun.
     pub begun: bool,
+    /// How far merges have come.
+    pub merging: Vec<Merging>,
     /// How it ended.
     pub ended: Option<Ended>,
     /// Where to go on writing.
@@ -287,6 +306,11 @@ impl Log {
         self.append(&Mark::Done(step))
     }
 
+    /// A merge has come so far.
+    pub fn merging(&mut self, merging: &Merging) -> io::Result<()> {
+        self.append(&Mark::Merging(merging.clone()))
+    }
+
     /// Nothing more will happen.
     pub fn ended(&mut self, ended: &Ended) -> io::Result<()> {
         self.append(&Mark::Ended(ended.clone()))
@@ -305,11 +329,16 @@ impl Recorded {
         let mut lines = text.split_inclusive('\n');
         let FirstLine { number, entry } = serde_json::from_str(lines.next().unwrap_or_default())?;
         let file = OpenOptions::new().append(true).open(path)?;
-        let mut recorded = Self { entry, number, next: 0, begun: false, ended: None, log: Log { file } };
+        let log = Log { file };
+        let mut recorded = Self { entry, number, next: 0, begun: false, merging: Vec::new(), ended: None, log };
         for line in lines {
             match serde_json::from_str(line) {
                 Ok(Mark::Begun(step)) => (recorded.next, recorded.begun) = (step, true),
                 Ok(Mark::Done(step)) => (recorded.next, recorded.begun) = (step + 1, false),
+                Ok(Mark::Merging(merging)) => {
+                    recorded.merging.retain(|other| other.merge != merging.merge);
+                    recorded.merging.push(merging);
+                }
                 Ok(Mark::Ended(ended)) => recorded.ended = Some(ended),
                 Err(_) => tracing::warn!(path = %path.display(), "a mark of the journal was cut off"),
             }

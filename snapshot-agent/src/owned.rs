@@ -25,6 +25,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use serde::{Deserialize, Serialize};
 use snapshot_core::description::Label;
 use snapshot_core::ids::{SnapshotId, VmId};
+use snapshot_core::layers::Layers;
 use snapshot_core::snapshot::{Content, Origin, RecordedState, SnapshotFacts, Storage};
 use snapshot_core::vm::{Nvram, VmFacts, VmState};
 
@@ -134,7 +135,8 @@ impl Record {
             broken: None,
         };
         let snapshots = self.snapshots.iter().map(snapshot).collect();
-        Observed { vm, snapshots, instance: None, paused_by: None, strays: BTreeSet::new(), images: BTreeMap::new() }
+        let (layers, strays, images) = (Layers::default(), BTreeSet::new(), BTreeMap::new());
+        Observed { vm, snapshots, layers, instance: None, paused_by: None, strays, images }
     }
 }
 

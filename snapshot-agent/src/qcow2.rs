@@ -3,7 +3,7 @@
 //! The file is read directly and never locked or written, so this works while QEMU has it open, and costs some
 //! microseconds instead of a `qemu-img` process. Format: docs/interop/qcow2.rst in QEMU's source.
 //!
-//! 1. The header gives the size, the place of the backing file's name, and the place of the snapshot table.
+//! 1. The header gives the size, the backing file's name and format, and the place of the snapshot table.
 //! 2. The table is a run of entries of varying length, each with an id, a name (libvirt's name of the snapshot, the
 //!    "tag"), the size of the saved running state and the size of the snapshot's own L1 table.
 //! 3. QEMU replaces the table and then the header. So the header is read again at the end; if it changed meanwhile, the
@@ -24,6 +24,14 @@ const MAGIC: u32 = 0x5146_49fb;
 /// The part of the header that version 2 and 3 share: all that is of interest here.
 const HEADER_BYTES: usize = 72;
 const ENTRY_BYTES: usize = 40;
+/// QEMU's own limit for the name of a backing file.
+const MAX_BACKING_NAME: u32 = 1023;
+/// Where a header of version 3 tells how long it is.
+const HEADER_LENGTH_OFFSET: u64 = 100;
+/// The header extension with the backing file's format.
+const BACKING_FORMAT: u32 = 0xe279_2aca;
+/// Extensions lie in the first cluster, which has 64 KiB unless somebody wanted it otherwise.
+const MAX_EXTENSIONS: u64 = 64 << 10;
 /// QEMU's own limit.
 const MAX_SNAPSHOTS: u32 = 65_536;
 /// The most bytes of a snapshot table that are read; an entry of libvirt's making has about 140.
@@ -53,8 +61,19 @@ pub struct Image {
     pub allocation_bytes: u64,
     /// Whether it is a clone on top of another image.
     pub has_backing_file: bool,
+    /// The image it lies on, as it is written there.
+    pub backing: Option<Backing>,
     /// The snapshots in it, in the order of the table.
     pub tags: Vec<Tag>,
+}
+
+/// What an image says of the one it lies on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Backing {
+    /// The name: a path, which may be relative to the image's own folder, or something else that QEMU understands.
+    pub name: String,
+    /// The format, where it is told.
+    pub format: Option<String>,
 }
 
 /// Why an image could not be read.
@@ -77,12 +96,13 @@ pub fn read(path: &Path) -> Result<Image, ImageError> {
     let allocation_bytes = file.metadata()?.blocks().saturating_mul(512);
     for _ in 0..MAX_READS {
         let header = Header::read(&file)?;
-        let tags = header.read_tags(&file);
+        let (tags, backing) = (header.read_tags(&file), header.read_backing(&file));
         if Header::read(&file)? == header {
             return Ok(Image {
                 capacity_bytes: header.capacity_bytes,
                 allocation_bytes,
-                has_backing_file: header.has_backing_file,
+                has_backing_file: header.backing_offset != 0,
+                backing: backing?,
                 tags: tags?,
             });
         }
@@ -98,8 +118,10 @@ fn open(path: &Path) -> io::Result<File> {
 
 #[derive(Debug, PartialEq, Eq)]
 struct Header {
+    version: u32,
     capacity_bytes: u64,
-    has_backing_file: bool,
+    backing_offset: u64,
+    backing_bytes: u32,
     snapshots: u32,
     snapshots_offset: u64,
 }
@@ -117,11 +139,13 @@ impl Header {
         if fields.u32().ok_or_else(malformed)? != MAGIC {
             return Err(ImageError::Format("it has another magic number"));
         }
-        if !matches!(fields.u32(), Some(2 | 3)) {
+        let version = fields.u32().ok_or_else(malformed)?;
+        if !matches!(version, 2 | 3) {
             return Err(ImageError::Format("it has another version"));
         }
         let backing_offset = fields.u64().ok_or_else(malformed)?;
-        fields.skip(8).ok_or_else(malformed)?;
+        let backing_bytes = fields.u32().ok_or_else(malformed)?;
+        fields.skip(4).ok_or_else(malformed)?;
         let capacity_bytes = fields.u64().ok_or_else(malformed)?;
         fields.skip(28).ok_or_else(malformed)?;
         let snapshots = fields.u32().ok_or_else(malformed)?;
@@ -129,7 +153,48 @@ impl Header {
         if snapshots > MAX_SNAPSHOTS {
             return Err(ImageError::Format("it claims too many snapshots"));
         }
-        Ok(Self { capacity_bytes, has_backing_file: backing_offset != 0, snapshots, snapshots_offset })
+        if backing_bytes > MAX_BACKING_NAME {
+            return Err(ImageError::Format("the name of its backing file is too long"));
+        }
+        Ok(Self { version, capacity_bytes, backing_offset, backing_bytes, snapshots, snapshots_offset })
+    }
+
+    fn read_backing(&self, file: &File) -> Result<Option<Backing>, ImageError> {
+        if self.backing_offset == 0 || self.backing_bytes == 0 {
+            return Ok(None);
+        }
+        let name = read_up_to(file, self.backing_offset, self.backing_bytes.into())?;
+        if name.len() < self.backing_bytes as usize {
+            return Err(ImageError::Format("the name of its backing file is cut short"));
+        }
+        let name = String::from_utf8(name).map_err(|_| ImageError::Format("its backing file's name is no text"))?;
+        let format = self.read_backing_format(file)?;
+        Ok(Some(Backing { name, format }))
+    }
+
+    /// The header extensions follow the header; each is a type, a length and its data, padded to eight bytes.
+    fn read_backing_format(&self, file: &File) -> Result<Option<String>, ImageError> {
+        let start = if self.version == 2 {
+            HEADER_BYTES as u64
+        } else {
+            let length = read_up_to(file, HEADER_LENGTH_OFFSET, 4)?;
+            u64::from(Fields(&length).u32().unwrap_or_default())
+        };
+        let bytes = read_up_to(file, start, MAX_EXTENSIONS)?;
+        let mut fields = Fields(&bytes);
+        while let (Some(kind), Some(length)) = (fields.u32(), fields.u32()) {
+            if kind == 0 {
+                break;
+            }
+            let Some(data) = fields.take(length as usize) else { break };
+            if kind == BACKING_FORMAT {
+                return Ok(Some(String::from_utf8_lossy(data).into_owned()));
+            }
+            if fields.skip((length.wrapping_neg() % 8) as usize).is_none() {
+                break;
+            }
+        }
+        Ok(None)
     }
 
     fn read_tags(&self, file: &File) -> Result<Vec<Tag>, ImageError> {

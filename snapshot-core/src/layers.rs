@@ -6,7 +6,7 @@
 //! Deleting snapshots leaves two kinds of file behind. One that no root reaches is removed. One that a root reaches
 //! through an overlay is *merged*: the boundary between an overlay `f` and its backing file `g` goes when
 //!
-//! 1. `g` is the frozen file of a deleted snapshot,
+//! 1. `g` is the frozen file of a deleted snapshot, or an overlay that a deletion had to leave,
 //! 2. no disk and no snapshot that stays has `g` itself as its root,
 //! 3. `f` is the only file on top of `g` that anybody on the host reaches, and
 //! 4. neither has to stay as it is for another reason.
@@ -24,6 +24,8 @@
 //!   (`<revertDisks>`) cannot be written through its API.
 
 use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
 
 use crate::ids::SnapshotId;
 
@@ -79,7 +81,7 @@ pub struct Layers {
 }
 
 /// A run of files that become one.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Merge {
     /// The disk.
     pub disk: String,
@@ -189,12 +191,30 @@ impl Layers {
             .map(String::as_str)
             .collect();
         let pinned = |path: &str| self.files.get(path).is_none_or(|layer| layer.pinned) || elsewhere.contains(path);
+        let deleted = gone.iter().filter_map(|id| self.snapshots.get(id));
+        let purposes = deleted.flat_map(|parts| &parts.frozen).map(|(target, base)| (base.as_str(), target.as_str()));
+        let purposes: BTreeMap<&str, &str> = purposes.chain(self.unnamed(&on_top)).collect();
         let mut found = BTreeMap::new();
-        for parts in gone.iter().filter_map(|id| self.snapshots.get(id)) {
-            for (target, base) in &parts.frozen {
-                let [top] = on_top.get(base.as_str()).map_or(&[][..], Vec::as_slice) else { continue };
-                if !roots.contains(base.as_str()) && !pinned(base) && !pinned(top) {
-                    found.insert(*top, (base.as_str(), target.as_str()));
+        for (base, target) in purposes {
+            let [top] = on_top.get(base).map_or(&[][..], Vec::as_slice) else { continue };
+            if !roots.contains(base) && !pinned(base) && !pinned(top) {
+                found.insert(*top, (base, target));
+            }
+        }
+        found
+    }
+
+    /// Overlays that no snapshot has as its frozen file any more, because another branch lay on them when theirs was
+    /// deleted, and the disks they belong to. Known by their names, and by those of what lies on them: an image that a
+    /// disk was cloned from is no such thing, whatever it is called.
+    fn unnamed<'a>(&'a self, on_top: &BTreeMap<&'a str, Vec<&'a str>>) -> BTreeMap<&'a str, &'a str> {
+        let disks = self.live.iter().chain(self.snapshots.values().flat_map(|parts| &parts.frozen));
+        let mut found = BTreeMap::new();
+        for (target, root) in disks {
+            for path in self.chain(root) {
+                let related = |top: &&str| is_made_by_snapshots(top) && stem(top) == stem(path);
+                if is_made_by_snapshots(path) && on_top.get(path).is_some_and(|tops| tops.iter().all(related)) {
+                    found.insert(path, target.as_str());
                 }
             }
         }

@@ -23,6 +23,7 @@ use snapshot_core::{Error, Reason};
 use tokio::task::spawn_blocking;
 
 use super::Shared;
+use super::external::endangered;
 use super::operation::{Operation, Phase, Progress};
 use super::work::{Halt, Work};
 use crate::hypervisor::Observed;
@@ -107,7 +108,7 @@ async fn settle(shared: &Arc<Shared>, operation: &Arc<Operation>, recorded: Reco
     let settled = spawn_blocking(move || {
         span.in_scope(|| {
             tracing::info!(next = recorded.next, begun = recorded.begun, "was interrupted");
-            let Recorded { entry, next, begun, log, .. } = recorded;
+            let Recorded { entry, next, begun, merging, log, .. } = recorded;
             let (operation, started) = (&followed, Instant::now());
             let mut work = Work {
                 shared: &shared,
@@ -118,6 +119,7 @@ async fn settle(shared: &Arc<Shared>, operation: &Arc<Operation>, recorded: Reco
                 stale: true,
                 pause: None,
                 done: next,
+                merging,
                 started,
             };
             let result = work.settle(next, begun);
@@ -152,6 +154,18 @@ impl Work<'_> {
             (Request::Revert { .. }, Step::RevertInternal { snapshot, then }) => {
                 self.settle_revert(next, begun, &snapshot, then)
             }
+            (Request::Create(_), Step::CreateExternal { snapshot, quiesce, .. }) => {
+                self.settle_external(&snapshot, quiesce, begun)
+            }
+            (Request::Revert { .. }, Step::CreateExternal { snapshot, quiesce, .. }) => {
+                self.settle_external(&snapshot, quiesce, begun)?;
+                self.settle(next + 1, false)
+            }
+            (Request::Revert { .. }, Step::RevertExternal { snapshot, then }) => {
+                let seen = self.look()?;
+                self.unguard(&endangered(&seen.layers));
+                self.settle_revert(next, begun, &snapshot, then)
+            }
             (Request::Revert { .. }, Step::PowerOff) => match self.look()?.vm.state {
                 // Nothing has run since the revert, so nothing is lost.
                 VmState::Paused | VmState::Shutoff => self.run_steps(next),
@@ -168,6 +182,22 @@ impl Work<'_> {
             return Ok(());
         }
         self.clear_remains(id, begun)?;
+        Err(self.interrupted("the snapshot was not taken, and nothing is left of it"))
+    }
+
+    fn settle_external(&mut self, id: &SnapshotId, quiesce: bool, begun: bool) -> Result<(), Halt> {
+        let seen = self.look()?;
+        if quiesce && begun && seen.vm.state == VmState::Running {
+            // What is not frozen is not changed by this.
+            let thawed = self.shared.hypervisor.thaw(seen.vm.id);
+            tracing::info!(?thawed, "a freeze was under way");
+        }
+        if seen.has_whole(id) {
+            return Ok(());
+        }
+        if begun {
+            self.undo_external(id, true)?;
+        }
         Err(self.interrupted("the snapshot was not taken, and nothing is left of it"))
     }
 

@@ -35,16 +35,14 @@ impl Work<'_> {
         match step {
             Step::CreateInternal { snapshot, memory } => self.create(snapshot, *memory),
             Step::WriteLabel { snapshot } => self.write_label(snapshot),
-            Step::RevertInternal { snapshot, then } => self.revert(snapshot, *then),
+            Step::RevertInternal { snapshot, then } => self.revert(snapshot, *then, false),
             Step::PowerOff => self.power_off(),
             Step::DeleteInternal { snapshot } => self.delete(snapshot),
-            Step::CreateExternal { .. }
-            | Step::RevertExternal { .. }
-            | Step::MarkDeleted { .. }
-            | Step::MergeLayers { .. }
-            | Step::CleanUp => {
-                Err(Error::new(Reason::ExternalUnsupported, "this host takes internal snapshots only").into())
-            }
+            Step::CreateExternal { snapshot, memory, quiesce } => self.create_external(snapshot, *memory, *quiesce),
+            Step::RevertExternal { snapshot, then } => self.revert(snapshot, *then, true),
+            Step::MarkDeleted { snapshot } => self.mark_deleted(snapshot),
+            Step::MergeLayers { disk } => self.merge_layers(disk),
+            Step::CleanUp => self.clean_up(),
         }
     }
 
@@ -95,13 +93,7 @@ impl Work<'_> {
         } else if seen.has_stray(id) {
             attempts.push(hypervisor.remove_stray(&seen.vm, id));
         }
-        let left_paused = match seen.paused_by {
-            Some(PausedBy::Snapshot) => true,
-            Some(PausedBy::Somebody) => interrupted,
-            Some(PausedBy::Something) | None => false,
-        };
-        // A guest that did not run when the operation began was paused before.
-        if left_paused && self.entry.before.state == VmState::Running && self.is_untouched(&seen) {
+        if self.is_left_paused(&seen, interrupted) {
             attempts.push(hypervisor.resume(seen.vm.id));
         }
         for failure in attempts.iter().filter_map(|attempt| attempt.as_ref().err()) {
@@ -119,7 +111,22 @@ impl Work<'_> {
         Err(Error::new(Reason::HypervisorFailed, message).into())
     }
 
-    fn new_label(&self) -> Result<Label, Error> {
+    /// Whether a snapshot that failed has left the guest paused.
+    fn is_left_paused(&self, seen: &Observed, interrupted: bool) -> bool {
+        let left_paused = match seen.paused_by {
+            Some(PausedBy::Snapshot) => true,
+            Some(PausedBy::Somebody) => interrupted,
+            Some(PausedBy::Something) | None => false,
+        };
+        // A guest that did not run when the operation began was paused before.
+        left_paused && self.entry.before.state == VmState::Running && self.is_untouched(seen)
+    }
+
+    pub(super) fn resume_left_paused(&self, seen: &Observed, interrupted: bool) -> Result<(), Failure> {
+        if self.is_left_paused(seen, interrupted) { self.shared.hypervisor.resume(seen.vm.id) } else { Ok(()) }
+    }
+
+    pub(super) fn new_label(&self) -> Result<Label, Error> {
         let create = self.create_request().ok_or_else(|| Error::new(Reason::Internal, "a create without a request"))?;
         Ok(Label {
             display_name: create.display_name.clone(),
@@ -150,13 +157,17 @@ impl Work<'_> {
         }
     }
 
-    fn revert(&mut self, id: &SnapshotId, then: PowerState) -> Result<(), Halt> {
+    fn revert(&mut self, id: &SnapshotId, then: PowerState, external: bool) -> Result<(), Halt> {
         let vm = self.entry.vm;
         let mut attempt = 0;
         loop {
             attempt += 1;
-            self.stale = true;
-            let result = self.shared.hypervisor.revert_internal(vm, id, then);
+            let result = if external {
+                self.call_revert_external(id, then)?
+            } else {
+                self.stale = true;
+                self.shared.hypervisor.revert_internal(vm, id, then)
+            };
             let mut seen = self.look()?;
             if result.is_ok() && then == PowerState::Running && seen.vm.state == VmState::Paused {
                 let resumed = self.shared.hypervisor.resume(vm);
@@ -164,7 +175,10 @@ impl Work<'_> {
                 seen = self.look()?;
             }
             let failure = match result {
-                Ok(()) if is_in(&seen, then) => return Ok(()),
+                Ok(()) if is_in(&seen, then) && seen.lies_on(id) => return Ok(()),
+                Ok(()) if is_in(&seen, then) => {
+                    Failure::Unintelligible("after the revert not every disk is the snapshot's".to_owned())
+                }
                 Ok(()) => Failure::Unintelligible(format!("after the revert the machine is {:?}", seen.vm.state)),
                 Err(failure) if self.is_reverted(&seen, id, then) => {
                     tracing::warn!(%failure, "the revert failed and the machine is as it should be");
@@ -186,7 +200,7 @@ impl Work<'_> {
     pub(super) fn is_reverted(&self, seen: &Observed, id: &SnapshotId, then: PowerState) -> bool {
         let is_current = seen.snapshot(id).is_some_and(|snapshot| snapshot.is_current);
         let another_run = seen.instance.is_some() && seen.instance != self.entry.before.instance;
-        is_current && another_run && is_in(seen, then)
+        is_current && another_run && is_in(seen, then) && seen.lies_on(id)
     }
 
     /// Whether the machine still runs as it did: then no revert has begun to change anything.

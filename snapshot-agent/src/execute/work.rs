@@ -11,7 +11,7 @@ use super::operation::{Operation, Phase, Progress};
 use super::{Order, Shared};
 use crate::clock::Moment;
 use crate::hypervisor::{Failure, Observed, Reread};
-use crate::journal::{Before, Ended, Entry, Log};
+use crate::journal::{Before, Ended, Entry, Log, Merging};
 
 /// How long to wait before the hypervisor is asked again: at first, and at most.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -33,6 +33,8 @@ pub(super) struct Work<'a> {
     pub(super) pause: Option<Duration>,
     /// Steps that are done.
     pub(super) done: usize,
+    /// Merges that are not known to be done.
+    pub(super) merging: Vec<Merging>,
     pub(super) started: Instant,
 }
 
@@ -68,6 +70,7 @@ impl<'a> Work<'a> {
             cancellable: plan.cancellable(),
             steps: plan.steps,
             before: Before { state: seen.vm.state, instance: seen.instance },
+            active: seen.layers.live.values().cloned().collect(),
             accepted: Moment::now(),
         };
         let looked = started.elapsed();
@@ -86,7 +89,8 @@ impl<'a> Work<'a> {
         // What a purge is planned by may be remembered and not seen.
         let stale = matches!(entry.request, Request::Purge { .. });
         shared.expect(&seen, &entry);
-        Ok(Self { shared, operation, entry, log, seen: Some(seen), stale, pause: None, done: 0, started })
+        let (seen, merging) = (Some(seen), Vec::new());
+        Ok(Self { shared, operation, entry, log, seen, stale, pause: None, done: 0, merging, started })
     }
 
     /// Runs all steps to the end of the operation. What it returns is for followers to see once the machine is free:
@@ -160,7 +164,11 @@ impl<'a> Work<'a> {
     }
 
     fn cancelled(&self) -> Error {
-        let (done, all) = (self.done, self.entry.steps.len());
+        let deletes = |steps: &[Step]| steps.iter().filter(|step| step.deletes().is_some()).count();
+        let (done, all) = (deletes(self.entry.steps.get(..self.done).unwrap_or_default()), deletes(&self.entry.steps));
+        if all == 0 {
+            return Error::new(Reason::Cancelled, "stopped on request; nothing was changed");
+        }
         let message =
             format!("stopped on request: {done} of {all} snapshots were deleted, the others are as they were");
         Error::new(Reason::Cancelled, message)

@@ -142,6 +142,11 @@ impl Domain {
         self.devices.disks.iter().filter(|disk| !disk.is_removable()).map(DiskElement::disk)
     }
 
+    /// The files and formats of its disks.
+    pub(super) fn files(&self) -> Vec<(PathBuf, String)> {
+        self.disks().filter_map(|disk| Some((disk.path?, disk.format))).collect()
+    }
+
     /// The media without which the machine does not start.
     pub(super) fn media(&self) -> impl Iterator<Item = Medium> {
         self.devices.disks.iter().filter(|disk| disk.is_removable()).filter_map(DiskElement::needed_medium)

@@ -23,7 +23,7 @@ pub(super) struct Images {
 
 /// What came of reading an image.
 #[derive(Debug)]
-enum Found {
+pub(super) enum Found {
     Image(Image),
     /// There is no such file, or something else in its place.
     Gone,
@@ -32,7 +32,7 @@ enum Found {
 }
 
 impl Images {
-    fn read(&mut self, path: &Path) -> &Found {
+    pub(super) fn read(&mut self, path: &Path) -> &Found {
         self.read.entry(path.to_owned()).or_insert_with(|| match qcow2::read(path) {
             Ok(image) => Found::Image(image),
             Err(ImageError::Format(_)) => Found::Gone,
@@ -86,6 +86,7 @@ impl Images {
                 Found::Unknown => {}
             }
         }
+        lost |= self.has_lost_files(&recorded);
         let starts = recorded.content == Content::DisksAndMemory;
         let broken = if lost {
             Some(Reason::SnapshotBroken)

@@ -8,16 +8,21 @@
 
 mod action;
 mod event_loop;
+mod external;
 mod failure;
+mod files;
 mod link;
+mod merge;
 mod news;
 mod observe;
 mod written;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use snapshot_core::description::Label;
 use snapshot_core::ids::{SnapshotId, VmId};
+use snapshot_core::layers::{Layers, Merge};
 use snapshot_core::plan::PowerState;
 use snapshot_core::vm::VmFacts;
 
@@ -25,7 +30,7 @@ use self::link::{Connection, Link};
 use self::news::News;
 use self::written::Written;
 use super::inbox::Inbox;
-use super::{Failure, Hypervisor, Observed, Outline, Reread, Versions};
+use super::{Failure, Hypervisor, NewExternal, Observed, Outline, Reread, Versions, Watch};
 
 /// libvirt, by one URI.
 pub struct Libvirt {
@@ -102,6 +107,52 @@ impl Hypervisor for Libvirt {
 
     fn remove_stray(&self, vm: &VmFacts, id: &SnapshotId) -> Result<(), Failure> {
         self.rewriting(vm.id, id, "remove_stray", |connection| action::remove_stray(connection, vm, id))
+    }
+
+    fn create_external(&self, vm: &VmFacts, new: &NewExternal<'_>, watch: &dyn Watch) -> Result<(), Failure> {
+        external::create(&self.actions, &self.looks, vm, new, watch)
+    }
+
+    fn revert_external(&self, vm: VmId, layers: &Layers, id: &SnapshotId, then: PowerState) -> Result<(), Failure> {
+        let revert = |connection: &Connection| external::revert(connection, vm, layers, id, then);
+        let reverted = self.actions.act("revert_external", revert);
+        // libvirt has written other overlays into some of them.
+        layers.snapshots.keys().for_each(|id| self.written.changed(vm, id));
+        reverted
+    }
+
+    fn mark_deleted(&self, vm: VmId, id: &SnapshotId) -> Result<(), Failure> {
+        self.rewriting(vm, id, "mark_deleted", |connection| external::mark_deleted(connection, vm, id))
+    }
+
+    fn commit(&self, vm: &VmFacts, layers: &Layers, merge: &Merge, watch: &dyn Watch) -> Result<(), Failure> {
+        merge::commit(&self.actions, &self.looks, vm, layers, merge, watch)
+    }
+
+    fn redirect(&self, vm: &VmFacts, layers: &Layers, merge: &Merge) -> Result<(), Failure> {
+        let result = self.actions.act("redirect", |connection| merge::redirect(connection, vm, layers, merge));
+        layers.snapshots.keys().for_each(|id| self.written.changed(vm.id, id));
+        result
+    }
+
+    fn elsewhere(&self, vm: VmId) -> Result<BTreeSet<String>, Failure> {
+        self.looks.look("elsewhere", |connection| files::elsewhere(connection, vm))
+    }
+
+    fn guard(&self, paths: &[String]) -> Result<(), Failure> {
+        files::guard(paths)
+    }
+
+    fn unguard(&self, paths: &[String]) -> Result<(), Failure> {
+        files::unguard(paths)
+    }
+
+    fn unlink(&self, paths: &[String]) -> Result<(), Failure> {
+        files::unlink(paths)
+    }
+
+    fn thaw(&self, vm: VmId) -> Result<(), Failure> {
+        self.actions.act("thaw", |connection| external::thaw(connection, vm))
     }
 
     fn power_off(&self, vm: VmId) -> Result<(), Failure> {

@@ -3,11 +3,8 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use quick_xml::events::{BytesText, Event};
-use quick_xml::{Reader, Writer};
 use serde::Deserialize;
 use snapshot_core::description::Label;
-use snapshot_core::ids::SnapshotId;
 use snapshot_core::snapshot::{Content, RecordedState, Storage};
 
 use super::domain_xml::{Domain, Medium};
@@ -35,6 +32,8 @@ struct Parent {
 struct Location {
     #[serde(rename = "@snapshot")]
     snapshot: Option<String>,
+    #[serde(rename = "@file")]
+    file: Option<PathBuf>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -49,6 +48,24 @@ struct DiskElement {
     name: String,
     #[serde(rename = "@snapshot")]
     snapshot: Option<String>,
+    source: Option<Source>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Source {
+    #[serde(rename = "@file")]
+    file: Option<PathBuf>,
+}
+
+/// The files of an external snapshot.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(super) struct Files {
+    /// By target: the disk as it was, and its format.
+    pub(super) frozen: BTreeMap<String, (PathBuf, String)>,
+    /// By target: what was laid on top of it.
+    pub(super) overlays: BTreeMap<String, PathBuf>,
+    /// The running state.
+    pub(super) memory: Option<PathBuf>,
 }
 
 /// A snapshot as its XML tells it.
@@ -73,6 +90,10 @@ pub(super) struct Recorded {
     /// The images that the snapshot is inside of, by target: where they were when it was taken, which is where a
     /// revert looks for them.
     pub(super) images: BTreeMap<String, PathBuf>,
+    /// The files it is made of, where it is external.
+    pub(super) files: Files,
+    /// Whether it is deleted for everybody but libvirt.
+    pub(super) deleted: bool,
     /// The media without which a revert to a running machine fails.
     pub(super) media: Vec<Medium>,
     /// Disks that the guest could write to then and that are not in it: the running state would come back without them.
@@ -97,6 +118,22 @@ impl Snapshot {
         let disks: Vec<String> = self.disks.disks.iter().filter(located).map(|disk| disk.name.clone()).collect();
         let then: Vec<_> = self.domain.iter().flat_map(Domain::disks).collect();
         let with_memory = memory != "no";
+        let outside = |disk: &&DiskElement| located(disk) && disk.snapshot.as_deref() != Some("internal");
+        let files = Files {
+            frozen: then
+                .iter()
+                .filter(|disk| self.disks.disks.iter().filter(outside).any(|other| other.name == disk.target))
+                .filter_map(|disk| Some((disk.target.clone(), (disk.path.clone()?, disk.format.clone()))))
+                .collect(),
+            overlays: self
+                .disks
+                .disks
+                .iter()
+                .filter(outside)
+                .filter_map(|disk| Some((disk.name.clone(), disk.source.as_ref()?.file.clone()?)))
+                .collect(),
+            memory: self.memory.as_ref().filter(|_| memory == "external").and_then(|memory| memory.file.clone()),
+        };
         Recorded {
             label: self
                 .description
@@ -113,6 +150,8 @@ impl Snapshot {
                 .filter(|disk| inside(&disk.target) && disk.format == "qcow2")
                 .filter_map(|disk| Some((disk.target.clone(), disk.path.clone()?)))
                 .collect(),
+            files,
+            deleted: self.description.as_deref().is_some_and(Label::is_deleted),
             media: self.domain.iter().flat_map(Domain::media).collect(),
             disks_left_out: then
                 .iter()
@@ -132,95 +171,6 @@ fn recorded_state(state: Option<&str>, with_memory: bool) -> RecordedState {
         (Some("running" | "blocked"), true) => RecordedState::Running,
         (_, true) => RecordedState::Paused,
     }
-}
-
-/// The XML of a new snapshot inside the images of these disks.
-pub(super) fn create<'a>(
-    id: &SnapshotId,
-    label: &Label,
-    memory: bool,
-    disks: impl IntoIterator<Item = &'a str>,
-) -> Result<String, std::io::Error> {
-    write(|writer| {
-        text(writer, "name", id.as_str())?;
-        text(writer, "description", &label.encode())?;
-        location(writer, memory)?;
-        inside(writer, disks)
-    })
-}
-
-/// The XML by which libvirt comes to know of a snapshot that is in the images of these disks already. It serves to have
-/// libvirt delete it, so it tells no more than that takes; `domain` is the domain's own XML.
-pub(super) fn adopt<'a>(
-    id: &SnapshotId,
-    disks: impl IntoIterator<Item = &'a str>,
-    domain: &str,
-) -> Result<String, std::io::Error> {
-    write(|writer| {
-        text(writer, "name", id.as_str())?;
-        text(writer, "state", "shutoff")?;
-        text(writer, "creationTime", "0")?;
-        location(writer, false)?;
-        inside(writer, disks)?;
-        // What libvirt wrote is XML already.
-        writer.write_event(Event::Text(BytesText::from_escaped(domain)))
-    })
-}
-
-type XmlWriter = Writer<Vec<u8>>;
-
-fn write(content: impl FnOnce(&mut XmlWriter) -> std::io::Result<()>) -> Result<String, std::io::Error> {
-    let mut writer = Writer::new(Vec::new());
-    writer.create_element("domainsnapshot").write_inner_content(content)?;
-    String::from_utf8(writer.into_inner()).map_err(std::io::Error::other)
-}
-
-fn text(writer: &mut XmlWriter, element: &str, content: &str) -> std::io::Result<()> {
-    writer.create_element(element).write_text_content(BytesText::new(content)).map(drop)
-}
-
-fn location(writer: &mut XmlWriter, memory: bool) -> std::io::Result<()> {
-    let location = if memory { "internal" } else { "no" };
-    writer.create_element("memory").with_attribute(("snapshot", location)).write_empty().map(drop)
-}
-
-fn inside<'a>(writer: &mut XmlWriter, disks: impl IntoIterator<Item = &'a str>) -> std::io::Result<()> {
-    let write_disks = |writer: &mut XmlWriter| {
-        for disk in disks {
-            let element = writer.create_element("disk").with_attribute(("name", disk));
-            element.with_attribute(("snapshot", "internal")).write_empty()?;
-        }
-        Ok(())
-    };
-    writer.create_element("disks").write_inner_content(write_disks).map(drop)
-}
-
-/// The same snapshot with another description: every other byte stays, because libvirt takes the whole as the new
-/// definition.
-pub(super) fn with_description(xml: &str, label: &Label) -> Result<String, quick_xml::Error> {
-    let mut reader = Reader::from_str(xml);
-    let mut writer = Writer::new(Vec::with_capacity(xml.len() + 256));
-    let mut depth = 0_u32;
-    loop {
-        let event = reader.read_event()?;
-        match &event {
-            Event::Eof => break,
-            Event::Start(start) if depth == 1 && start.name().as_ref() == "description" => {
-                reader.read_to_end(start.name())?;
-                continue;
-            }
-            Event::Empty(start) if depth == 1 && start.name().as_ref() == "description" => continue,
-            Event::Start(_) => depth += 1,
-            Event::End(_) => depth = depth.saturating_sub(1),
-            _ => {}
-        }
-        let opens_the_snapshot = depth == 1 && matches!(event, Event::Start(_));
-        writer.write_event(event)?;
-        if opens_the_snapshot {
-            text(&mut writer, "description", &label.encode())?;
-        }
-    }
-    String::from_utf8(writer.into_inner()).map_err(|error| std::io::Error::other(error).into())
 }
 
 #[cfg(test)]

@@ -17,6 +17,7 @@ fn entry(n: u128) -> Entry {
         method: Some(Method::Libvirt),
         cancellable: true,
         before: Before { state: VmState::Running, instance: Some(7) },
+        active: vec!["/images/vda.qcow2".to_owned()],
         accepted: Moment::now(),
     }
 }

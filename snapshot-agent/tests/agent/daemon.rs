@@ -9,10 +9,13 @@ use std::time::{Duration, Instant};
 use proto::v1::OperationState;
 use snapshot_agent::hypervisor::libvirt::Libvirt;
 use snapshot_agent::hypervisor::{Failure, Hypervisor, Reread};
-use snapshot_core::operation::{Request, RunAfter};
+use snapshot_agent::journal::Ended;
+use snapshot_core::operation::{Create, DeleteScope, Outcome, Request, RunAfter};
+use snapshot_core::snapshot::{Content, Storage};
 use snapshot_core::vm::VmState;
 use tonic::Code;
 
+use crate::external::Bench;
 use crate::guest::{FOLDER, Guest, Host, QEMU_CONF};
 use crate::served::{Agent, create, id, inventory};
 
@@ -191,4 +194,63 @@ async fn operations_outlive_the_daemon() {
     }
     libvirt.power_off(vm).unwrap();
     agent.stop().await;
+}
+
+/// What an operation ends as is what the host has, and the guest has lost nothing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn external_snapshots_outlive_the_daemon() {
+    let mut daemon = Daemon::start("overlays");
+    let libvirt = Arc::new(Libvirt::new(&daemon.host.uri).unwrap());
+    connected(&libvirt, true).await;
+    let mut bench = Bench::on(&libvirt, Guest::on(&daemon.host, 2, ""));
+    bench.guest.start();
+    bench.write('A');
+    bench.take(Some(Content::Disks)).await;
+    bench.write('B');
+    for (round, millis) in [2, 10, 25, 40, 70, 110].into_iter().enumerate() {
+        let fresh = id();
+        let content = Some(if round % 2 == 0 { Content::DisksAndMemory } else { Content::Disks });
+        let request = Request::Create(Create { storage: Some(Storage::External), content, ..create(&fresh) });
+        let ended = interrupted(&mut daemon, &bench, request, Duration::from_millis(millis)).await;
+        connected(&libvirt, true).await;
+        if ended.is_some_and(|ended| ended.outcome == Outcome::Succeeded) {
+            bench.expected.insert(fresh, 'B');
+        }
+        assert_eq!(bench.look().vm.state, VmState::Running, "{millis} ms");
+        bench.check();
+    }
+    for millis in [2, 15, 30, 60, 120] {
+        while bench.expected.len() < 4 {
+            bench.take(Some(Content::Disks)).await;
+        }
+        let seen = bench.look();
+        let (root, leaf) = (seen.snapshots.iter().min_by_key(|it| it.create_time), &seen.snapshots);
+        let middle = leaf.iter().find(|it| it.parent.is_some() && !it.is_current).or(root).unwrap().id.clone();
+        let request = Request::Delete { snapshot: middle.clone(), scope: DeleteScope::Only, force: false };
+        let ended = interrupted(&mut daemon, &bench, request, Duration::from_millis(millis)).await;
+        connected(&libvirt, true).await;
+        if let Some(ended) = ended {
+            assert_eq!(ended.outcome, Outcome::Succeeded, "{millis} ms: {ended:?}");
+            bench.expected.remove(&middle);
+        }
+        bench.check();
+    }
+    bench.check_all().await;
+    bench.purge().await;
+    libvirt.power_off(bench.guest.vm).unwrap();
+}
+
+/// Has something done, and the daemon killed in the middle and started again; `None` when it was not taken on.
+async fn interrupted(daemon: &mut Daemon, bench: &Bench, request: Request, after: Duration) -> Option<Ended> {
+    let run = async {
+        let operation = bench.start(request).await.ok()?;
+        Some(Bench::end(&operation).await)
+    };
+    let (ended, ()) = tokio::join!(run, async {
+        tokio::task::block_in_place(|| {
+            kill_in_the_middle(daemon, &bench.guest, after);
+            daemon.start_again();
+        });
+    });
+    ended
 }

@@ -1,9 +1,10 @@
 //! A host made of variables, whose calls fail, half-succeed, lie or die at a chosen moment.
-//!
 //! What a guest would read from its disks is one letter a disk, so that "some old and some new" can be seen. A contract
 //! test on real guests (tests/real/contract.rs) asks the same of libvirt.
 
+mod external;
 mod fault;
+mod internal;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -13,6 +14,7 @@ use std::time::Duration;
 use snapshot_core::Reason;
 use snapshot_core::description::Label;
 use snapshot_core::ids::{SnapshotId, VmId};
+use snapshot_core::layers::{Layers, Merge};
 use snapshot_core::plan::PowerState;
 use snapshot_core::snapshot::{Content, Origin, RecordedState, SnapshotFacts, Storage};
 use snapshot_core::vm::{DiskFacts, Nvram, VmFacts, VmState};
@@ -21,7 +23,9 @@ use tokio::sync::Notify;
 pub(crate) use self::fault::Fault;
 
 use snapshot_agent::hypervisor::inbox::Inbox;
-use snapshot_agent::hypervisor::{Failure, Hypervisor, Observed, Outline, PausedBy, Reread, Versions};
+use snapshot_agent::hypervisor::{
+    Failure, Hypervisor, NewExternal, Observed, Outline, PausedBy, Reread, Versions, Watch,
+};
 
 /// A machine of variables.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,6 +42,10 @@ pub(crate) struct Machine {
     pub(crate) disks: Vec<char>,
     /// What is in each disk's image, by snapshot.
     pub(crate) images: Vec<BTreeMap<SnapshotId, char>>,
+    /// The files of its disks and external snapshots.
+    pub(crate) layers: Layers,
+    /// What a guest would read through each file; of a disk's active file see `disks`.
+    pub(crate) content: BTreeMap<String, char>,
 }
 
 /// The host, which outlives a process.
@@ -96,10 +104,17 @@ pub(crate) fn vm_facts() -> VmFacts {
 impl World {
     /// A host with one machine, in this state.
     pub(crate) fn with_machine(state: VmState) -> Arc<Mutex<Self>> {
-        let vm = VmFacts { state, ..vm_facts() };
+        Self::with_disks(state, 2)
+    }
+
+    /// The same with one disk or two.
+    pub(crate) fn with_disks(state: VmState, disks: usize) -> Arc<Mutex<Self>> {
+        let mut vm = VmFacts { state, ..vm_facts() };
+        vm.disks.truncate(disks);
         let instance = (state != VmState::Shutoff).then_some(1);
-        let (disks, images) = (vec!['B'; 2], vec![BTreeMap::new(); 2]);
-        let machine = Machine { snapshots: vec![], instance, paused_by: None, disks, images, vm };
+        let (layers, content) = external::images(&vm);
+        let (disks, images) = (vec!['B'; disks], vec![BTreeMap::new(); disks]);
+        let machine = Machine { snapshots: vec![], instance, paused_by: None, disks, images, layers, content, vm };
         let machines = BTreeMap::from([(machine.vm.id, machine)]);
         Arc::new(Mutex::new(Self { machines, runs: 1 }))
     }
@@ -153,14 +168,17 @@ impl Fake {
         let mut world = lock(&self.world);
         let machine = machine(&mut world, vm)?;
         let mut snapshots = machine.snapshots.clone();
-        for snapshot in &mut snapshots {
+        snapshots.retain(|snapshot| !machine.is_deleted(&snapshot.id));
+        for snapshot in snapshots.iter_mut().filter(|snapshot| snapshot.storage == Storage::Internal) {
             let lost = machine.images.iter().any(|image| !image.contains_key(&snapshot.id));
             snapshot.broken = lost.then_some(Reason::SnapshotBroken);
         }
         let tags = machine.images.iter().flat_map(BTreeMap::keys).filter(|id| machine.listed(id).is_err());
+        machine.reparent(&mut snapshots);
         Ok(Observed {
             vm: machine.vm.clone(),
             snapshots,
+            layers: machine.layers.clone(),
             instance: machine.instance,
             paused_by: machine.paused_by,
             strays: tags.map(ToString::to_string).collect(),
@@ -223,75 +241,6 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 fn machine(world: &mut World, vm: VmId) -> Result<&mut Machine, Failure> {
     world.machines.get_mut(&vm).ok_or(Failure::VmGone)
-}
-
-impl Machine {
-    fn listed(&self, id: &SnapshotId) -> Result<&SnapshotFacts, Failure> {
-        self.snapshots.iter().find(|snapshot| snapshot.id == *id).ok_or(Failure::SnapshotGone)
-    }
-
-    fn create(&mut self, id: &SnapshotId, label: &Label, memory: bool) -> Result<(), Failure> {
-        if memory == (self.vm.state == VmState::Shutoff) || self.images.iter().any(|image| image.contains_key(id)) {
-            return Err(Failure::Refused { code: 9, message: "not so".to_owned() });
-        }
-        for (image, content) in self.images.iter_mut().zip(&self.disks) {
-            image.insert(id.clone(), *content);
-        }
-        let parent = self.snapshots.iter().find(|snapshot| snapshot.is_current).map(|snapshot| snapshot.id.clone());
-        self.snapshots.iter_mut().for_each(|snapshot| snapshot.is_current = false);
-        self.snapshots.push(SnapshotFacts {
-            id: id.clone(),
-            parent,
-            is_current: true,
-            create_time: 1_700_000_000 + self.snapshots.len() as i64,
-            label: label.clone(),
-            content: if memory { Content::DisksAndMemory } else { Content::Disks },
-            storage: Storage::Internal,
-            vm_state: match self.vm.state {
-                VmState::Running => RecordedState::Running,
-                VmState::Paused => RecordedState::Paused,
-                _ => RecordedState::Shutoff,
-            },
-            disks: vec!["vda".to_owned(), "vdb".to_owned()],
-            size_bytes: 0,
-            origin: Origin::Service,
-            broken: None,
-        });
-        Ok(())
-    }
-
-    fn delete(&mut self, id: &SnapshotId, images: bool) -> Result<(), Failure> {
-        let removed = self.listed(id)?.clone();
-        self.snapshots.retain(|snapshot| snapshot.id != *id);
-        for snapshot in &mut self.snapshots {
-            if snapshot.parent.as_ref() == Some(id) {
-                snapshot.parent.clone_from(&removed.parent);
-            }
-            snapshot.is_current |= removed.is_current && Some(&snapshot.id) == removed.parent.as_ref();
-        }
-        if images {
-            self.images.iter_mut().for_each(|image| _ = image.remove(id));
-        }
-        Ok(())
-    }
-
-    fn contents(&self) -> BTreeMap<PathBuf, Option<BTreeSet<String>>> {
-        let names = |image: &BTreeMap<SnapshotId, char>| image.keys().map(ToString::to_string).collect();
-        let paths = self.vm.disks.iter().map(|disk| PathBuf::from(&disk.path));
-        paths.zip(self.images.iter().map(|image| Some(names(image)))).collect()
-    }
-
-    fn revert(&mut self, id: &SnapshotId, then: PowerState, run: u32) -> Result<(), Failure> {
-        self.listed(id)?;
-        self.disks = self.images.iter().map(|image| image.get(id).copied().unwrap_or('?')).collect();
-        self.snapshots.iter_mut().for_each(|snapshot| snapshot.is_current = snapshot.id == *id);
-        (self.vm.state, self.instance, self.paused_by) = match then {
-            PowerState::Running => (VmState::Running, Some(run), None),
-            PowerState::Paused => (VmState::Paused, Some(run), Some(PausedBy::Something)),
-            PowerState::Off => (VmState::Shutoff, None, None),
-        };
-        Ok(())
-    }
 }
 
 impl Hypervisor for Fake {
@@ -370,6 +319,64 @@ impl Hypervisor for Fake {
 
     fn forget(&self, vm: VmId, id: &SnapshotId) -> Result<(), Failure> {
         self.call(|world| machine(world, vm)?.delete(id, false), |_| {})
+    }
+
+    fn create_external(&self, vm: &VmFacts, new: &NewExternal<'_>, _: &dyn Watch) -> Result<(), Failure> {
+        let create = |world: &mut World| machine(world, vm.id)?.create_external(new, usize::MAX);
+        self.call(create, |world| _ = machine(world, vm.id).and_then(|machine| machine.create_external(new, 1)))
+    }
+
+    fn revert_external(&self, vm: VmId, _: &Layers, id: &SnapshotId, then: PowerState) -> Result<(), Failure> {
+        let revert = |world: &mut World, disks| {
+            world.runs += 1;
+            let run = world.runs;
+            machine(world, vm)?.revert_external(id, then, run, disks)
+        };
+        self.call(|world| revert(world, usize::MAX), |world| _ = revert(world, 1))
+    }
+
+    fn mark_deleted(&self, vm: VmId, id: &SnapshotId) -> Result<(), Failure> {
+        self.call(|world| machine(world, vm)?.mark_deleted(id), |_| {})
+    }
+
+    fn commit(&self, vm: &VmFacts, _: &Layers, merge: &Merge, _: &dyn Watch) -> Result<(), Failure> {
+        let halfway = |world: &mut World| {
+            let machine = machine(world, vm.id).unwrap();
+            machine.content.insert(merge.base.clone(), '?');
+        };
+        self.call(|world| machine(world, vm.id)?.commit(merge), halfway)
+    }
+
+    fn redirect(&self, vm: &VmFacts, _: &Layers, merge: &Merge) -> Result<(), Failure> {
+        let redirect = |world: &mut World, most| machine(world, vm.id).map(|machine| machine.redirect(merge, most));
+        self.call(|world| redirect(world, usize::MAX), |world| _ = redirect(world, 1))
+    }
+
+    fn elsewhere(&self, _: VmId) -> Result<BTreeSet<String>, Failure> {
+        self.call(|_| Ok(BTreeSet::new()), |_| {})
+    }
+
+    fn guard(&self, _: &[String]) -> Result<(), Failure> {
+        self.call(|_| Ok(()), |_| {})
+    }
+
+    fn unguard(&self, _: &[String]) -> Result<(), Failure> {
+        self.call(|_| Ok(()), |_| {})
+    }
+
+    fn unlink(&self, files: &[String]) -> Result<(), Failure> {
+        let unlink = |world: &mut World, most| -> Result<(), Failure> {
+            world
+                .machines
+                .values_mut()
+                .for_each(|machine| files.iter().take(most).for_each(|path| machine.unlink(path)));
+            Ok(())
+        };
+        self.call(|world| unlink(world, usize::MAX), |world| _ = unlink(world, 1))
+    }
+
+    fn thaw(&self, _: VmId) -> Result<(), Failure> {
+        Ok(())
     }
 
     fn remove_stray(&self, vm: &VmFacts, id: &SnapshotId) -> Result<(), Failure> {

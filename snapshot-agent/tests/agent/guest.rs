@@ -4,12 +4,13 @@
 //! survives the process that started it: a guest that is dropped is killed, and what an interrupted run left is killed
 //! by the next.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::{Arc, LazyLock};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use snapshot_agent::hypervisor::Hypervisor;
@@ -83,6 +84,20 @@ pub(crate) fn run(dir: &Path, program: &str, args: &[&str]) {
     assert!(output.status.success(), "{program} {args:?}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
+/// One connection for all guests of a host: the embedded driver registers itself anew for each, and ten times at most.
+fn connect(uri: &str) -> Connect {
+    static OPEN: Mutex<BTreeMap<String, Connect>> = Mutex::new(BTreeMap::new());
+    let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
+    match open.get(uri).filter(|connection| connection.is_alive().unwrap_or(false)) {
+        Some(connection) => connection.clone(),
+        None => {
+            let connection = Connect::open(Some(uri)).unwrap();
+            open.insert(uri.to_owned(), connection.clone());
+            connection
+        }
+    }
+}
+
 /// What the guest finds: on its first disk, in its RAM, and on the second disk if it has one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Report {
@@ -103,8 +118,17 @@ impl Guest {
         Self::on(&HOST.host, disks, "")
     }
 
+    /// The same with raw images.
+    pub(crate) fn raw(disks: usize) -> Self {
+        Self::of(&HOST.host, disks, "", "raw")
+    }
+
     /// Defines a machine with more devices on some host.
     pub(crate) fn on(host: &Host, disks: usize, devices: &str) -> Self {
+        Self::of(host, disks, devices, "qcow2")
+    }
+
+    fn of(host: &Host, disks: usize, devices: &str, format: &str) -> Self {
         let vm = VmId::from_uuid(Uuid::new_v4());
         let name = vm.to_string()[..8].to_owned();
         let dir = host.dir.join(&name);
@@ -115,10 +139,12 @@ impl Guest {
             let raw = dir.join(format!("{disk}.raw"));
             fs::copy(FOLDER.join("mini.bin"), &raw).unwrap();
             fs::File::options().write(true).open(&raw).unwrap().set_len(64 << 20).unwrap();
-            let image = format!("{disk}.qcow2");
-            run(&dir, "qemu-img", &["convert", "-O", "qcow2", raw.to_str().unwrap(), &image]);
+            let image = format!("{disk}.{format}");
+            if format == "qcow2" {
+                run(&dir, "qemu-img", &["convert", "-O", "qcow2", raw.to_str().unwrap(), &image]);
+            }
             disk_xml += &format!(
-                "<disk type='file' device='disk'><driver name='qemu' type='qcow2'/>\
+                "<disk type='file' device='disk'><driver name='qemu' type='{format}'/>\
                  <source file='{}'/><target dev='{disk}' bus='virtio'/><boot order='{order}'/></disk>",
                 dir.join(image).display()
             );
@@ -130,7 +156,7 @@ impl Guest {
              </devices></domain>",
             dir.join("serial").display()
         );
-        let connection = Connect::open(Some(&host.uri)).unwrap();
+        let connection = connect(&host.uri);
         connection.define_domain_xml(&xml).unwrap();
         Self { vm, dir, connection }
     }

@@ -13,6 +13,7 @@ mod adapter;
 mod contract;
 mod daemon;
 mod drift;
+mod external;
 mod fake;
 mod guest;
 mod hanging;

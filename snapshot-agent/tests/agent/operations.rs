@@ -21,6 +21,7 @@ use snapshot_core::authority::{Action, Caller, Ceiling, Claims, Grant, Permit, V
 use snapshot_core::ids::{OperationId, SnapshotId, VmId};
 use snapshot_core::operation::{Create, DeleteScope, Outcome, Request, RunAfter};
 use snapshot_core::policy::HostPolicy;
+use snapshot_core::snapshot::Storage;
 use snapshot_core::text::{Description, DisplayName};
 use snapshot_core::vm::VmState;
 use snapshot_core::{Error, Reason};
@@ -43,7 +44,8 @@ impl Agent {
         let machines = Arc::new(Machines::default());
         let locks = Arc::new(Locks::new(2));
         let hypervisor: Arc<dyn Hypervisor> = Arc::clone(&fake) as Arc<dyn Hypervisor>;
-        let executor = Executor::new(hypervisor, journal, locks, Arc::clone(&machines), HostPolicy::default());
+        let policy = HostPolicy { stable_paths: false, ..HostPolicy::default() };
+        let executor = Executor::new(hypervisor, journal, locks, Arc::clone(&machines), policy);
         Self { executor, fake, machines }
     }
 
@@ -64,6 +66,10 @@ impl Agent {
 }
 
 fn permit() -> Permit {
+    permit_for(vm_facts().id)
+}
+
+pub(crate) fn permit_for(vm: VmId) -> Permit {
     let claims = Claims {
         iss: "ravada".to_owned(),
         sub: "alice".to_owned(),
@@ -75,7 +81,7 @@ fn permit() -> Permit {
         grants: vec![Grant { vm: VmSelector::Any, actions: [Action::Create].into() }],
     };
     let ceiling = Ceiling { actions: Action::ALL.into_iter().collect(), any_vm: true };
-    authorize(&Caller::from_verified(claims, &ceiling).unwrap(), vm_facts().id, Action::Create).unwrap()
+    authorize(&Caller::from_verified(claims, &ceiling).unwrap(), vm, Action::Create).unwrap()
 }
 
 fn spec(request: Request) -> Spec {
@@ -112,13 +118,19 @@ fn machine(world: &Arc<Mutex<World>>) -> Machine {
 
 /// A host whose machine has the chain 1 -> 2 -> 3, taken with 'A' on the disks, while 'B' is on them now.
 async fn with_chain(state: VmState, dir: &TempDir) -> Arc<Mutex<World>> {
-    let world = World::with_machine(state);
+    with_chain_of(state, Storage::Internal, 2, dir).await
+}
+
+/// The same of this kind, with so many disks.
+async fn with_chain_of(state: VmState, storage: Storage, disks: usize, dir: &TempDir) -> Arc<Mutex<World>> {
+    let world = World::with_disks(state, disks);
     let agent = Agent::start(&world, dir, None);
-    lock(&world).machines.get_mut(&vm_facts().id).unwrap().disks = vec!['A'; 2];
+    lock(&world).machines.get_mut(&vm_facts().id).unwrap().disks = vec!['A'; disks];
     for n in 1..=3 {
-        assert_eq!(agent.run(Request::Create(create(n))).await.unwrap().outcome, Outcome::Succeeded);
+        let create = Create { storage: Some(storage), ..create(n) };
+        assert_eq!(agent.run(Request::Create(create)).await.unwrap().outcome, Outcome::Succeeded);
     }
-    lock(&world).machines.get_mut(&vm_facts().id).unwrap().disks = vec!['B'; 2];
+    lock(&world).machines.get_mut(&vm_facts().id).unwrap().disks = vec!['B'; disks];
     world
 }
 

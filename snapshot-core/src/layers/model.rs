@@ -73,6 +73,17 @@ impl Model {
         all
     }
 
+    /// What somebody finds who looks at the host: files that the machine, its snapshots or an earlier look lead to.
+    fn known(&self, left: &BTreeSet<String>) -> Layers {
+        let parts = self.layers.snapshots.values();
+        let named = parts.flat_map(|parts| parts.frozen.values().chain(parts.overlays.values()));
+        let roots = named.chain(self.layers.live.values()).chain(left);
+        let found: BTreeSet<&str> = roots.flat_map(|root| self.layers.chain(root)).collect();
+        let mut known = self.layers.clone();
+        known.files.retain(|path, _| found.contains(path.as_str()));
+        known
+    }
+
     pub(super) fn reached_elsewhere(&self) -> BTreeSet<String> {
         self.elsewhere.iter().flat_map(|path| self.layers.chain(path)).map(str::to_owned).collect()
     }
@@ -178,7 +189,7 @@ impl Model {
             self.layers.live.insert("vda".to_owned(), merge.base.clone());
         }
         for (id, parts) in &mut self.layers.snapshots {
-            if !parts.deleted && parts.frozen["vda"] == merge.top {
+            if parts.frozen["vda"] == merge.top {
                 if !step() {
                     return false;
                 }
@@ -198,7 +209,7 @@ impl Model {
     }
 
     pub(super) fn clean_up(&mut self, left: &BTreeSet<String>, budget: &mut usize) -> bool {
-        let remains = self.layers.remains(&self.reached_elsewhere(), left);
+        let remains = self.known(left).remains(&self.reached_elsewhere(), left);
         let mut step = || std::mem::replace(budget, budget.saturating_sub(1)) > 0;
         for path in &remains.files {
             if !step() {
@@ -222,7 +233,8 @@ impl Model {
                 return false;
             }
         }
-        while let Some(merge) = self.layers.merges(&self.layers.deleted(), &self.reached_elsewhere()).into_iter().next()
+        while let Some(merge) =
+            self.known(&BTreeSet::new()).merges(&self.layers.deleted(), &self.reached_elsewhere()).into_iter().next()
         {
             if !self.merge(&merge, budget, noted) {
                 return false;

@@ -10,10 +10,14 @@ use virt::domain::Domain;
 use virt::domain_snapshot::DomainSnapshot;
 use virt_sys as sys;
 
-use super::super::{Failure, snapshot_xml};
+use super::super::{Failure, snapshot_write};
 use super::link::Connection;
 
-fn snapshot(connection: &Connection, vm: VmId, id: &SnapshotId) -> Result<(Arc<Domain>, DomainSnapshot), Failure> {
+pub(super) fn snapshot(
+    connection: &Connection,
+    vm: VmId,
+    id: &SnapshotId,
+) -> Result<(Arc<Domain>, DomainSnapshot), Failure> {
     let domain = connection.domain(vm)?;
     let snapshot = match Domain::lookup_snapshot_by_name(&domain, id.as_str(), 0) {
         Err(error) if id.may_stand_in() && error.code().to_raw() == sys::VIR_ERR_NO_DOMAIN_SNAPSHOT => {
@@ -37,20 +41,29 @@ pub(super) fn create_internal(
     memory: bool,
 ) -> Result<(), Failure> {
     let domain = connection.domain(vm.id)?;
-    let xml = snapshot_xml::create(id, label, memory, targets(vm))?;
+    let xml = snapshot_write::create(id, label, memory, targets(vm))?;
     domain.create_snapshot_xml(&xml, 0)?;
     Ok(())
 }
 
 pub(super) fn write_label(connection: &Connection, vm: VmId, id: &SnapshotId, label: &Label) -> Result<(), Failure> {
     let (domain, snapshot) = snapshot(connection, vm, id)?;
-    // Without SECURE the graphics passwords of the machine at that time are left out, and would be lost.
-    let xml = snapshot_xml::with_description(&snapshot.xml_desc(sys::VIR_DOMAIN_SNAPSHOT_XML_SECURE)?, label)?;
+    let xml = snapshot_write::with_description(&full_xml(&snapshot)?, &label.encode())?;
+    redefine(&domain, &snapshot, &xml)
+}
+
+/// Without SECURE the graphics passwords of the machine at that time are left out, and would be lost.
+pub(super) fn full_xml(snapshot: &DomainSnapshot) -> Result<String, Failure> {
+    Ok(snapshot.xml_desc(sys::VIR_DOMAIN_SNAPSHOT_XML_SECURE)?)
+}
+
+/// Replaces what is written about a snapshot.
+pub(super) fn redefine(domain: &Domain, snapshot: &DomainSnapshot, xml: &str) -> Result<(), Failure> {
     let mut flags = sys::VIR_DOMAIN_SNAPSHOT_CREATE_REDEFINE;
     if snapshot.is_current(0)? {
         flags |= sys::VIR_DOMAIN_SNAPSHOT_CREATE_CURRENT;
     }
-    domain.create_snapshot_xml(&xml, flags)?;
+    domain.create_snapshot_xml(xml, flags)?;
     Ok(())
 }
 
@@ -85,7 +98,7 @@ pub(super) fn forget(connection: &Connection, vm: VmId, id: &SnapshotId) -> Resu
 pub(super) fn remove_stray(connection: &Connection, vm: &VmFacts, id: &SnapshotId) -> Result<(), Failure> {
     let domain = connection.domain(vm.id)?;
     let domain_xml = domain.xml_desc(sys::VIR_DOMAIN_XML_SECURE)?;
-    let xml = snapshot_xml::adopt(id, targets(vm), &domain_xml)?;
+    let xml = snapshot_write::adopt(id, targets(vm), &domain_xml)?;
     let snapshot = domain.create_snapshot_xml(&xml, sys::VIR_DOMAIN_SNAPSHOT_CREATE_REDEFINE)?;
     if let Err(error) = snapshot.delete(0) {
         // What was told libvirt only for this must not stay as a snapshot that somebody could go back to.

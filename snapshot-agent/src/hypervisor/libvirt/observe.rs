@@ -7,7 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{CString, c_int};
 
 use snapshot_core::ids::VmId;
-use snapshot_core::snapshot::SnapshotFacts;
+use snapshot_core::layers::Layers;
+use snapshot_core::snapshot::{SnapshotFacts, Storage};
 use snapshot_core::vm::{VmFacts, VmState};
 use virt::domain::Domain;
 use virt::domain_snapshot::DomainSnapshot;
@@ -16,7 +17,7 @@ use virt_sys as sys;
 
 use super::super::images::{Images, missing_medium};
 use super::super::snapshot_xml::Recorded;
-use super::super::{Failure, Observed, Outline, PausedBy, Reread, Versions, domain_xml, snapshot_xml};
+use super::super::{Failure, Observed, Outline, PausedBy, Reread, Versions, domain_xml, overlays, snapshot_xml};
 use super::link::Connection;
 use super::written::Written;
 
@@ -69,9 +70,9 @@ pub(super) fn observe(
         disks: xml.disks().map(|disk| images.disk(disk)).collect(),
         block_job_disk: moment.busy_disk,
     };
-    let (snapshots, strays) = snapshots(&domain, &facts, &mut images, written, reread)?;
+    let (snapshots, layers, strays) = snapshots(&domain, &facts, &mut images, written, reread)?;
     let images = images.contents();
-    Ok(Observed { vm: facts, snapshots, instance: xml.id, paused_by: moment.paused_by, strays, images })
+    Ok(Observed { vm: facts, snapshots, layers, instance: xml.id, paused_by: moment.paused_by, strays, images })
 }
 
 pub(super) fn observe_again(
@@ -84,26 +85,36 @@ pub(super) fn observe_again(
     let (state, paused_by) = state(&domain)?;
     let mut vm = VmFacts { state, ..before.vm.clone() };
     vm.disks.iter_mut().for_each(|disk| images.refresh(disk));
-    let (snapshots, strays) = snapshots(&domain, &vm, &mut images, written, Reread::New)?;
-    Ok(Observed { vm, snapshots, instance: before.instance, paused_by, strays, images: images.contents() })
+    let (snapshots, layers, strays) = snapshots(&domain, &vm, &mut images, written, Reread::New)?;
+    let (instance, images) = (before.instance, images.contents());
+    Ok(Observed { vm, snapshots, layers, instance, paused_by, strays, images })
 }
 
-/// The snapshots that are listed, and the names of those that are in the images alone.
+/// The snapshots that are listed, the files of external ones, and the names of those that are in the images alone.
 fn snapshots(
     domain: &Domain,
     vm: &VmFacts,
     images: &mut Images,
     written: &Written,
     reread: Reread<'_>,
-) -> Result<(Vec<SnapshotFacts>, BTreeSet<String>), Failure> {
+) -> Result<(Vec<SnapshotFacts>, Layers, BTreeSet<String>), Failure> {
     let (recorded, current) = recorded(domain, vm.id, written, reread)?;
     let names: BTreeSet<String> = recorded.keys().cloned().collect();
-    let facts = recorded.into_values().map(|recorded| {
+    let has_external = recorded.values().any(|one| one.storage == Storage::External);
+    // Where the machine runs, the next start may be told of other disks. It matters only where files may be removed.
+    let next_start = match has_external && vm.is_active() && vm.persistent {
+        true => domain_xml::parse(&domain.xml_desc(sys::VIR_DOMAIN_XML_INACTIVE)?)?.files(),
+        false => Vec::new(),
+    };
+    let live = vm.disks.iter().map(|disk| (disk.target.as_str(), disk.path.as_str(), disk.format.as_str()));
+    let layers = overlays::layers(images, live, next_start, &recorded, current.as_deref());
+    let (listed, current) = overlays::without_deleted(&recorded, current);
+    let facts = listed.into_iter().map(|recorded| {
         let is_current = current.as_ref() == Some(&recorded.name);
         images.snapshot(recorded, is_current)
     });
     let facts = facts.collect();
-    Ok((facts, images.strays(&vm.disks, &names)))
+    Ok((facts, layers, images.strays(&vm.disks, &names)))
 }
 
 /// What is written about each snapshot, and which is current.

@@ -1,8 +1,10 @@
 //! Real XML in, facts out; and what is written comes back as it was.
 
 use proptest::prelude::*;
+use snapshot_core::ids::SnapshotId;
 use snapshot_core::text::{Description, DisplayName};
 
+use super::super::snapshot_write::{adopt, create, with_description};
 use super::super::xml_samples::{DOMAIN_RUNNING, SNAPSHOT_EXTERNAL, SNAPSHOT_OFF, SNAPSHOT_RUNNING};
 use super::*;
 
@@ -42,6 +44,14 @@ fn of_another_tool_in_overlays() {
     assert_eq!(recorded.label, Label::foreign("ext", "a <b> & c"));
     assert_eq!(recorded.disks, ["vda", "vdb"]);
     assert_eq!(recorded.images, BTreeMap::new());
+    let frozen = |disk: &str| (PathBuf::from(format!("/images/{disk}.qcow2")), "qcow2".to_owned());
+    assert_eq!(recorded.files.frozen["vda"], frozen("vda"));
+    assert_eq!(recorded.files.frozen["vdb"], frozen("vdb"));
+    assert_eq!(recorded.files.overlays["vdb"], PathBuf::from("/images/ov2.qcow2"));
+    assert_eq!(recorded.files.memory, Some(PathBuf::from("/images/mem.save")));
+    assert!(!recorded.deleted);
+    let marked = with_description(SNAPSHOT_EXTERNAL, &recorded.label.encode_deleted()).unwrap();
+    assert!(parse(&marked).unwrap().deleted);
 }
 
 #[test]
@@ -79,11 +89,11 @@ fn adopting_carries_the_domain_along() {
 
 #[test]
 fn a_description_is_added_where_there_was_none_and_nothing_else_changes() {
-    let changed = with_description(SNAPSHOT_OFF, &label("n", "d")).unwrap();
+    let changed = with_description(SNAPSHOT_OFF, &label("n", "d").encode()).unwrap();
     let (before, rest) = changed.split_once("<description>").unwrap();
     let (_, after) = rest.split_once("</description>").unwrap();
     assert_eq!(format!("{before}{after}"), SNAPSHOT_OFF);
-    let again = with_description(&changed, &label("other", "d")).unwrap();
+    let again = with_description(&changed, &label("other", "d").encode()).unwrap();
     assert_eq!(parse(&again).unwrap().label, label("other", "d"));
     assert_eq!(again.matches("<description>").count(), 1);
 }
@@ -92,7 +102,7 @@ fn a_description_is_added_where_there_was_none_and_nothing_else_changes() {
 fn a_description_of_something_else_is_left_alone() {
     let xml = "<domainsnapshot><name>x</name><description/><domain><name>y</name><memory>1</memory>\
                <description>the domain's &amp; own</description><os/></domain></domainsnapshot>";
-    let changed = with_description(xml, &label("n", "d")).unwrap();
+    let changed = with_description(xml, &label("n", "d").encode()).unwrap();
     assert!(changed.contains("<description>the domain's &amp; own</description>"), "{changed}");
     assert_eq!(parse(&changed).unwrap().label, label("n", "d"));
 }
@@ -114,7 +124,7 @@ proptest! {
         let id: SnapshotId = "snap-x".parse().unwrap();
         let xml = create(&id, &label, true, ["vda"]).unwrap();
         prop_assert_eq!(&parse(&xml).unwrap().label, &label);
-        let rewritten = with_description(SNAPSHOT_RUNNING, &label).unwrap();
+        let rewritten = with_description(SNAPSHOT_RUNNING, &label.encode()).unwrap();
         prop_assert_eq!(&parse(&rewritten).unwrap().label, &label);
     }
 
@@ -122,6 +132,6 @@ proptest! {
     fn garbage_never_panics(text in any::<String>(), cut in 0usize..SNAPSHOT_OFF.len()) {
         let _ = parse(&text);
         let _ = parse(&SNAPSHOT_OFF[..cut]);
-        let _ = with_description(&text, &label("n", "d"));
+        let _ = with_description(&text, &label("n", "d").encode());
     }
 }

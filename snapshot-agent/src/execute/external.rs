@@ -1,0 +1,214 @@
+//! The steps of external snapshots. Each can be repeated from its beginning, however far it came the time before.
+//!
+//! - **Create**: a whole snapshot is success. libvirt can fail after it has put the machine on the overlays, or on some
+//!   of them. So whatever the call said, the machine is looked at; what is not whole is taken back: what the guest has
+//!   written into an overlay meanwhile is merged into the file below, and the machine goes on with that.
+//! - **Revert**: as for internal ones, and every disk has to lie on what the snapshot froze, or it is done again. libvirt
+//!   removes the overlay of the snapshot that was current, which may be another branch: that file is guarded.
+//! - **Mark deleted**: a snapshot that is not listed is success. From here on nobody is offered it, so its data may change.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::time::Instant;
+
+use snapshot_core::ids::SnapshotId;
+use snapshot_core::layers::{Layers, Merge, memory_path, overlay_paths};
+use snapshot_core::plan::PowerState;
+use snapshot_core::vm::VmState;
+use snapshot_core::{Error, Reason};
+
+use super::operation::{Operation, Progress};
+use super::work::{Halt, Work};
+use crate::hypervisor::{Failure, NewExternal, Observed, Watch};
+
+/// How often something is tried when libvirt goes away in the middle.
+const TRIES: u32 = 3;
+
+/// Tells of a step that takes long, and whether it is to end.
+pub(super) struct Follower<'a> {
+    operation: &'a Operation,
+    stopping: &'a tokio_util::sync::CancellationToken,
+    cancellable: bool,
+    phase: String,
+    /// The steps that are done, and all of them.
+    steps: (usize, usize),
+}
+
+impl Watch for Follower<'_> {
+    fn progress(&self, done: u64, of: u64) {
+        let (before, all) = (self.steps.0 as u64 * 100, self.steps.1.max(1) as u64);
+        let within = done.min(of).saturating_mul(100).checked_div(of).unwrap_or(0);
+        let percent = u8::try_from((before + within) / all).unwrap_or(100);
+        self.operation.progress(Progress { phase: self.phase.clone(), percent });
+    }
+
+    fn is_cancelled(&self) -> bool {
+        self.cancellable && (self.operation.is_cancelled() || self.stopping.is_cancelled())
+    }
+}
+
+impl Observed {
+    /// Whether the machine is on the overlays of this snapshot, or on later ones, with every disk.
+    fn is_on(&self, id: &SnapshotId) -> bool {
+        let Some(parts) = self.layers.snapshots.get(id) else { return false };
+        parts.overlays.iter().all(|(target, overlay)| {
+            let live = self.layers.live.get(target);
+            live.is_some_and(|live| self.layers.chain(live).any(|path| path == overlay))
+        })
+    }
+
+    /// Whether every disk lies directly on what this snapshot froze; internal snapshots freeze nothing.
+    pub(super) fn lies_on(&self, id: &SnapshotId) -> bool {
+        let Some(parts) = self.layers.snapshots.get(id) else { return true };
+        parts.frozen.iter().all(|(target, frozen)| {
+            let live = self.layers.live.get(target).and_then(|live| self.layers.files.get(live));
+            live.is_some_and(|layer| layer.backing.as_ref() == Some(frozen))
+        })
+    }
+}
+
+impl Work<'_> {
+    pub(super) fn follower(&self) -> Follower<'_> {
+        let phase = self.entry.steps.get(self.done).map(ToString::to_string).unwrap_or_default();
+        Follower {
+            operation: self.operation,
+            stopping: &self.shared.stopping,
+            cancellable: self.entry.cancellable,
+            phase,
+            steps: (self.done, self.entry.steps.len()),
+        }
+    }
+
+    pub(super) fn create_external(&mut self, id: &SnapshotId, memory: bool, quiesce: bool) -> Result<(), Halt> {
+        let seen = self.seen()?;
+        if seen.has_whole(id) {
+            return Ok(());
+        }
+        let label = self.new_label()?;
+        let disks = seen.vm.writable_disks().map(|disk| (disk.target.as_str(), disk.path.as_str()));
+        let overlays = overlay_paths(disks, id);
+        let memory_file = seen.vm.writable_disks().next().filter(|_| memory).map(|disk| memory_path(&disk.path, id));
+        let new = NewExternal { id, label: &label, overlays: &overlays, memory_file: memory_file.as_deref(), quiesce };
+        let (start, was_running) = (Instant::now(), seen.vm.state == VmState::Running);
+        self.stale = true;
+        let result = self.shared.hypervisor.create_external(&seen.vm, &new, &self.follower());
+        if let Err(Failure::Precondition(error)) = &result {
+            return Err(error.clone().with("vm", proto::names::vm(seen.vm.id)).into());
+        }
+        let took = start.elapsed();
+        let now = self.look()?;
+        if now.has_whole(id) && now.is_on(id) {
+            if let Err(failure) = result {
+                tracing::warn!(%failure, "taking the snapshot failed and the snapshot is whole");
+            }
+            // The guest runs on while its memory is saved, and stands still for the last of it: this is the most.
+            self.pause = (memory && was_running).then_some(took);
+            return Ok(());
+        }
+        let cancelled = self.follower().is_cancelled();
+        let error = match &result {
+            Err(failure) => self.error(failure, Some(id), "the snapshot could not be taken"),
+            Ok(()) => Error::new(Reason::HypervisorFailed, "libvirt took the snapshot, and it is not whole"),
+        };
+        tracing::warn!(?error, cancelled, "the snapshot is not whole; taking back what there is of it");
+        let interrupted = matches!(result, Err(Failure::Unreachable(_)));
+        Err(match self.undo_external(id, interrupted) {
+            Ok(()) if cancelled => Halt::Cancelled,
+            Ok(()) => error.into(),
+            Err(Halt::Failed(remains)) => error.with("remains", remains.to_string()).into(),
+            Err(halt) => halt,
+        })
+    }
+
+    /// Takes back what there is of a snapshot that is not whole. The machine goes on with what it has written since.
+    pub(super) fn undo_external(&mut self, id: &SnapshotId, interrupted: bool) -> Result<(), Halt> {
+        let made = |path: &str| Path::new(path).extension().is_some_and(|last| last == id.as_str());
+        for _ in 0..TRIES {
+            let seen = self.look()?;
+            let own = seen.layers.live.iter().find(|(_, path)| made(path));
+            let Some((disk, top)) = own.map(|(disk, top)| (disk.clone(), top.clone())) else { break };
+            let base = seen.layers.files.get(&top).and_then(|layer| layer.backing.clone());
+            let base = base.ok_or_else(|| Error::new(Reason::HypervisorFailed, format!("{top} lies on nothing")))?;
+            self.merge(&Merge { disk, above: vec![top.clone()], top, base, bytes: 0 })?;
+        }
+        let seen = self.look()?;
+        self.stale = true;
+        let mut attempts = Vec::new();
+        if seen.layers.snapshots.contains_key(id) || seen.snapshot(id).is_some() {
+            attempts.push(self.shared.hypervisor.forget(seen.vm.id, id));
+        }
+        let disks = seen.vm.writable_disks().map(|disk| (disk.target.as_str(), disk.path.as_str()));
+        let reached = seen.layers.reached(&BTreeSet::from([id.clone()]));
+        let mut remains: Vec<String> = overlay_paths(disks, id).into_values().collect();
+        remains.extend(seen.vm.writable_disks().next().map(|disk| memory_path(&disk.path, id)));
+        remains.retain(|path| !reached.contains(path.as_str()));
+        attempts.push(self.shared.hypervisor.unlink(&remains));
+        attempts.push(self.resume_left_paused(&seen, interrupted));
+        for failure in attempts.iter().filter_map(|attempt| attempt.as_ref().err()) {
+            tracing::warn!(%failure, "taking back a snapshot failed");
+        }
+        let seen = self.look()?;
+        if seen.layers.snapshots.contains_key(id) || seen.layers.live.values().any(|path| made(path)) {
+            let message = format!("what there is of snapshot {id} could not be taken back");
+            return Err(Error::new(Reason::HypervisorFailed, message).into());
+        }
+        Ok(())
+    }
+
+    /// One try of a revert to an external snapshot.
+    pub(super) fn call_revert_external(
+        &mut self,
+        id: &SnapshotId,
+        then: PowerState,
+    ) -> Result<Result<(), Failure>, Halt> {
+        let seen = self.seen()?;
+        let hypervisor = &self.shared.hypervisor;
+        let endangered = endangered(&seen.layers);
+        let guarded = hypervisor.unguard(&endangered).and_then(|()| hypervisor.guard(&endangered));
+        if let Err(failure) = guarded {
+            return Err(self.error(&failure, Some(id), "what the revert could lose cannot be guarded").into());
+        }
+        self.stale = true;
+        let reverted = hypervisor.revert_external(self.entry.vm, &seen.layers, id, then);
+        self.unguard(&endangered);
+        Ok(reverted)
+    }
+
+    /// What cannot be brought back now stays under its second name, and is brought back by the next revert or clean-up.
+    pub(super) fn unguard(&mut self, files: &[String]) {
+        self.stale = true;
+        for attempt in 1..=TRIES {
+            match self.shared.hypervisor.unguard(files) {
+                Ok(()) => return,
+                Err(failure) => tracing::error!(%failure, attempt, ?files, "guarded files could not be looked after"),
+            }
+        }
+    }
+
+    pub(super) fn mark_deleted(&mut self, id: &SnapshotId) -> Result<(), Halt> {
+        let vm = self.entry.vm;
+        let mut attempt = 0;
+        loop {
+            attempt += 1;
+            self.stale = true;
+            let failure = match self.shared.hypervisor.mark_deleted(vm, id) {
+                Ok(()) | Err(Failure::SnapshotGone) => return Ok(()),
+                Err(failure) => failure,
+            };
+            let seen = self.look()?;
+            if seen.snapshot(id).is_none() {
+                return Ok(());
+            }
+            if attempt == TRIES || !matches!(failure, Failure::Unreachable(_)) {
+                return Err(self.error(&failure, Some(id), "the snapshot could not be deleted").into());
+            }
+        }
+    }
+}
+
+/// Files that libvirt's next revert may take for the active ones: the overlays of snapshots that the machine is not on.
+pub(super) fn endangered(layers: &Layers) -> Vec<String> {
+    let live: BTreeSet<&String> = layers.live.values().collect();
+    let overlays = layers.snapshots.values().flat_map(|parts| parts.overlays.values());
+    overlays.filter(|path| !live.contains(path)).cloned().collect()
+}

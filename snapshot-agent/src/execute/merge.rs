@@ -1,0 +1,216 @@
+//! Merging and removing what deleted external snapshots leave. Both steps can be repeated from their beginning.
+//!
+//! - **Merge**: what there is to merge is decided by the machine and the host as they are, until nothing is. Each merge is
+//!   noted in the journal before and after its data is copied: once it is, top and base are the same, and those that use
+//!   the top are sent to the base one by one, which only the journal can tell from a machine that was forked.
+//! - **Clean up**: files that nothing on the host reaches go first, then what libvirt has of deleted snapshots: as long as
+//!   that is there, it is known which files they were. What cannot go yet is left to the next deletion or revert.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use snapshot_core::layers::{Layers, Merge};
+use snapshot_core::operation::Request;
+use snapshot_core::{Error, Reason};
+
+use super::external::endangered;
+use super::work::{Halt, Work};
+use crate::hypervisor::{Failure, Observed};
+use crate::journal::Merging;
+
+/// The most merges of one disk in one operation; what is left after that is left to the next.
+const MOST_MERGES: usize = 200;
+/// How often a merge is tried when libvirt goes away in the middle.
+const MERGE_TRIES: u32 = 3;
+
+impl Work<'_> {
+    pub(super) fn merge_layers(&mut self, disk: &str) -> Result<(), Halt> {
+        for noted in self.merging.clone() {
+            if noted.merge.disk == disk {
+                self.finish_noted(&noted)?;
+            }
+        }
+        for _ in 0..MOST_MERGES {
+            let seen = self.look()?;
+            let elsewhere = self.elsewhere()?;
+            self.check_readable(&seen)?;
+            let merges = seen.layers.merges(&seen.layers.deleted(), &elsewhere);
+            let Some(merge) = merges.into_iter().find(|merge| merge.disk == disk) else { return Ok(()) };
+            self.merge(&merge)?;
+        }
+        Ok(())
+    }
+
+    /// What an earlier process noted: a merge that was begun begins again with all others; of one that was copied those
+    /// who use the top are sent to the base, and one that is all done leaves its files behind.
+    fn finish_noted(&mut self, noted: &Merging) -> Result<(), Halt> {
+        let seen = self.look()?;
+        let reached = seen.layers.reached(&BTreeSet::new());
+        let (merge, layers) = (&noted.merge, &seen.layers);
+        let child = noted.child.as_ref().and_then(|child| layers.files.get(child));
+        let moved = child.is_some_and(|child| child.backing.as_ref() == Some(&merge.base));
+        if noted.copied || moved || !reached.contains(merge.top.as_str()) {
+            self.after_copy(merge)?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn merge(&mut self, merge: &Merge) -> Result<(), Halt> {
+        let seen = self.look()?;
+        let lies_on_top =
+            |path: &&str| seen.layers.files.get(*path).is_some_and(|it| it.backing.as_ref() == Some(&merge.top));
+        let live = seen.layers.live.get(&merge.disk).filter(|_| seen.vm.is_active());
+        let child = live.and_then(|live| seen.layers.chain(live).find(lies_on_top)).map(str::to_owned);
+        let mut noted = Merging { merge: merge.clone(), child, copied: false };
+        self.note(&noted)?;
+        let mut attempt = 0;
+        loop {
+            attempt += 1;
+            let seen = self.look()?;
+            self.stale = true;
+            let failure = match self.shared.hypervisor.commit(&seen.vm, &seen.layers, merge, &self.follower()) {
+                Ok(()) => break,
+                Err(failure) => failure,
+            };
+            if let Failure::Precondition(error) = &failure
+                && error.reason() == Reason::Cancelled
+            {
+                return Err(if self.operation.is_cancelled() { Halt::Cancelled } else { Halt::LeftOff });
+            }
+            let now = self.look()?;
+            let child = noted.child.as_ref().and_then(|child| now.layers.files.get(child));
+            let moved = child.is_some_and(|child| child.backing.as_ref() == Some(&merge.base));
+            if moved || !now.layers.reached(&BTreeSet::new()).contains(merge.top.as_str()) {
+                tracing::warn!(%failure, "a merge failed and its data is in the base");
+                break;
+            }
+            if attempt == MERGE_TRIES {
+                return Err(self.error(&failure, None, "the files of the disk could not be merged").into());
+            }
+            tracing::warn!(%failure, attempt, "a merge failed; doing it again");
+        }
+        noted.copied = true;
+        self.note(&noted)?;
+        self.after_copy(merge)
+    }
+
+    /// Top and base have the same content: everybody uses the base, and what is above it goes.
+    fn after_copy(&mut self, merge: &Merge) -> Result<(), Halt> {
+        let mut attempt = 0;
+        let seen = loop {
+            attempt += 1;
+            let seen = self.look()?;
+            self.stale = true;
+            // Also where nobody lies on the top any more: libvirt has written down chains that are no longer so.
+            let redirected = self.shared.hypervisor.redirect(&seen.vm, &seen.layers, merge);
+            let seen = self.look()?;
+            let is_used = seen.layers.reached(&BTreeSet::new()).contains(merge.top.as_str());
+            match redirected {
+                Ok(()) if !is_used => break seen,
+                Ok(()) if attempt < MERGE_TRIES => {}
+                Ok(()) => {
+                    let message = format!("{} is still used after it was merged", merge.top);
+                    return Err(Error::new(Reason::HypervisorFailed, message).into());
+                }
+                Err(failure) => {
+                    tracing::warn!(%failure, attempt, "those that use a merged file could not all be sent to its base");
+                    if attempt == MERGE_TRIES {
+                        return Err(self.error(&failure, None, "the files of the disk could not be merged").into());
+                    }
+                }
+            }
+        };
+        let reached = seen.layers.reached(&BTreeSet::new());
+        let elsewhere = self.elsewhere()?;
+        let free = |path: &&String| !reached.contains(path.as_str()) && !elsewhere.contains(*path);
+        // Those that deleted snapshots froze are reached until these are dropped; the rest is known to nobody then.
+        let files: Vec<String> = merge.above.iter().filter(free).cloned().collect();
+        self.stale = true;
+        let unlinked = self.shared.hypervisor.unlink(&files);
+        unlinked.map_err(|failure| self.error(&failure, None, "merged files could not be removed"))?;
+        self.merging.retain(|noted| noted.merge != *merge);
+        Ok(())
+    }
+
+    fn note(&mut self, noted: &Merging) -> Result<(), Halt> {
+        self.merging.retain(|other| other.merge != noted.merge);
+        self.merging.push(noted.clone());
+        self.log.merging(noted).map_err(|error| {
+            Error::new(Reason::Internal, "the agent's journal cannot be written")
+                .with("cause", error.to_string())
+                .into()
+        })
+    }
+
+    pub(super) fn clean_up(&mut self) -> Result<(), Halt> {
+        for noted in self.merging.clone() {
+            self.finish_noted(&noted)?;
+        }
+        let cleaned = self.try_clean_up();
+        match (&self.entry.request, cleaned) {
+            // The machine is where it should be; the next deletion or revert cleans up.
+            (Request::Revert { .. }, Err(Halt::Failed(error))) => {
+                tracing::warn!(?error, "cleaning up after a revert failed");
+                Ok(())
+            }
+            (_, cleaned) => cleaned,
+        }
+    }
+
+    fn try_clean_up(&mut self) -> Result<(), Halt> {
+        let mut seen = self.look()?;
+        self.check_readable(&seen)?;
+        self.unguard(&endangered(&seen.layers));
+        let elsewhere = self.elsewhere()?;
+        let reverted = matches!(self.entry.request, Request::Revert { .. });
+        let left: BTreeSet<String> = self.entry.active.iter().filter(|_| reverted).cloned().collect();
+        for path in &left {
+            seen.layers.files.entry(path.clone()).or_default();
+        }
+        let remains = seen.layers.remains(&elsewhere, &left);
+        let homes = homes(&seen.layers);
+        let (files, abroad): (Vec<_>, Vec<_>) = remains
+            .files
+            .into_iter()
+            .partition(|path| Path::new(path).parent().is_some_and(|home| homes.contains(home)));
+        if !abroad.is_empty() {
+            tracing::warn!(?abroad, "files of deleted snapshots are not in the folders of the machine's images; left");
+        }
+        self.stale = true;
+        let unlinked = self.shared.hypervisor.unlink(&files);
+        unlinked.map_err(|failure| self.error(&failure, None, "files of deleted snapshots could not be removed"))?;
+        for id in &remains.snapshots {
+            match self.shared.hypervisor.forget(seen.vm.id, id) {
+                Ok(()) | Err(Failure::SnapshotGone) => {}
+                Err(failure) => {
+                    if self.look()?.layers.snapshots.contains_key(id) {
+                        let doing = "the deleted snapshot could not be removed from libvirt";
+                        return Err(self.error(&failure, Some(id), doing).into());
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn elsewhere(&self) -> Result<BTreeSet<String>, Halt> {
+        let elsewhere = self.shared.hypervisor.elsewhere(self.entry.vm);
+        elsewhere.map_err(|failure| self.error(&failure, None, "what other machines use could not be found out").into())
+    }
+
+    fn check_readable(&self, seen: &Observed) -> Result<(), Halt> {
+        match &seen.layers.unreadable {
+            Some(path) => {
+                let message = "an image of the machine cannot be read, so it is not known which of them are needed";
+                Err(Error::new(Reason::HypervisorFailed, message).with("path", path).into())
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+/// The folders of the machine's images.
+fn homes(layers: &Layers) -> BTreeSet<&Path> {
+    let frozen = layers.snapshots.values().flat_map(|parts| parts.frozen.values());
+    layers.live.values().chain(frozen).filter_map(|path| Path::new(path).parent()).collect()
+}

@@ -1,0 +1,200 @@
+//! External snapshots: taking them and going back to them.
+
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use snapshot_core::ids::{SnapshotId, VmId};
+use snapshot_core::layers::{Layers, Parts};
+use snapshot_core::plan::PowerState;
+use snapshot_core::vm::{VmFacts, VmState};
+use snapshot_core::{Error, Reason};
+use virt_sys as sys;
+
+use super::super::{Failure, NewExternal, Watch, snapshot_write, snapshot_xml};
+use super::action::{full_xml, redefine, revert_internal, snapshot};
+use super::files::is_same;
+use super::link::{Connection, Link};
+
+/// How often a long call is asked how far it is.
+const ASK_EVERY: Duration = Duration::from_millis(100);
+/// The longest that a guest's file systems stay frozen.
+const FROZEN_AT_MOST: Duration = Duration::from_secs(10);
+/// How long a guest's memory may take to be saved. One that writes faster than the disk does would never end.
+const SAVED_WITHIN: Duration = Duration::from_secs(15 * 60);
+/// libvirt names the overlay of a revert after the second it is made in.
+const ONE_NAME: Duration = Duration::from_millis(1100);
+
+/// Takes an external snapshot: freeze, create, thaw. While the memory is saved, another thread tells how far it is and ends
+/// it when it is told to.
+pub(super) fn create(
+    actions: &Link,
+    looks: &Link,
+    vm: &VmFacts,
+    new: &NewExternal<'_>,
+    watch: &dyn Watch,
+) -> Result<(), Failure> {
+    check_targets(new)?;
+    let xml = snapshot_write::create_external(new, vm)?;
+    let mut flags = sys::VIR_DOMAIN_SNAPSHOT_CREATE_ATOMIC;
+    if new.memory_file.is_none() {
+        flags |= sys::VIR_DOMAIN_SNAPSHOT_CREATE_DISK_ONLY;
+    } else if vm.state == VmState::Running {
+        flags |= sys::VIR_DOMAIN_SNAPSHOT_CREATE_LIVE;
+    }
+    if new.quiesce {
+        actions.act("freeze", |connection| freeze(connection, vm.id))?;
+    }
+    let (done, since) = (AtomicBool::new(false), Instant::now());
+    let created = thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut thawed = false;
+            while !done.load(Ordering::Acquire) {
+                if new.memory_file.is_some() {
+                    let end = watch.is_cancelled() || since.elapsed() > SAVED_WITHIN;
+                    let told = looks.look("job", |connection| saving(connection, vm.id, end));
+                    if let Ok(Some((saved, of))) = told {
+                        watch.progress(saved, of);
+                    }
+                }
+                if new.quiesce && !thawed && since.elapsed() > FROZEN_AT_MOST {
+                    tracing::warn!("the guest was frozen for too long; thawing it");
+                    thawed = looks.look("thaw", |connection| thaw(connection, vm.id)).is_ok();
+                }
+                thread::park_timeout(ASK_EVERY);
+            }
+        });
+        let created = actions.act("create_external", |connection| {
+            let domain = connection.domain(vm.id)?;
+            domain.create_snapshot_xml(&xml, flags)?;
+            Ok(())
+        });
+        done.store(true, Ordering::Release);
+        created
+    });
+    if new.quiesce
+        && let Err(failure) = actions.act("thaw", |connection| thaw(connection, vm.id))
+    {
+        tracing::warn!(%failure, "the guest's file systems could not be thawed");
+    }
+    created
+}
+
+/// libvirt writes over a running state that exists, without a word.
+fn check_targets(new: &NewExternal<'_>) -> Result<(), Failure> {
+    let targets = new.overlays.values().map(String::as_str).chain(new.memory_file);
+    for path in targets {
+        if !matches!(Path::new(path).try_exists(), Ok(false)) {
+            let message = format!("{path} exists");
+            return Err(Failure::Precondition(Error::new(Reason::TargetExists, message).with("path", path)));
+        }
+    }
+    Ok(())
+}
+
+/// How far the memory is saved, in bytes; ends it where it is to end.
+fn saving(connection: &Connection, vm: VmId, end: bool) -> Result<Option<(u64, u64)>, Failure> {
+    let domain = connection.domain(vm)?;
+    // SAFETY: a structure of numbers, for which zero is a value.
+    let mut info: sys::virDomainJobInfo = unsafe { std::mem::zeroed() };
+    // SAFETY: the domain is valid as long as the reference, and the place outlives the call.
+    if unsafe { sys::virDomainGetJobInfo(domain.as_ptr(), &mut info) } < 0 {
+        return Err(virt::error::Error::last_error().into());
+    }
+    let kind = u32::try_from(info.type_).unwrap_or_default();
+    if !matches!(kind, sys::VIR_DOMAIN_JOB_BOUNDED | sys::VIR_DOMAIN_JOB_UNBOUNDED) {
+        return Ok(None);
+    }
+    // SAFETY: the domain is valid as long as the reference.
+    if end && unsafe { sys::virDomainAbortJob(domain.as_ptr()) } < 0 {
+        return Err(virt::error::Error::last_error().into());
+    }
+    Ok(Some((info.dataProcessed, info.dataTotal)))
+}
+
+fn freeze(connection: &Connection, vm: VmId) -> Result<(), Failure> {
+    let domain = connection.domain(vm)?;
+    // SAFETY: the domain is valid as long as the reference; no mount points means all of them.
+    if unsafe { sys::virDomainFSFreeze(domain.as_ptr(), std::ptr::null_mut(), 0, 0) } >= 0 {
+        return Ok(());
+    }
+    let error = virt::error::Error::last_error();
+    let (reason, message) = match error.code().to_raw() {
+        sys::VIR_ERR_ARGUMENT_UNSUPPORTED | sys::VIR_ERR_CONFIG_UNSUPPORTED => {
+            (Reason::GuestAgentAbsent, "the machine has no channel to a guest agent")
+        }
+        sys::VIR_ERR_AGENT_UNRESPONSIVE => (Reason::GuestAgentSilent, "the guest agent does not answer"),
+        sys::VIR_ERR_AGENT_COMMAND_FAILED => (Reason::GuestFrozen, "the guest's file systems cannot be frozen now"),
+        _ => return Err(error.into()),
+    };
+    Err(Failure::Precondition(Error::new(reason, message).with("libvirt_message", error.message())))
+}
+
+pub(super) fn thaw(connection: &Connection, vm: VmId) -> Result<(), Failure> {
+    let domain = connection.domain(vm)?;
+    // SAFETY: the domain is valid as long as the reference; no mount points means all of them.
+    if unsafe { sys::virDomainFSThaw(domain.as_ptr(), std::ptr::null_mut(), 0, 0) } < 0 {
+        return Err(virt::error::Error::last_error().into());
+    }
+    Ok(())
+}
+
+pub(super) fn revert(
+    connection: &Connection,
+    vm: VmId,
+    layers: &Layers,
+    id: &SnapshotId,
+    then: PowerState,
+) -> Result<(), Failure> {
+    let (domain, target) = snapshot(connection, vm, id)?;
+    let xml = full_xml(&target)?;
+    let recorded = snapshot_xml::parse(&xml)?;
+    if let Some((current, parts)) = layers.snapshots.iter().find(|(_, parts)| parts.is_current) {
+        give_up_active(connection, vm, layers, current, parts)?;
+    }
+    let followed = snapshot_write::without_chains(&xml)?;
+    if followed != xml && !layers.snapshots.get(id).is_some_and(|parts| parts.is_current) {
+        redefine(&domain, &target, &followed)?;
+    }
+    let taken =
+        |second: u64| recorded.files.frozen.values().any(|(path, _)| path.with_extension(second.to_string()).exists());
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    if taken(now) || taken(now + 1) {
+        thread::sleep(ONE_NAME);
+    }
+    revert_internal(connection, vm, id, then)
+}
+
+/// libvirt removes what it has as the overlays of the current snapshot, even where another branch lies on them. So it gets
+/// the active files as such, which are what the revert gives up.
+fn give_up_active(
+    connection: &Connection,
+    vm: VmId,
+    layers: &Layers,
+    current: &SnapshotId,
+    parts: &Parts,
+) -> Result<(), Failure> {
+    let (domain, snapshot) = snapshot(connection, vm, current)?;
+    let before = full_xml(&snapshot)?;
+    let mut xml = snapshot_write::without_chains(&before)?;
+    for (target, path) in snapshot_xml::parse(&xml)?.files.overlays {
+        let (Some(live), Some(frozen)) = (layers.live.get(&target), parts.frozen.get(&target)) else { continue };
+        let lies_above = live != frozen && layers.chain(live).any(|path| path == frozen);
+        if lies_above && !is_same(&path, live) {
+            xml = snapshot_write::with_source(&xml, &path.to_string_lossy(), live, "qcow2")?;
+        }
+    }
+    if xml == before { Ok(()) } else { redefine(&domain, &snapshot, &xml) }
+}
+
+pub(super) fn mark_deleted(connection: &Connection, vm: VmId, id: &SnapshotId) -> Result<(), Failure> {
+    let (domain, snapshot) = snapshot(connection, vm, id)?;
+    let xml = full_xml(&snapshot)?;
+    let recorded = snapshot_xml::parse(&xml)?;
+    if recorded.deleted {
+        return Ok(());
+    }
+    let marked = snapshot_write::with_description(&xml, &recorded.label.encode_deleted())?;
+    redefine(&domain, &snapshot, &marked)
+}

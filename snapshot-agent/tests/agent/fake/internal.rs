@@ -1,0 +1,73 @@
+//! Internal snapshots of the host of variables.
+
+use super::*;
+
+impl Machine {
+    pub(super) fn listed(&self, id: &SnapshotId) -> Result<&SnapshotFacts, Failure> {
+        self.snapshots.iter().find(|snapshot| snapshot.id == *id).ok_or(Failure::SnapshotGone)
+    }
+
+    pub(super) fn create(&mut self, id: &SnapshotId, label: &Label, memory: bool) -> Result<(), Failure> {
+        if memory == (self.vm.state == VmState::Shutoff) || self.images.iter().any(|image| image.contains_key(id)) {
+            return Err(Failure::Refused { code: 9, message: "not so".to_owned() });
+        }
+        for (image, content) in self.images.iter_mut().zip(&self.disks) {
+            image.insert(id.clone(), *content);
+        }
+        let parent = self.snapshots.iter().find(|snapshot| snapshot.is_current).map(|snapshot| snapshot.id.clone());
+        self.snapshots.iter_mut().for_each(|snapshot| snapshot.is_current = false);
+        self.snapshots.push(SnapshotFacts {
+            id: id.clone(),
+            parent,
+            is_current: true,
+            create_time: 1_700_000_000 + self.snapshots.len() as i64,
+            label: label.clone(),
+            content: if memory { Content::DisksAndMemory } else { Content::Disks },
+            storage: Storage::Internal,
+            vm_state: match self.vm.state {
+                VmState::Running => RecordedState::Running,
+                VmState::Paused => RecordedState::Paused,
+                _ => RecordedState::Shutoff,
+            },
+            disks: vec!["vda".to_owned(), "vdb".to_owned()],
+            size_bytes: 0,
+            origin: Origin::Service,
+            broken: None,
+        });
+        Ok(())
+    }
+
+    pub(super) fn delete(&mut self, id: &SnapshotId, images: bool) -> Result<(), Failure> {
+        let removed = self.listed(id)?.clone();
+        self.forget_parts(id);
+        self.snapshots.retain(|snapshot| snapshot.id != *id);
+        for snapshot in &mut self.snapshots {
+            if snapshot.parent.as_ref() == Some(id) {
+                snapshot.parent.clone_from(&removed.parent);
+            }
+            snapshot.is_current |= removed.is_current && Some(&snapshot.id) == removed.parent.as_ref();
+        }
+        if images {
+            self.images.iter_mut().for_each(|image| _ = image.remove(id));
+        }
+        Ok(())
+    }
+
+    pub(super) fn revert(&mut self, id: &SnapshotId, then: PowerState, run: u32) -> Result<(), Failure> {
+        self.listed(id)?;
+        self.disks = self.images.iter().map(|image| image.get(id).copied().unwrap_or('?')).collect();
+        self.snapshots.iter_mut().for_each(|snapshot| snapshot.is_current = snapshot.id == *id);
+        (self.vm.state, self.instance, self.paused_by) = match then {
+            PowerState::Running => (VmState::Running, Some(run), None),
+            PowerState::Paused => (VmState::Paused, Some(run), Some(PausedBy::Something)),
+            PowerState::Off => (VmState::Shutoff, None, None),
+        };
+        Ok(())
+    }
+
+    pub(super) fn contents(&self) -> BTreeMap<PathBuf, Option<BTreeSet<String>>> {
+        let names = |image: &BTreeMap<SnapshotId, char>| image.keys().map(ToString::to_string).collect();
+        let paths = self.vm.disks.iter().map(|disk| PathBuf::from(&disk.path));
+        paths.zip(self.images.iter().map(|image| Some(names(image)))).collect()
+    }
+}
