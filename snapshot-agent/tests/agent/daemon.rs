@@ -17,7 +17,7 @@ use tonic::Code;
 
 use crate::external::Bench;
 use crate::guest::{FOLDER, Guest, Host, QEMU_CONF};
-use crate::served::{Agent, create, id, inventory};
+use crate::served::{Agent, create, end, id, inventory, spec};
 
 const DEADLINE: Duration = Duration::from_secs(60);
 
@@ -179,15 +179,15 @@ async fn operations_outlive_the_daemon() {
     for millis in [30, 150, 600] {
         guest.write('B');
         let request = Request::Revert { snapshot: first.clone(), run_after: RunAfter::AsRecorded, save_current: None };
-        let agent = &agent;
-        let (ended, ()) = tokio::join!(agent.run(vm, request), async {
+        // Until it is taken on, a daemon that is gone is a reason to refuse it.
+        let taken_on = agent.begin(&spec(vm, request), &agent.all()).await.unwrap();
+        let (ended, ()) = tokio::join!(end(taken_on), async {
             tokio::time::sleep(Duration::from_millis(millis)).await;
             tokio::task::block_in_place(|| {
                 daemon.kill();
                 daemon.start_again();
             });
         });
-        let ended = ended.unwrap();
         assert_eq!(ended.state(), OperationState::Succeeded, "{millis} ms: {:?}", ended.error);
         let report = guest.report();
         assert_eq!((report.disk, report.ram, report.second), ('A', 'A', Some('A')), "{millis} ms");
