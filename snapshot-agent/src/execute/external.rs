@@ -68,12 +68,12 @@ impl Observed {
 }
 
 impl Work<'_> {
-    pub(super) fn follower(&self) -> Follower<'_> {
+    pub(super) fn follower(&self, may_stop: bool) -> Follower<'_> {
         let phase = self.entry.steps.get(self.done).map(ToString::to_string).unwrap_or_default();
         Follower {
             operation: self.operation,
             stopping: &self.shared.stopping,
-            cancellable: self.entry.cancellable,
+            cancellable: may_stop && self.entry.cancellable,
             phase,
             steps: (self.done, self.entry.steps.len()),
         }
@@ -91,7 +91,7 @@ impl Work<'_> {
         let new = NewExternal { id, label: &label, overlays: &overlays, memory_file: memory_file.as_deref(), quiesce };
         let (start, was_running) = (Instant::now(), seen.vm.state == VmState::Running);
         self.stale = true;
-        let result = self.shared.hypervisor.create_external(&seen.vm, &new, &self.follower());
+        let result = self.shared.hypervisor.create_external(&seen.vm, &new, &self.follower(true));
         if let Err(Failure::Precondition(error)) = &result {
             return Err(error.clone().with("vm", proto::names::vm(seen.vm.id)).into());
         }
@@ -105,7 +105,7 @@ impl Work<'_> {
             self.pause = (memory && was_running).then_some(took);
             return Ok(());
         }
-        let cancelled = self.follower().is_cancelled();
+        let cancelled = self.follower(true).is_cancelled();
         let error = match &result {
             Err(failure) => self.error(failure, Some(id), "the snapshot could not be taken"),
             Ok(()) => Error::new(Reason::HypervisorFailed, "libvirt took the snapshot, and it is not whole"),
@@ -129,7 +129,7 @@ impl Work<'_> {
             let Some((disk, top)) = own.map(|(disk, top)| (disk.clone(), top.clone())) else { break };
             let base = seen.layers.files.get(&top).and_then(|layer| layer.backing.clone());
             let base = base.ok_or_else(|| Error::new(Reason::HypervisorFailed, format!("{top} lies on nothing")))?;
-            self.merge(&Merge { disk, above: vec![top.clone()], top, base, bytes: 0 })?;
+            self.merge(&Merge { disk, above: vec![top.clone()], top, base, bytes: 0 }, false)?;
         }
         let seen = self.look()?;
         self.stale = true;

@@ -36,7 +36,7 @@ impl Work<'_> {
             self.check_readable(&seen)?;
             let merges = seen.layers.merges(&seen.layers.deleted(), &elsewhere);
             let Some(merge) = merges.into_iter().find(|merge| merge.disk == disk) else { return Ok(()) };
-            self.merge(&merge)?;
+            self.merge(&merge, true)?;
         }
         Ok(())
     }
@@ -55,7 +55,8 @@ impl Work<'_> {
         Ok(())
     }
 
-    pub(super) fn merge(&mut self, merge: &Merge) -> Result<(), Halt> {
+    /// `may_stop` says whether it is ended when somebody asks for that; what is taken back has to be taken back to its end.
+    pub(super) fn merge(&mut self, merge: &Merge, may_stop: bool) -> Result<(), Halt> {
         let seen = self.look()?;
         let lies_on_top =
             |path: &&str| seen.layers.files.get(*path).is_some_and(|it| it.backing.as_ref() == Some(&merge.top));
@@ -68,7 +69,8 @@ impl Work<'_> {
             attempt += 1;
             let seen = self.look()?;
             self.stale = true;
-            let failure = match self.shared.hypervisor.commit(&seen.vm, &seen.layers, merge, &self.follower()) {
+            let follower = self.follower(may_stop);
+            let failure = match self.shared.hypervisor.commit(&seen.vm, &seen.layers, merge, &follower) {
                 Ok(()) => break,
                 Err(failure) => failure,
             };

@@ -71,6 +71,10 @@ struct Source {
     dev: Option<PathBuf>,
     #[serde(rename = "@protocol")]
     protocol: Option<String>,
+    #[serde(rename = "@pool")]
+    pool: Option<String>,
+    #[serde(rename = "@volume")]
+    volume: Option<String>,
     #[serde(rename = "@startupPolicy")]
     startup_policy: Option<String>,
 }
@@ -145,6 +149,14 @@ impl Domain {
     /// The files and formats of its disks.
     pub(super) fn files(&self) -> Vec<(PathBuf, String)> {
         self.disks().filter_map(|disk| Some((disk.path?, disk.format))).collect()
+    }
+
+    /// The pools, names and formats of disks that are volumes of a pool.
+    pub(super) fn volumes(&self) -> impl Iterator<Item = (&str, &str, String)> {
+        self.devices.disks.iter().filter_map(|disk| {
+            let source = disk.source.as_ref()?;
+            Some((source.pool.as_deref()?, source.volume.as_deref()?, disk.disk().format))
+        })
     }
 
     /// The media without which the machine does not start.

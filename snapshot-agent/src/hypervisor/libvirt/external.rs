@@ -18,7 +18,7 @@ use super::files::is_same;
 use super::link::{Connection, Link};
 
 /// How often a long call is asked how far it is.
-const ASK_EVERY: Duration = Duration::from_millis(100);
+const ASK_EVERY: Duration = Duration::from_millis(20);
 /// The longest that a guest's file systems stay frozen.
 const FROZEN_AT_MOST: Duration = Duration::from_secs(10);
 /// How long a guest's memory may take to be saved. One that writes faster than the disk does would never end.

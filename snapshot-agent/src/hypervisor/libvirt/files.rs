@@ -25,7 +25,7 @@ pub(super) fn elsewhere(connection: &Connection, vm: VmId) -> Result<BTreeSet<St
         if VmId::from_uuid(domain.uuid()?) == vm {
             continue;
         }
-        match reached(&domain) {
+        match reached(connection, &domain) {
             Ok(files) => files.into_iter().for_each(|(path, format)| _ = images.follow(&mut layers, &path, &format)),
             // Removed by somebody else since it was listed.
             Err(Failure::VmGone) => {}
@@ -38,11 +38,15 @@ pub(super) fn elsewhere(connection: &Connection, vm: VmId) -> Result<BTreeSet<St
     Ok(layers.files.into_keys().collect())
 }
 
-fn reached(domain: &Domain) -> Result<BTreeMap<PathBuf, String>, Failure> {
+fn reached(connection: &Connection, domain: &Domain) -> Result<BTreeMap<PathBuf, String>, Failure> {
     let mut files = BTreeMap::new();
     for flags in [0, sys::VIR_DOMAIN_XML_INACTIVE] {
         let xml = domain_xml::parse(&domain.xml_desc(flags)?)?;
         files.extend(xml.files());
+        for (pool, name, format) in xml.volumes() {
+            let pool = connection.connect().lookup_storage_pool_by_name(pool)?;
+            files.insert(PathBuf::from(pool.lookup_storage_vol_by_name(name)?.path()?), format);
+        }
         files.extend(xml.media().map(|medium| (medium.path, "raw".to_owned())));
     }
     for snapshot in domain.list_all_snapshots(0)? {
