@@ -180,7 +180,7 @@ subtest 'what would destroy snapshots is refused, and nothing else is' => sub {
     is $domain->spinoff, 'spinoff', 'without a snapshot it is done';
     my $client = client('desk-2', qw(read create delete));
     my $taken  = $client->wait($client->create($stage->guest('desk-2')->{uuid}, name => 'in the way'), timeout => PATIENCE);
-    like reason(sub { $domain->spinoff }), qr/desk-2 has 1 snapshot, and a spinoff would destroy them/, 'with one it is not';
+    like reason(sub { $domain->spinoff }), qr/desk-2 has 1 snapshot, and a spinoff would destroy it\. Remove it first/, 'with one it is not';
     like reason(sub { $domain->change_hardware('disk', 0, {}) }), qr/changing a disk/, 'nor are its disks changed';
     is $domain->change_hardware('memory', 0, {}), 'change memory', 'its memory is';
     agree('desk-2', 'and the snapshot is there', $taken->{snapshot} =~ s{.*/}{}r);

@@ -6,6 +6,7 @@ import type { TokenSource } from "./tokens";
 
 /** How long before its end a token is replaced. */
 const MARGIN_MS = 10_000;
+const HTTP_UNAUTHORIZED = 401;
 const FIRST_PAUSE_MS = 2000;
 const LONGEST_PAUSE_MS = 30_000;
 
@@ -78,9 +79,13 @@ export class FetchedTokens implements TokenSource {
   async #ask(): Promise<Answer> {
     try {
       const response = await fetch(this.#url, { method: "POST", credentials: "same-origin" });
+      if (response.status === HTTP_UNAUTHORIZED) {
+        // Often with the login form for a body. Only the user can help: by logging in on this site again.
+        return { error: { message: t("error.TOKEN_MISSING"), retryable: false } };
+      }
       return (await response.json()) as Answer;
     } catch {
-      // No network, or a page where JSON was expected: the login form, perhaps, or a proxy's own words.
+      // No network, or a page where JSON was expected: a proxy's own words.
       return {};
     }
   }

@@ -72,9 +72,22 @@ describe("tokens from the page's server", () => {
     assert.equal(told, 0);
   });
 
+  it("are not asked for again when the session is over", async () => {
+    mock.timers.enable({ apis: ["setTimeout"] });
+    route(() => new Response("<html>log in</html>", { status: 401 }));
+    const shown: (string | undefined)[] = [];
+    const tokens = new FetchedTokens("/token", (message) => shown.push(message));
+    let told = 0;
+    tokens.onChange(() => (told += 1));
+    await tokens.get();
+    mock.timers.tick(3_600_000);
+    assert.deepEqual(shown, ["You are not signed in."]);
+    assert.equal(told, 0);
+  });
+
   it("survive a lost network and a page where JSON was expected", async () => {
     mock.timers.enable({ apis: ["setTimeout"] });
-    route(() => Promise.reject(new TypeError("network")), () => new Response("<html>log in</html>"), token("a"));
+    route(() => Promise.reject(new TypeError("network")), () => new Response("<html>502</html>"), token("a"));
     const shown: (string | undefined)[] = [];
     const tokens = new FetchedTokens("/token", (message) => shown.push(message));
     assert.equal(await tokens.get(), undefined);

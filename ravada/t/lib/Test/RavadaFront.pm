@@ -23,7 +23,7 @@ package Ravada::Front {
 
 sub app ($class, $config_file) {
     my $app = Mojolicious->new(secrets => ['test']);
-    $app->log->level('fatal') if !$ENV{TEST_VERBOSE};
+    $app->log->level('fatal');
     # As Ravada does: first the file, whose plugins are loaded at once, then everything else.
     $app->plugin(Config => { file => $config_file, default => {} });
     $app->helper(l => sub ($c, $text) { return $text eq 'Snapshots' ? "Instant\x{e0}nies" : $text });

@@ -53,10 +53,10 @@ sub guard ($hooks, $domain, $what) {
     }
     my $name   = $machine->name;
     my $policy = eval { $hooks->config->get('while_snapshots') } // 'refuse';
-    my $has    = $count == 1 ? '1 snapshot' : "$count snapshots";
-    die "$name has $has, and $what would destroy them. Remove them first.\n" if $policy eq 'refuse';
+    my ($has, $them, $they) = $count == 1 ? ('1 snapshot', 'it', 'It') : ("$count snapshots", 'them', 'They');
+    die "$name has $has, and $what would destroy $them. Remove $them first.\n" if $policy eq 'refuse';
     eval { $machine->purge; 1 }
-        or die "$name has $has, and $what would destroy them. They could not be removed: " . _sentence($@) . "\n";
+        or die "$name has $has, and $what would destroy $them. $they could not be removed: " . _sentence($@) . "\n";
     return;
 }
 
