@@ -1,5 +1,7 @@
 //! Operations: repeated, only asked about, stopped, listed.
 
+use std::time::{Duration, Instant};
+
 use proto::v1;
 use rustix::process::{Pid, Signal, kill_process};
 use tests::client::{OPERATIONS, Refusal};
@@ -181,4 +183,24 @@ async fn pages_go_on_where_they_ended_whatever_comes_and_goes() {
     let told: Vec<&str> = newest.operations.iter().chain(&older.operations).map(|one| one.name.as_str()).collect();
     let whole = operations_of(&lab.client, &guest).await;
     assert_eq!(told, whole.iter().skip(1).take(6).map(|one| one.name.as_str()).collect::<Vec<_>>());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_caller_that_goes_away_leaves_no_operation_that_nobody_follows() {
+    let lab = Lab::start().unwrap();
+    let guest = lab.guest("student").await.unwrap();
+    lab.set(&guest, Power::Off).await.unwrap();
+    // From before the request is read to after it is answered.
+    for step in 0..60 {
+        let request = create(&guest, "given up", &key());
+        let given_up = tokio::time::timeout(Duration::from_micros(200 * step), lab.client.create_as(request)).await;
+        let begun = Instant::now();
+        loop {
+            let all = operations_of(&lab.client, &guest).await;
+            let open = |operation: &&v1::Operation| operation.end_time.is_none();
+            let Some(open) = all.iter().find(open) else { break };
+            assert!(begun.elapsed() < Duration::from_secs(60), "given up after step {step}, {given_up:?}: {open:?}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
 }
