@@ -48,9 +48,9 @@ lint: setup-test web ## Formatting, lints, the rules of the .proto files
 	cargo clippy --workspace --all-targets -- -D warnings
 
 .PHONY: bench
-bench: setup-test web ## Latency beside libvirt's own, and memory; writes target/bench/report.json
+bench: setup-test web ## Latency, memory and cascades beside libvirt's own; writes target/bench/report.json
 	cargo build --workspace --release
-	target/release/bench
+	target/release/bench $(WHAT)
 
 .PHONY: faults
 faults: setup-test web ## Kill, cut and fill while guests are worked on: N kills from the seed SEED (100, 1)

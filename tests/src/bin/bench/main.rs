@@ -1,12 +1,15 @@
-//! `make bench`: how long create, revert, delete and list take through gateway, API and agent, beside the same calls on
+//! `make bench [WHAT=latency|cascade]`: how long create, revert, delete and list take through gateway, API and agent, beside the same calls on
 //! a warm libvirt connection and by the virsh process, and how much memory the three processes need.
 //!
 //! All three ways work on the same guest of the same private daemon, in turn, within one run, so that what the machine
-//! does besides disturbs them alike. Ratios can be compared between machines; milliseconds cannot.
+//! does besides disturbs them alike. Ratios can be compared between machines; milliseconds cannot. Then how long the
+//! deletion of many snapshots takes, and how much it writes ([`cascade`]).
 
 #![expect(clippy::print_stdout, reason = "the table is what the command is for")]
 
+mod cascade;
 mod report;
+mod volume;
 mod ways;
 
 use anyhow::Result;
@@ -22,6 +25,20 @@ const ROUNDS_RUNNING: usize = 8;
 
 #[tokio::main]
 async fn main() -> Result<()> {
+    let what = std::env::args().nth(1);
+    let wanted = |name: &str| what.as_deref().is_none_or(|what| what == name);
+    let mut report = Report::default();
+    if wanted("latency") {
+        latency(&mut report).await?;
+        report.print();
+    }
+    if wanted("cascade") {
+        report.cascades(cascade::measure().await?);
+    }
+    report.save()
+}
+
+async fn latency(report: &mut Report) -> Result<()> {
     let mut cluster = Cluster::with_daemons(&["alpha"])?;
     let images = cluster.host("alpha")?.libvirtd()?.images()?;
     let off = Guest::new(&images, "bench-off")?;
@@ -29,7 +46,6 @@ async fn main() -> Result<()> {
     let daemon = cluster.host("alpha")?.libvirtd()?;
     daemon.define(&off)?;
     daemon.define(&running)?;
-    let mut report = Report::default();
     report.memory(&mut cluster)?;
     let token = cluster.identity().token_for("bench", "*", &tests::cluster::ALL_ACTIONS, "900")?;
     let daemon = cluster.host("alpha")?.libvirtd()?;
@@ -52,8 +68,7 @@ async fn main() -> Result<()> {
         }
         report.add(state, &samples);
     }
-    report.print();
-    report.save()
+    Ok(())
 }
 
 /// One round: take a snapshot, list, go back to it, delete it.

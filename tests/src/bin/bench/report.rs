@@ -36,6 +36,7 @@ impl Samples {
 #[derive(Default)]
 pub struct Report {
     rows: Vec<Value>,
+    cascades: Vec<Value>,
     memory: serde_json::Map<String, Value>,
 }
 
@@ -55,6 +56,11 @@ impl Report {
                 "virsh_p95_ms": virsh.quantile(number, 0.95),
             }));
         }
+    }
+
+    /// What deleting many snapshots took.
+    pub fn cascades(&mut self, rows: Vec<Value>) {
+        self.cascades = rows;
     }
 
     /// The resident memory of the three idle processes, in MiB.
@@ -94,7 +100,8 @@ impl Report {
     pub fn save(&self) -> Result<()> {
         let folder = tools::build_dir()?.parent().context("the build folder has no parent")?.join("bench");
         fs::create_dir_all(&folder)?;
-        let text = serde_json::to_string_pretty(&json!({ "rows": self.rows, "rss_mib": self.memory }))?;
+        let rows: Vec<&Value> = self.rows.iter().chain(&self.cascades).collect();
+        let text = serde_json::to_string_pretty(&json!({ "rows": rows, "rss_mib": self.memory }))?;
         fs::write(folder.join("report.json"), text + "\n")?;
         Ok(())
     }

@@ -1,0 +1,176 @@
+//! The deletion of a whole line of snapshots: through our service, and by libvirt's own calls one by one.
+//!
+//! Every way works on a line of its own, made the same way, on a file system that counts what is written to it.
+
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use proto::v1;
+use serde_json::{Value, json};
+use tests::client::Client;
+use tests::cluster::{Backend, Cluster, HostPlan};
+use tests::guest::Guest;
+use tests::libvirtd::Libvirtd;
+use tests::tools::run;
+use uuid::Uuid;
+
+use crate::volume::Volume;
+
+/// What the guest wrote between two snapshots: each to another place, so that nothing of it can be left out.
+const WRITTEN: u64 = 2 << 20;
+/// Where the first of it is; before it are the boot sector and what the guest writes by itself.
+const FIRST: u64 = 2 << 20;
+/// The policy under which external snapshots are taken.
+const POLICY: &str = "stable_paths = false\nmax_snapshots_per_vm = 1000\nspace_margin_bytes = 0\n";
+
+/// A line of snapshots.
+#[derive(Clone, Copy)]
+struct Line {
+    storage: v1::StorageKind,
+    length: u64,
+    running: bool,
+}
+
+/// A way to delete it.
+#[derive(Clone, Copy, PartialEq)]
+enum Way {
+    Ours,
+    /// One by one: the argument of `cascade.py`.
+    Libvirt(&'static str),
+}
+
+/// What a deletion took.
+struct Cost {
+    time: Duration,
+    /// The longest that could not be stopped or told of: between two messages of the operation, or in one call.
+    longest: Duration,
+    bytes: u64,
+}
+
+/// Measures every line by every way.
+pub async fn measure() -> Result<Vec<Value>> {
+    let external = [Way::Ours, Way::Libvirt("leaf-first"), Way::Libvirt("root-first")];
+    let internal = [Way::Ours, Way::Libvirt("leaf-first"), Way::Libvirt("root-first"), Way::Libvirt("children")];
+    let mut rows = Vec::new();
+    for (storage, length, ways) in [
+        (v1::StorageKind::External, 6, &external[..]),
+        (v1::StorageKind::External, 30, &external[..]),
+        (v1::StorageKind::Internal, 200, &internal[..]),
+    ] {
+        for running in [false, true] {
+            let line = Line { storage, length, running };
+            let mut row = json!({
+                "work": "cascade",
+                "storage": storage.as_str_name().trim_start_matches("STORAGE_KIND_").to_lowercase(),
+                "length": length,
+                "state": if running { "running" } else { "off" },
+            });
+            for way in ways {
+                let cost = one(line, *way).await?;
+                let name = match way {
+                    Way::Ours => "ours".to_owned(),
+                    Way::Libvirt(order) => order.replace('-', "_"),
+                };
+                row[format!("{name}_s")] = json!((cost.time.as_secs_f64() * 1e3).round() / 1e3);
+                row[format!("{name}_longest_s")] = json!((cost.longest.as_secs_f64() * 1e3).round() / 1e3);
+                row[format!("{name}_written_mib")] = json!(cost.bytes >> 20);
+            }
+            print(&row);
+            rows.push(row);
+        }
+    }
+    Ok(rows)
+}
+
+fn print(row: &Value) {
+    let (state, storage) = (row["state"].as_str().unwrap_or(""), row["storage"].as_str().unwrap_or(""));
+    println!("deleting {} {storage} snapshots in a line, {state}: seconds, longest step, MiB written", row["length"]);
+    for way in ["ours", "leaf_first", "root_first", "children"] {
+        if let Some(seconds) = row[format!("{way}_s")].as_f64() {
+            let (longest, mib) = (&row[format!("{way}_longest_s")], &row[format!("{way}_written_mib")]);
+            println!("  {way:<12} {seconds:>8.2} {longest:>8.2} {mib:>8}");
+        }
+    }
+}
+
+async fn one(line: Line, way: Way) -> Result<Cost> {
+    let volume = Volume::mount()?;
+    let host = HostPlan::on("alpha", Backend::Daemon(Libvirtd::start()?)).policy(POLICY);
+    let cluster = Cluster::start(vec![host])?;
+    let daemon = cluster.host("alpha")?.libvirtd()?;
+    let guest = Guest::new(&volume.folder()?, "bench")?;
+    daemon.define(&guest)?;
+    let client =
+        Client::grpc(&cluster, cluster.identity().token_for("bench", "*", &tests::cluster::ALL_ACTIONS, "900")?)?;
+    client.vm_in_state(&guest.vm(), v1::VmState::Shutoff).await?;
+    let first = prepare(&client, daemon, &guest, line).await?;
+    if line.running {
+        daemon.power_on(&guest)?;
+        guest.report()?;
+        client.vm_in_state(&guest.vm(), v1::VmState::Running).await?;
+    }
+    let before = volume.written()?;
+    let (time, longest) = match way {
+        Way::Ours => delete(&client, &first).await?,
+        Way::Libvirt(order) => by_libvirt(daemon, &guest, order)?,
+    };
+    let bytes = volume.written()? - before;
+    ensure!(daemon.snapshots(&guest)?.is_empty(), "snapshots are left");
+    if line.running {
+        daemon.power_off(&guest)?;
+    }
+    Ok(Cost { time, longest, bytes })
+}
+
+/// Makes the line; returns the first snapshot.
+async fn prepare(client: &Client, daemon: &Libvirtd, guest: &Guest, line: Line) -> Result<String> {
+    let mut first = None;
+    for number in 0..line.length {
+        let request = v1::CreateSnapshotRequest {
+            parent: guest.vm(),
+            snapshot: Some(v1::Snapshot { display_name: format!("number {number}"), ..Default::default() }),
+            storage: line.storage.into(),
+            request_id: Uuid::new_v4().to_string(),
+            ..Default::default()
+        };
+        let operation = client.done(client.create_as(request).await).await?;
+        first.get_or_insert(operation.snapshot);
+        let list = daemon.virsh(&["domblklist", guest.name()])?;
+        let active = list.split_whitespace().nth(1).context("a guest without a disk")?;
+        // 64 MiB are there in all: of a long line, several have to share a place.
+        let place = FIRST + (number % 30) * WRITTEN;
+        let pattern = number % 255 + 1;
+        let command = format!("write -q -P {pattern} {place} {WRITTEN}");
+        run(Command::new("qemu-io").args(["-f", "qcow2", "-c", &command, active]))?;
+    }
+    first.context("a line of no snapshots")
+}
+
+async fn delete(client: &Client, first: &str) -> Result<(Duration, Duration)> {
+    let begun = Instant::now();
+    let operation = client.delete(first, v1::DeleteScope::Subtree).await?;
+    let (mut longest, mut last) = (Duration::ZERO, Instant::now());
+    let mut phase = None;
+    // The watch is collected until its end, so the steps are looked at by asking.
+    loop {
+        let now = client.operation(&operation.name).await?;
+        if phase.as_ref() != Some(&now.progress) {
+            (phase, longest, last) = (Some(now.progress.clone()), longest.max(last.elapsed()), Instant::now());
+        }
+        match now.state() {
+            v1::OperationState::Succeeded => return Ok((begun.elapsed(), longest.max(last.elapsed()))),
+            v1::OperationState::Pending | v1::OperationState::Running => {}
+            _ => anyhow::bail!("the deletion ended so: {now:?}"),
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+fn by_libvirt(daemon: &Libvirtd, guest: &Guest, order: &str) -> Result<(Duration, Duration)> {
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/src/bin/bench/cascade.py");
+    let told = run(Command::new("/usr/bin/python3").args([script, &daemon.uri(), guest.name(), order]))?;
+    let mut seconds = told.split_whitespace().map(|word| word.parse::<f64>().map(Duration::from_secs_f64));
+    let mut next = || seconds.next().context("no answer of cascade.py")?.context("a number");
+    Ok((next()?, next()?))
+}
