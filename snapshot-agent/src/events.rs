@@ -4,13 +4,16 @@
 //! ready for it. An operation that is refused while it is followed ends the stream with the refusal.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use proto::agent::operation_event::{Accepted, Ended, Event};
 use proto::agent::{OperationEvent, VmInventory};
 use proto::convert::duration_millis;
 use proto::v1;
+use snapshot_core::ids::VmId;
 use snapshot_core::{Error, Reason};
 use tokio::sync::mpsc;
+use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
@@ -18,6 +21,9 @@ use tonic::Status;
 use crate::execute::operation::{Operation, Phase, Progress};
 use crate::journal;
 use crate::machines::Machines;
+
+/// How long an end waits for a machine to be seen for the first time.
+const FIRST_LOOK: Duration = Duration::from_secs(15);
 
 /// Events that wait for a slow reader.
 const WAITING: usize = 4;
@@ -49,8 +55,10 @@ pub fn follow<T: Send + 'static>(
                     }
                 }
                 Phase::Ended { ended, seen, .. } => {
-                    let inventory = machines.get(operation.vm()).filter(|_| seen);
-                    let inventory = inventory.map(|inventory| VmInventory::from(&*inventory));
+                    let inventory = match seen {
+                        true => machine_after(&machines, operation.vm()).await,
+                        false => None,
+                    };
                     send(Event::Ended(end(&ended, inventory))).await;
                     return;
                 }
@@ -72,6 +80,17 @@ pub fn follow<T: Send + 'static>(
         }
     });
     ReceiverStream::new(receiver)
+}
+
+/// The machine after an operation. A process that began after the operation has ended may not have seen it yet, and an
+/// end without it would read as if a snapshot that was taken were not there; so it waits for its first look.
+async fn machine_after(machines: &Machines, vm: VmId) -> Option<VmInventory> {
+    if machines.get(vm).is_none() {
+        let mut synced = machines.synced();
+        // The sender lives as long as the machines do. When it takes too long, the machine is told as soon as it is seen.
+        let _ = timeout(FIRST_LOOK, synced.wait_for(|synced| *synced)).await;
+    }
+    machines.get(vm).map(|inventory| VmInventory::from(&*inventory))
 }
 
 /// What a caller is told whose stream ends because the process does.

@@ -50,6 +50,9 @@ pub struct Record {
     pub snapshots: BTreeMap<SnapshotId, Kept>,
     /// Which of them are in which image.
     pub images: BTreeMap<PathBuf, BTreeSet<SnapshotId>>,
+    /// Those that were never whole and could not be removed yet, because a disk was full, say.
+    #[serde(default)]
+    pub remains: BTreeSet<SnapshotId>,
 }
 
 /// What is remembered of a snapshot.
@@ -91,8 +94,10 @@ impl Record {
             Some(facts) => Some(Kept { label: facts.label.clone(), create_time: facts.create_time }),
             None => before(id).cloned(),
         };
+        let mut remains = previous.map(|record| record.remains.clone()).unwrap_or_default();
+        remains.retain(|id| ids.contains(id) && !listed.contains_key(id));
         let snapshots = ids.into_iter().filter_map(|id| Some((id.clone(), kept(id)?))).collect();
-        let record = Self { vm: seen.vm.id, name: seen.vm.name.clone(), vanished: None, snapshots, images };
+        let record = Self { vm: seen.vm.id, name: seen.vm.name.clone(), vanished: None, snapshots, images, remains };
         (!record.images.is_empty()).then_some(record)
     }
 
@@ -179,11 +184,21 @@ impl Owned {
                 vanished: None,
                 snapshots: BTreeMap::new(),
                 images: BTreeMap::new(),
+                remains: BTreeSet::new(),
             });
             record.snapshots.insert(id.clone(), Kept { label: label.clone(), create_time: unix_now() });
             for disk in seen.vm.writable_disks().filter(|disk| disk.format == "qcow2" && !disk.path.is_empty()) {
                 record.images.entry(PathBuf::from(&disk.path)).or_default().insert(id.clone());
             }
+            Some(record)
+        });
+    }
+
+    /// A snapshot that is not whole could not be removed from the images of its machine.
+    pub fn remains(&self, vm: VmId, id: &SnapshotId) {
+        self.change(vm, |record| {
+            let mut record = record?.clone();
+            record.remains.insert(id.clone());
             Some(record)
         });
     }

@@ -12,6 +12,7 @@
 //!
 //! One task decides and never blocks; at most [`LOOKS`] machines are looked at at a time.
 
+mod leftovers;
 mod places;
 mod scan;
 
@@ -24,6 +25,7 @@ use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
+use self::leftovers::Leftovers;
 use self::places::Places;
 use self::scan::{Scan, scan};
 use crate::folders::{Folders, Hints};
@@ -57,6 +59,7 @@ pub struct Watch {
     held: BTreeSet<VmId>,
     folders: Folders,
     places: Places,
+    leftovers: Leftovers,
     /// Whether images came or went since the folders were told.
     moved: bool,
     looking: BTreeSet<VmId>,
@@ -79,6 +82,7 @@ pub struct Watch {
 enum Done {
     Looked { vm: VmId, stamp: Option<u64>, read: Read, result: Box<Result<Observed, Failure>> },
     HeldDue,
+    Cleared(VmId),
     Scanned(Result<Scan, Failure>),
     ScanDue,
 }
@@ -95,6 +99,7 @@ impl Watch {
         Self {
             folders,
             places: Places::default(),
+            leftovers: Leftovers::default(),
             moved: false,
             rewritten: BTreeMap::new(),
             held: BTreeSet::new(),
@@ -205,6 +210,7 @@ impl Watch {
                 self.looked(vm, stamp, read, *result);
             }
             Done::HeldDue => self.queue.append(&mut self.held),
+            Done::Cleared(vm) => _ = self.queue.insert(vm),
             Done::Scanned(result) => {
                 self.scanning = false;
                 match result {
@@ -279,6 +285,7 @@ impl Watch {
                 let undisturbed = stamp.is_some() && self.locks.stamp(vm) == stamp;
                 if undisturbed || self.machines.get(vm).is_none() {
                     self.machines.saw(&seen);
+                    self.clear_leftovers(&seen);
                 } else {
                     self.unread(vm, read);
                     self.hold(vm);
@@ -307,6 +314,16 @@ impl Watch {
                     self.count_as_seen(vm);
                 }
             }
+        }
+    }
+
+    fn clear_leftovers(&mut self, seen: &Observed) {
+        let vm = seen.vm.id;
+        if let Some(clear) = self.leftovers.clear(&self.hypervisor, &self.locks, &self.machines, seen) {
+            self.tasks.spawn_blocking(move || {
+                clear();
+                Done::Cleared(vm)
+            });
         }
     }
 

@@ -107,7 +107,10 @@ impl Work<'_> {
         if seen.snapshot(id).is_none() && !seen.has_stray(id) {
             return Ok(seen);
         }
-        let message = format!("what there is of snapshot {id} could not be removed");
+        if let Some(owned) = self.shared.machines.owned() {
+            owned.remains(seen.vm.id, id);
+        }
+        let message = format!("what there is of snapshot {id} could not be removed now; it will be tried again");
         Err(Error::new(Reason::HypervisorFailed, message).into())
     }
 

@@ -21,7 +21,14 @@ fn label() -> Label {
 /// A machine with these snapshots listed, and these names in its images.
 pub(crate) fn seen(listed: &[SnapshotId], images: &[(&Path, Option<&[SnapshotId]>)]) -> Observed {
     let all = listed.iter().map(|id| (id.clone(), Kept { label: label(), create_time: 7 })).collect();
-    let record = Record { vm: vm(), name: "desk".into(), vanished: None, snapshots: all, images: BTreeMap::new() };
+    let record = Record {
+        vm: vm(),
+        name: "desk".into(),
+        vanished: None,
+        snapshots: all,
+        images: BTreeMap::new(),
+        remains: BTreeSet::new(),
+    };
     let mut seen = record.recalled();
     let names = |ids: &[SnapshotId]| ids.iter().map(ToString::to_string).collect();
     seen.images = images.iter().map(|(path, ids)| (path.to_path_buf(), ids.map(names))).collect();

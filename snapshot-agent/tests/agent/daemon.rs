@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use proto::v1::OperationState;
+use rustix::process::Signal;
 use snapshot_agent::hypervisor::libvirt::Libvirt;
 use snapshot_agent::hypervisor::{Failure, Hypervisor, Reread};
 use snapshot_agent::journal::Ended;
@@ -109,19 +110,12 @@ pub(crate) async fn connected(libvirt: &Libvirt, expected: bool) {
     tokio::time::timeout(DEADLINE, wait).await.expect("in time").unwrap();
 }
 
-/// Sends a signal to a guest's QEMU.
-pub(crate) fn signal(daemon: &Daemon, guest: &Guest, signal: &str) {
-    let name = guest.vm.to_string()[..8].to_owned();
-    let pid = fs::read_to_string(daemon.host.dir.join(format!("run/qemu/{name}.pid"))).unwrap();
-    assert!(Command::new("kill").args([signal, pid.trim()]).status().unwrap().success());
-}
-
 /// Kills the daemon in the middle of what QEMU is asked to do: QEMU is stopped first, so that it is the middle.
 pub(crate) fn kill_in_the_middle(daemon: &mut Daemon, guest: &Guest, after: Duration) {
     std::thread::sleep(after);
-    signal(daemon, guest, "-STOP");
+    guest.signal(Signal::STOP);
     daemon.kill();
-    signal(daemon, guest, "-CONT");
+    guest.signal(Signal::CONT);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

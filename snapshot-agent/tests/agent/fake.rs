@@ -1,8 +1,9 @@
 //! A host made of variables, whose calls fail, half-succeed, lie or die at a chosen moment.
 //! What a guest would read from its disks is one letter a disk, so that "some old and some new" can be seen. A contract
-//! test on real guests (tests/real/contract.rs) asks the same of libvirt.
+//! test on real guests (`contract.rs`) asks the same of libvirt.
 
 mod external;
+mod facts;
 mod fault;
 mod internal;
 
@@ -17,9 +18,10 @@ use snapshot_core::ids::{SnapshotId, VmId};
 use snapshot_core::layers::{Layers, Merge};
 use snapshot_core::plan::PowerState;
 use snapshot_core::snapshot::{Content, Origin, RecordedState, SnapshotFacts, Storage};
-use snapshot_core::vm::{DiskFacts, Nvram, VmFacts, VmState};
+use snapshot_core::vm::{VmFacts, VmState};
 use tokio::sync::Notify;
 
+pub(crate) use self::facts::vm_facts;
 pub(crate) use self::fault::Fault;
 
 use snapshot_agent::hypervisor::inbox::Inbox;
@@ -73,32 +75,6 @@ struct State {
     stall: Option<usize>,
     dead: bool,
     unreadable: Option<(VmId, Duration)>,
-}
-
-/// Facts of a machine with two disks that runs.
-pub(crate) fn vm_facts() -> VmFacts {
-    let disk = |target: &str| DiskFacts {
-        target: target.to_owned(),
-        path: format!("/images/{target}.qcow2"),
-        format: "qcow2".to_owned(),
-        read_only: false,
-        has_backing_file: false,
-        capacity_bytes: 64 << 20,
-        allocation_bytes: 1 << 20,
-        free_bytes: Some(64 << 30),
-    };
-    VmFacts {
-        id: "0191f7a0-0000-7000-8000-00000000000a".parse().unwrap(),
-        name: "desk".to_owned(),
-        state: VmState::Running,
-        persistent: true,
-        has_managed_save: false,
-        block_job_disk: None,
-        memory_bytes: 16 << 20,
-        disks: vec![disk("vda"), disk("vdb")],
-        nvram: Nvram::Absent,
-        missing_medium: None,
-    }
 }
 
 impl World {

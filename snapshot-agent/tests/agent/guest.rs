@@ -10,9 +10,11 @@ use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use rustix::process::{Pid, Signal, kill_process};
 use snapshot_agent::hypervisor::Hypervisor;
 use snapshot_agent::hypervisor::libvirt::Libvirt;
 use snapshot_core::ids::VmId;
@@ -112,6 +114,21 @@ pub(crate) struct Guest {
     connection: Connect,
 }
 
+/// A guest is slow as long as this is there.
+pub(crate) struct Slow {
+    over: Arc<AtomicBool>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Drop for Slow {
+    fn drop(&mut self) {
+        self.over.store(true, Ordering::Release);
+        if let Some(thread) = self.thread.take() {
+            thread.join().unwrap();
+        }
+    }
+}
+
 impl Guest {
     /// Defines a machine with this many disks, off.
     pub(crate) fn new(disks: usize) -> Self {
@@ -120,15 +137,20 @@ impl Guest {
 
     /// The same with raw images.
     pub(crate) fn raw(disks: usize) -> Self {
-        Self::of(&HOST.host, disks, "", "raw")
+        Self::of(&HOST.host, disks, "", "raw", 16)
+    }
+
+    /// One with so much RAM, in MiB, that it takes a moment to save.
+    pub(crate) fn with_memory(disks: usize, memory: u32) -> Self {
+        Self::of(&HOST.host, disks, "", "qcow2", memory)
     }
 
     /// Defines a machine with more devices on some host.
     pub(crate) fn on(host: &Host, disks: usize, devices: &str) -> Self {
-        Self::of(host, disks, devices, "qcow2")
+        Self::of(host, disks, devices, "qcow2", 16)
     }
 
-    fn of(host: &Host, disks: usize, devices: &str, format: &str) -> Self {
+    fn of(host: &Host, disks: usize, devices: &str, format: &str, memory: u32) -> Self {
         let vm = VmId::from_uuid(Uuid::new_v4());
         let name = vm.to_string()[..8].to_owned();
         let dir = host.dir.join(&name);
@@ -150,7 +172,7 @@ impl Guest {
             );
         }
         let xml = format!(
-            "<domain type='qemu'><name>{name}</name><uuid>{vm}</uuid><memory unit='MiB'>16</memory><vcpu>1</vcpu>\
+            "<domain type='qemu'><name>{name}</name><uuid>{vm}</uuid><memory unit='MiB'>{memory}</memory><vcpu>1</vcpu>\
              <os><type arch='x86_64' machine='pc'>hvm</type></os><devices>{disk_xml}\
              <serial type='unix'><source mode='bind' path='{}'/></serial><memballoon model='none'/>{devices}\
              </devices></domain>",
@@ -163,6 +185,35 @@ impl Guest {
 
     pub(crate) fn domain(&self) -> Domain {
         self.connection.lookup_domain_by_uuid(self.vm.as_uuid()).unwrap()
+    }
+
+    /// Sends a signal to its QEMU.
+    pub(crate) fn signal(&self, signal: Signal) {
+        kill_process(self.qemu(), signal).unwrap();
+    }
+
+    /// Lets its QEMU work for a few milliseconds in every fifty only, until this is dropped.
+    pub(crate) fn slow_down(&self) -> Slow {
+        let pid = self.qemu();
+        let over = Arc::new(AtomicBool::new(false));
+        let told = Arc::clone(&over);
+        // It may have ended meanwhile.
+        let signal = move |signal| _ = kill_process(pid, signal);
+        let thread = std::thread::spawn(move || {
+            while !told.load(Ordering::Acquire) {
+                signal(Signal::STOP);
+                std::thread::sleep(Duration::from_millis(45));
+                signal(Signal::CONT);
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        });
+        Slow { over, thread: Some(thread) }
+    }
+
+    fn qemu(&self) -> Pid {
+        let host = self.dir.parent().unwrap();
+        let pid = fs::read_to_string(host.join(format!("run/qemu/{}.pid", &self.vm.to_string()[..8]))).unwrap();
+        Pid::from_raw(pid.trim().parse().unwrap()).unwrap()
     }
 
     pub(crate) fn start(&self) {

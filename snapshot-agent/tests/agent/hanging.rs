@@ -4,12 +4,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
+use rustix::process::Signal;
 use snapshot_agent::hypervisor::libvirt::Libvirt;
 use snapshot_agent::hypervisor::{Hypervisor, Reread};
 use snapshot_core::description::Label;
 use snapshot_core::text::{Description, DisplayName};
 
-use crate::daemon::{Daemon, connected, signal};
+use crate::daemon::{Daemon, connected};
 use crate::guest::Guest;
 use crate::served::id;
 
@@ -30,7 +31,7 @@ async fn calls_that_hang_hold_up_nobody_else() {
     hanging.start();
     hanging.write('A');
     let before = libvirt.observe(hanging.vm, Reread::New).unwrap().vm;
-    signal(&daemon, &hanging, "-STOP");
+    hanging.signal(Signal::STOP);
 
     let returned = Arc::new(AtomicUsize::new(0));
     let calls: Vec<_> = (0..CALLS)
@@ -56,7 +57,7 @@ async fn calls_that_hang_hold_up_nobody_else() {
     assert!(seen.has_whole(&snapshot));
     assert_eq!(returned.load(Ordering::SeqCst), 0, "the calls hung all that time");
 
-    signal(&daemon, &hanging, "-CONT");
+    hanging.signal(Signal::CONT);
     tokio::task::block_in_place(|| calls.into_iter().for_each(|call| call.join().unwrap()));
     assert_eq!(hanging.report().disk, 'A');
     libvirt.power_off(hanging.vm).unwrap();

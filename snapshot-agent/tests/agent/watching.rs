@@ -5,13 +5,17 @@ use std::time::Duration;
 
 use proto::convert::Inventory;
 use snapshot_agent::folders::Folders;
-use snapshot_agent::hypervisor::Hypervisor;
+use snapshot_agent::hypervisor::{Hypervisor, Reread};
 use snapshot_agent::locks::Locks;
 use snapshot_agent::machines::{Change, Machines};
+use snapshot_agent::owned::Owned;
 use snapshot_agent::watch::Watch;
-use snapshot_core::ids::VmId;
+use snapshot_core::description::Label;
+use snapshot_core::ids::{SnapshotId, VmId};
+use snapshot_core::text::{Description, DisplayName};
 use snapshot_core::vm::VmState;
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 use crate::fake::{Fake, World, lock, vm_facts};
 
@@ -33,6 +37,17 @@ impl Fixture {
     fn watching(every: Duration, world: Arc<Mutex<World>>, fake: Fake) -> Self {
         let fake = Arc::new(fake);
         let (locks, machines) = (Arc::new(Locks::new(4)), Arc::new(Machines::default()));
+        let stopping = CancellationToken::new();
+        let hypervisor: Arc<dyn Hypervisor> = Arc::clone(&fake) as Arc<dyn Hypervisor>;
+        let watch = Watch::new(hypervisor, Arc::clone(&locks), Arc::clone(&machines), Folders::none());
+        tokio::spawn(watch.run(every, stopping.clone()));
+        Self { world, fake, locks, machines, stopping }
+    }
+
+    /// As [`Fixture::watching`], and what of ours is in images is remembered.
+    fn remembering(every: Duration, world: Arc<Mutex<World>>, owned: Owned) -> Self {
+        let fake = Arc::new(Fake::new(&world, None));
+        let (locks, machines) = (Arc::new(Locks::new(4)), Arc::new(Machines::remembering(owned)));
         let stopping = CancellationToken::new();
         let hypervisor: Arc<dyn Hypervisor> = Arc::clone(&fake) as Arc<dyn Hypervisor>;
         let watch = Watch::new(hypervisor, Arc::clone(&locks), Arc::clone(&machines), Folders::none());
@@ -141,4 +156,32 @@ async fn a_machine_that_cannot_be_read_does_not_keep_the_host_from_being_served(
     let fixture = Fixture::watching(OFTEN, world, fake);
     fixture.synced(true).await;
     assert_eq!(fixture.machines.ids(), [vm_facts().id]);
+}
+
+/// What a full disk did not let an operation remove is removed later; what somebody had libvirt forget is not touched.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_failed_snapshot_left_is_removed_later_and_nothing_else() {
+    let dir = tempfile::tempdir().unwrap();
+    let world = World::with_machine(VmState::Shutoff);
+    let (failed, forgotten) = (SnapshotId::from_uuid(Uuid::from_u128(1)), SnapshotId::from_uuid(Uuid::from_u128(2)));
+    let owned = Owned::open(dir.path()).unwrap();
+    let (display_name, description) = (DisplayName::lossy("x"), Description::default());
+    let label = Label { display_name, description, protected: false, actor: String::new() };
+    for id in [&failed, &forgotten] {
+        let seen = Fake::new(&world, None).observe(vm_facts().id, Reread::All).unwrap();
+        owned.expect(&seen, id, &label);
+        lock(&world).machines.get_mut(&vm_facts().id).unwrap().images[0].insert(id.clone(), 'A');
+    }
+    owned.remains(vm_facts().id, &failed);
+    // It is written down: the process that comes next knows it, too.
+    drop(owned);
+    let fixture = Fixture::remembering(Duration::from_millis(50), world, Owned::open(dir.path()).unwrap());
+    let holds = |id| lock(&fixture.world).machines[&vm_facts().id].images[0].contains_key(id);
+    let begun = std::time::Instant::now();
+    while holds(&failed) {
+        assert!(begun.elapsed() < Duration::from_secs(30), "it is still there");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert!(holds(&forgotten));
+    fixture.stopping.cancel();
 }

@@ -22,6 +22,8 @@ use crate::libvirtd::Listed;
 const QUIET: Duration = Duration::from_secs(150);
 /// How long the catalogue may take to be as libvirt is: an agent compares every ten seconds.
 const NOTICED: Duration = Duration::from_secs(40);
+/// How long what an operation could not remove may take to be removed: it is tried again when its machine's turn comes.
+const REMOVED: Duration = Duration::from_secs(90);
 const AGAIN: Duration = Duration::from_millis(200);
 
 /// Waits until the service is up and every operation has ended; those that have not after a while are returned.
@@ -54,8 +56,8 @@ pub async fn check(world: &World, client: &Client, lane: &mut Lane, open: &[v1::
     let machine = world.machines.iter().position(|machine| machine.guest.name() == lane.model.name);
     let guest = &world.machines[machine.context("a machine of this world")?].guest;
     let (catalogue, libvirt) = agreement(world, client, guest).await?;
-    let tags = guest.disks().iter().map(|disk| images::internal_snapshots(disk.path()));
-    let tags = block_in_place(|| tags.collect::<Result<Vec<_>>>())?;
+    let known: BTreeSet<String> = libvirt.iter().map(|listed| listed.name.clone()).collect();
+    let tags = tags(guest, &known).await?;
     let power = match lane.model.powers.first() {
         Some(power) => *power,
         None => Power::Off,
@@ -68,7 +70,6 @@ pub async fn check(world: &World, client: &Client, lane: &mut Lane, open: &[v1::
         world.history.count("snapshots read by a guest");
         returns.insert(row.listed.name.clone(), came);
     }
-    let known: BTreeSet<String> = libvirt.iter().map(|listed| listed.name.clone()).collect();
     let strangers = metadata_strangers(world, guest, &known);
     block_in_place(|| world.virsh(&["destroy", guest.name()])).ok();
     let damage = block_in_place(|| damage(world, guest));
@@ -89,6 +90,20 @@ async fn agreement(world: &World, client: &Client, guest: &Guest) -> Result<(Vec
         let unfinished = rows.iter().any(|row| row.state == "Creating" || row.state == "Deleting");
         if (listed == libvirt && !unfinished) || begun.elapsed() > NOTICED {
             return Ok((rows, libvirt));
+        }
+        tokio::time::sleep(AGAIN).await;
+    }
+}
+
+/// The snapshots in each image, once there are no others than libvirt's, or after a while as they are: what could not be
+/// removed on a full disk is removed later.
+async fn tags(guest: &Guest, known: &BTreeSet<String>) -> Result<Vec<Vec<String>>> {
+    let begun = Instant::now();
+    loop {
+        let tags = guest.disks().iter().map(|disk| images::internal_snapshots(disk.path()));
+        let tags = block_in_place(|| tags.collect::<Result<Vec<_>>>())?;
+        if tags.iter().flatten().all(|tag| known.contains(tag)) || begun.elapsed() > REMOVED {
+            return Ok(tags);
         }
         tokio::time::sleep(AGAIN).await;
     }

@@ -72,13 +72,12 @@ async fn a_host_that_is_read_again_tells_what_virsh_did_at_once() {
     let daemon = lab.daemon().unwrap();
     lab.set(&guest, Power::Off).await.unwrap();
     let ours = lab.take(&guest, "ours").await.unwrap();
-    // Of a snapshot that comes or goes libvirt tells nobody.
+    // The folders tell of it within a moment; who asks does not wait for that.
     daemon.virsh(&["snapshot-create-as", guest.name(), "by-hand"]).unwrap();
     daemon.virsh(&["snapshot-delete", guest.name(), tests::lab::id(&ours.name)]).unwrap();
-    let answer = reconcile(&lab.client).await;
+    reconcile(&lab.client).await;
     let list = lab.agreed(&guest).await.unwrap();
     assert_eq!(list.iter().map(|one| one.display_name.as_str()).collect::<Vec<_>>(), ["by-hand"]);
-    assert!(answer.corrected_count >= 2, "one came and one went: {answer:?}");
     assert_eq!(reconcile(&lab.client).await.corrected_count, 0);
 }
 

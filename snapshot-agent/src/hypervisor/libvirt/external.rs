@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::channel;
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -23,6 +24,9 @@ const ASK_EVERY: Duration = Duration::from_millis(20);
 const FROZEN_AT_MOST: Duration = Duration::from_secs(10);
 /// How long a guest's memory may take to be saved. One that writes faster than the disk does would never end.
 const SAVED_WITHIN: Duration = Duration::from_secs(15 * 60);
+/// How long the first question how far it is waits for its answer before it is asked again, and how many may wait.
+const FIRST_PATIENCE: Duration = Duration::from_millis(100);
+const QUESTIONS: u32 = 3;
 /// libvirt names the overlay of a revert after the second it is made in.
 const ONE_NAME: Duration = Duration::from_millis(1100);
 
@@ -48,17 +52,13 @@ pub(super) fn create(
     }
     let (done, since) = (AtomicBool::new(false), Instant::now());
     let created = thread::scope(|scope| {
+        if new.memory_file.is_some() {
+            scope.spawn(|| follow_saving(looks, vm.id, watch, &done, since));
+        }
         scope.spawn(|| {
-            let mut thawed = false;
-            while !done.load(Ordering::Acquire) {
-                if new.memory_file.is_some() {
-                    let end = watch.is_cancelled() || since.elapsed() > SAVED_WITHIN;
-                    let told = looks.look("job", |connection| saving(connection, vm.id, end));
-                    if let Ok(Some((saved, of))) = told {
-                        watch.progress(saved, of);
-                    }
-                }
-                if new.quiesce && !thawed && since.elapsed() > FROZEN_AT_MOST {
+            let mut thawed = !new.quiesce;
+            while !thawed && !done.load(Ordering::Acquire) {
+                if since.elapsed() > FROZEN_AT_MOST {
                     tracing::warn!("the guest was frozen for too long; thawing it");
                     thawed = looks.look("thaw", |connection| thaw(connection, vm.id)).is_ok();
                 }
@@ -91,6 +91,36 @@ fn check_targets(new: &NewExternal<'_>) -> Result<(), Failure> {
         }
     }
     Ok(())
+}
+
+/// Tells how far the memory is saved until it is, and ends it when it is told to.
+///
+/// libvirt answers only while the memory itself is saved. Who asks before that waits until everything is over, because
+/// nobody wakes him (seen with 11.3), and who asks after him is answered at once. So a question that stays without an
+/// answer is asked again, by another thread, and each time it is waited longer before that.
+fn follow_saving(looks: &Link, vm: VmId, watch: &dyn Watch, done: &AtomicBool, since: Instant) {
+    let (answer, answers) = channel();
+    thread::scope(|scope| {
+        let (mut waiting, mut patience) = (0, FIRST_PATIENCE);
+        while !done.load(Ordering::Acquire) {
+            let end = watch.is_cancelled() || since.elapsed() > SAVED_WITHIN;
+            if waiting < QUESTIONS {
+                let answer = answer.clone();
+                scope.spawn(move || answer.send(looks.look("job", |connection| saving(connection, vm, end))));
+                waiting += 1;
+            }
+            match answers.recv_timeout(patience) {
+                Ok(told) => {
+                    waiting -= 1;
+                    if let Ok(Some((saved, of))) = told {
+                        watch.progress(saved, of);
+                    }
+                    thread::sleep(ASK_EVERY);
+                }
+                Err(_) => patience *= 4,
+            }
+        }
+    });
 }
 
 /// How far the memory is saved, in bytes; ends it where it is to end.

@@ -2,7 +2,9 @@
 
 use std::sync::mpsc::channel;
 
+use proto::agent::operation_event::Event;
 use snapshot_agent::events;
+use snapshot_agent::hypervisor::Reread;
 use tokio_stream::StreamExt as _;
 use tokio_util::sync::CancellationToken;
 
@@ -61,4 +63,29 @@ async fn an_operation_that_is_refused_while_it_is_followed_ends_the_stream() {
     let status = told.unwrap().unwrap_err();
     assert_eq!(proto::status::reason(&status), Some(Reason::VmHibernated));
     assert!(stream.next().await.is_none());
+}
+
+/// An end without the machine would read as if the snapshot that was taken were not there.
+#[tokio::test]
+async fn an_end_that_an_earlier_process_brought_about_waits_for_the_machine_to_be_seen() {
+    let dir = tempfile::tempdir().unwrap();
+    let world = World::with_machine(VmState::Shutoff);
+    let before = Agent::start(&world, &dir, None);
+    let begun = before.executor.start(&permit(), spec(Request::Create(create(1))), String::new()).await.unwrap();
+    before.ended(&begun).await;
+    let taken = before.fake.observe(vm_facts().id, Reread::New).unwrap();
+
+    let after = Agent::start(&world, &dir, None);
+    after.executor.settle().await.unwrap();
+    let found = after.executor.find_again(begun.id()).unwrap();
+    let stream = events::follow(found, Arc::clone(&after.machines), CancellationToken::new(), |event| event);
+    let machines = Arc::clone(&after.machines);
+    tokio::spawn(async move {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        machines.saw(&taken);
+        machines.set_synced(true);
+    });
+    let told: Vec<_> = stream.map(|event| event.unwrap().event.unwrap()).collect().await;
+    let Some(Event::Ended(ended)) = told.last() else { panic!("{told:?}") };
+    assert_eq!(ended.inventory.as_ref().unwrap().snapshots.len(), 1);
 }

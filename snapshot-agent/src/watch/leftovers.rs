@@ -1,0 +1,61 @@
+//! What an operation could not remove of a snapshot that failed, for instance because a disk was full: it is tried again at
+//! intervals, whenever its machine is looked at and no operation has it.
+//!
+//! Only what was noted as such ([`crate::owned`]) is removed. That an image holds something which libvirt does not list says
+//! nothing: somebody may have had libvirt forget it for a moment.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use snapshot_core::ids::{OperationId, SnapshotId, VmId};
+
+use crate::hypervisor::{Hypervisor, Observed};
+use crate::locks::Locks;
+use crate::machines::Machines;
+
+/// How long after it was tried on a machine it is tried again.
+const AGAIN: Duration = Duration::from_secs(20);
+
+/// When it was last tried on which machine.
+#[derive(Debug, Default)]
+pub(super) struct Leftovers {
+    tried: BTreeMap<VmId, Instant>,
+}
+
+impl Leftovers {
+    /// What is to be done about a machine as it was seen just now; it blocks, and has the machine until it is done.
+    pub(super) fn clear(
+        &mut self,
+        hypervisor: &Arc<dyn Hypervisor>,
+        locks: &Arc<Locks>,
+        machines: &Machines,
+        seen: &Observed,
+    ) -> Option<impl FnOnce() + Send + use<>> {
+        let vm = seen.vm.id;
+        let noted = machines.owned().and_then(|owned| owned.get(vm)).map(|record| record.remains).unwrap_or_default();
+        let left: Vec<SnapshotId> = noted.into_iter().filter(|id| seen.has_stray(id)).collect();
+        if left.is_empty() {
+            self.tried.remove(&vm);
+            return None;
+        }
+        if self.tried.get(&vm).is_some_and(|tried| tried.elapsed() < AGAIN) {
+            return None;
+        }
+        // Whoever comes meanwhile is told that the machine is busy, and comes again.
+        let guard = locks.take(vm, OperationId::from_uuid(uuid::Uuid::now_v7())).ok()?;
+        self.tried.insert(vm, Instant::now());
+        let (hypervisor, facts) = (Arc::clone(hypervisor), seen.vm.clone());
+        Some(move || {
+            for id in left {
+                match hypervisor.remove_stray(&facts, &id) {
+                    Ok(()) => tracing::info!(%vm, %id, "removed what was left of a snapshot that failed"),
+                    Err(failure) => {
+                        tracing::warn!(%vm, %id, %failure, "what is left of a snapshot cannot be removed yet")
+                    }
+                }
+            }
+            drop(guard);
+        })
+    }
+}
