@@ -6,9 +6,10 @@
 use std::time::{Duration, Instant};
 
 use proto::v1;
-use tests::client::Refusal;
+use tests::client::{Client, Refusal};
+use tests::cluster::{Cluster, HostPlan};
 use tests::guest::Guest;
-use tests::lab::{Lab, key};
+use tests::lab::{HOST, Lab, key};
 use tonic::Code;
 
 /// How long it may take until a snapshot that another tool took is known.
@@ -118,4 +119,44 @@ async fn an_internal_snapshot_inside_the_overlay_of_an_external_one_survives() {
     daemon.virsh(&["snapshot-revert", guest.name(), "inside"]).unwrap();
     let back = guest.report().unwrap();
     assert_eq!((back.disk, back.ram), ('B', 'B'));
+}
+
+/// libvirt's next revert would remove the file that another branch lies on, and say that all is well.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn deleting_the_active_leaf_of_a_fork_leaves_the_other_branch_whole() {
+    let host = HostPlan::daemon(HOST).unwrap().policy("stable_paths = false\n");
+    let cluster = Cluster::start(vec![host]).unwrap();
+    let lab = Lab { client: Client::admin(&cluster).unwrap(), cluster };
+    let guest = lab.guest("forked").await.unwrap();
+    let take = async || {
+        let request = create(&guest, v1::StorageKind::External);
+        let operation = lab.client.done(lab.client.create_as(request).await).await.unwrap();
+        lab.client.snapshot(&operation.snapshot).await.unwrap()
+    };
+    guest.write('R').unwrap();
+    let root = take().await;
+    guest.write('M').unwrap();
+    let other = take().await;
+    guest.write('X').unwrap();
+    lab.return_to(&root).await.unwrap();
+    guest.write('B').unwrap();
+    let leaf = take().await;
+    guest.write('C').unwrap();
+    lab.remove(&leaf, v1::DeleteScope::Only).await.unwrap();
+    assert_eq!(guest.report().unwrap().disk, 'C', "the present is what it was");
+    let names = |all: Vec<v1::Snapshot>| all.into_iter().map(|one| one.name).collect::<Vec<_>>();
+    assert_eq!(names(lab.client.snapshots(&guest.vm()).await.unwrap()), [root.name.clone(), other.name.clone()]);
+    for (snapshot, marker) in [(&other, 'M'), (&root, 'R'), (&other, 'M')] {
+        lab.return_to(snapshot).await.unwrap();
+        assert_eq!(guest.report().unwrap().disk, marker);
+    }
+    // Now that the machine has left it, nothing of the leaf is left.
+    let listed = lab.daemon().unwrap().snapshots(&guest).unwrap();
+    assert!(!listed.iter().any(|name| name == tests::lab::id(&leaf.name)), "{listed:?}");
+    let purge = v1::PurgeVmRequest { name: guest.vm(), request_id: key(), ..Default::default() };
+    lab.client.done(lab.client.purge(purge).await).await.unwrap();
+    assert_eq!(guest.report().unwrap().disk, 'M');
+    let files = std::fs::read_dir(lab.images().unwrap()).unwrap().flatten().map(|file| file.file_name());
+    let images: Vec<_> = files.filter(|name| !name.to_string_lossy().ends_with(".xml")).collect();
+    assert_eq!(images.len(), 2, "the image and the serial port: {images:?}");
 }
