@@ -49,7 +49,7 @@ fn describe(lab: &Lab, guests: &[Guest]) -> Result<Value> {
         "gateway": format!("http://127.0.0.1:{}", lab.cluster.ports().gateway),
         "libvirt": daemon.uri(),
         "snapshot_folder": daemon.snapshot_folder(),
-        "database": lab.cluster.folder().join("snapshots.db"),
+        "database": lab.cluster.catalogue(),
         "issuer": identity.issuer(),
         "kid": identity.kid(),
         "key": identity.issuer_key(),
