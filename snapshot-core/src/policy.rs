@@ -12,8 +12,8 @@ pub struct HostPolicy {
     /// of as long as it takes to save its memory, they show how far they are, and they can be stopped. Nothing without
     /// `stable_paths = false`.
     pub prefer_short_pauses: bool,
-    /// The most files a disk may be spread over. libvirt refuses to run a machine on more than 200, and lets one that is
-    /// off grow beyond that until it cannot start.
+    /// The most files a disk may be spread over. libvirt 11.3 cannot start a machine on more than 25 (ADR 10), and lets one
+    /// that is off grow beyond that.
     pub max_layers: u32,
     /// The most snapshots one machine may have. libvirt's own cost of a create grows with their number: 27 ms at 1,
     /// 200 ms at 500.
@@ -28,7 +28,7 @@ impl Default for HostPolicy {
         Self {
             stable_paths: true,
             prefer_short_pauses: false,
-            max_layers: 100,
+            max_layers: 20,
             max_snapshots_per_vm: 100,
             space_margin_bytes: 256 << 20,
         }

@@ -296,3 +296,26 @@ async fn every_operation_may_be_carried_out_twice() {
     bench.again(Outcome::Succeeded).await;
     bench.check();
 }
+
+/// libvirt goes on taking snapshots of a machine that is off until it cannot be started any more.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_machine_with_as_many_layers_as_it_may_have_still_starts() {
+    let bench = Bench::new(Guest::new(1));
+    let take =
+        async || bench.start(Request::Create(Create { storage: Some(Storage::External), ..create(&id()) })).await;
+    let mut taken = 0;
+    let refusal = loop {
+        match take().await {
+            Ok(operation) => assert_eq!(Bench::end(&operation).await.outcome, Outcome::Succeeded),
+            Err(refusal) => break refusal,
+        }
+        taken += 1;
+        assert!(taken < 60, "there is no bound");
+    };
+    assert_eq!(refusal.reason(), snapshot_core::Reason::LayerLimit);
+    bench.guest.start();
+    bench.guest.write('A');
+    let purged = bench.run(Request::Purge { force: false }).await;
+    assert_eq!(purged.outcome, Outcome::Succeeded, "{purged:?}");
+    assert_eq!((bench.look().layers.depth(), bench.guest.report().disk), (1, 'A'));
+}
