@@ -210,9 +210,12 @@ impl Guest {
         Slow { over, thread: Some(thread) }
     }
 
+    fn pid_file(&self) -> PathBuf {
+        self.dir.parent().unwrap().join(format!("run/qemu/{}.pid", &self.vm.to_string()[..8]))
+    }
+
     fn qemu(&self) -> Pid {
-        let host = self.dir.parent().unwrap();
-        let pid = fs::read_to_string(host.join(format!("run/qemu/{}.pid", &self.vm.to_string()[..8]))).unwrap();
+        let pid = fs::read_to_string(self.pid_file()).unwrap();
         Pid::from_raw(pid.trim().parse().unwrap()).unwrap()
     }
 
@@ -274,6 +277,9 @@ impl Drop for Guest {
     fn drop(&mut self) {
         // A connection that was opened before its daemon was killed is of no more use.
         if !self.connection.is_alive().unwrap_or(false) {
+            // Its QEMU outlives the daemon, and must not outlive the test.
+            let pid = fs::read_to_string(self.pid_file()).ok().and_then(|text| text.trim().parse().ok());
+            pid.and_then(Pid::from_raw).map(|pid| kill_process(pid, Signal::KILL));
             return;
         }
         let Ok(domain) = self.connection.lookup_domain_by_uuid(self.vm.as_uuid()) else { return };
