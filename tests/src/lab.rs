@@ -89,10 +89,19 @@ impl Lab {
         Ok(Self { client: Client::admin(&cluster)?, cluster })
     }
 
+    /// A cluster of one host with a private daemon, with these lines for the policy of its agent.
+    pub fn with_policy(lines: &str) -> Result<Self> {
+        Self::on(HostPlan::daemon(HOST)?.policy(lines))
+    }
+
+    fn on(host: HostPlan) -> Result<Self> {
+        let cluster = Cluster::start(vec![host])?;
+        Ok(Self { client: Client::admin(&cluster)?, cluster })
+    }
+
     /// A cluster of one host with a private daemon, whose agent compares so seldom that what it knows it was told.
     pub fn without_scan() -> Result<Self> {
-        let cluster = Cluster::start(vec![HostPlan::daemon(HOST)?.without_scan()])?;
-        Ok(Self { client: Client::admin(&cluster)?, cluster })
+        Self::on(HostPlan::daemon(HOST)?.without_scan())
     }
 
     /// The first host's daemon.

@@ -5,10 +5,8 @@
 use std::process::Command;
 
 use proto::v1;
-use tests::client::Client;
-use tests::cluster::{Cluster, HostPlan};
 use tests::guest::Guest;
-use tests::lab::{HOST, Lab, Power, key};
+use tests::lab::{Lab, Power, key};
 use tests::tools::run;
 
 /// What the guest's agent says of its file systems: `thawed` or `frozen`.
@@ -32,9 +30,7 @@ fn quiesced(guest: &Guest) -> v1::CreateSnapshotRequest {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_written_and_not_synced_is_in_the_snapshot_and_the_guest_goes_on() {
-    let host = HostPlan::daemon(HOST).unwrap().policy("stable_paths = false\n");
-    let cluster = Cluster::start(vec![host]).unwrap();
-    let lab = Lab { client: Client::admin(&cluster).unwrap(), cluster };
+    let lab = Lab::with_policy("stable_paths = false\n").unwrap();
     let guest = Guest::linux(&lab.images().unwrap(), "linux", 2).unwrap();
     lab.run(&guest).await.unwrap();
     // Nothing but the freeze makes it go to the disks in time: the kernel waits half a minute by itself.

@@ -6,10 +6,9 @@
 use std::time::{Duration, Instant};
 
 use proto::v1;
-use tests::client::{Client, Refusal};
-use tests::cluster::{Cluster, HostPlan};
+use tests::client::Refusal;
 use tests::guest::Guest;
-use tests::lab::{HOST, Lab, key};
+use tests::lab::{Lab, key};
 use tonic::Code;
 
 /// How long it may take until a snapshot that another tool took is known.
@@ -124,9 +123,7 @@ async fn an_internal_snapshot_inside_the_overlay_of_an_external_one_survives() {
 /// libvirt's next revert would remove the file that another branch lies on, and say that all is well.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn deleting_the_active_leaf_of_a_fork_leaves_the_other_branch_whole() {
-    let host = HostPlan::daemon(HOST).unwrap().policy("stable_paths = false\n");
-    let cluster = Cluster::start(vec![host]).unwrap();
-    let lab = Lab { client: Client::admin(&cluster).unwrap(), cluster };
+    let lab = Lab::with_policy("stable_paths = false\n").unwrap();
     let guest = lab.guest("forked").await.unwrap();
     let take = async || {
         let request = create(&guest, v1::StorageKind::External);

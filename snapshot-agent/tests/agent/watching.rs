@@ -35,19 +35,11 @@ impl Fixture {
     }
 
     fn watching(every: Duration, world: Arc<Mutex<World>>, fake: Fake) -> Self {
-        let fake = Arc::new(fake);
-        let (locks, machines) = (Arc::new(Locks::new(4)), Arc::new(Machines::default()));
-        let stopping = CancellationToken::new();
-        let hypervisor: Arc<dyn Hypervisor> = Arc::clone(&fake) as Arc<dyn Hypervisor>;
-        let watch = Watch::new(hypervisor, Arc::clone(&locks), Arc::clone(&machines), Folders::none());
-        tokio::spawn(watch.run(every, stopping.clone()));
-        Self { world, fake, locks, machines, stopping }
+        Self::of(every, world, fake, Machines::default())
     }
 
-    /// As [`Fixture::watching`], and what of ours is in images is remembered.
-    fn remembering(every: Duration, world: Arc<Mutex<World>>, owned: Owned) -> Self {
-        let fake = Arc::new(Fake::new(&world, None));
-        let (locks, machines) = (Arc::new(Locks::new(4)), Arc::new(Machines::remembering(owned)));
+    fn of(every: Duration, world: Arc<Mutex<World>>, fake: Fake, machines: Machines) -> Self {
+        let (fake, machines, locks) = (Arc::new(fake), Arc::new(machines), Arc::new(Locks::new(4)));
         let stopping = CancellationToken::new();
         let hypervisor: Arc<dyn Hypervisor> = Arc::clone(&fake) as Arc<dyn Hypervisor>;
         let watch = Watch::new(hypervisor, Arc::clone(&locks), Arc::clone(&machines), Folders::none());
@@ -175,7 +167,8 @@ async fn what_a_failed_snapshot_left_is_removed_later_and_nothing_else() {
     owned.remains(vm_facts().id, &failed);
     // It is written down: the process that comes next knows it, too.
     drop(owned);
-    let fixture = Fixture::remembering(Duration::from_millis(50), world, Owned::open(dir.path()).unwrap());
+    let (fake, owned) = (Fake::new(&world, None), Owned::open(dir.path()).unwrap());
+    let fixture = Fixture::of(Duration::from_millis(50), world, fake, Machines::remembering(owned));
     let holds = |id| lock(&fixture.world).machines[&vm_facts().id].images[0].contains_key(id);
     let begun = std::time::Instant::now();
     while holds(&failed) {
