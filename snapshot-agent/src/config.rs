@@ -41,6 +41,10 @@ pub struct Config {
     /// The most operations at a time.
     #[serde(default = "default_max_operations")]
     pub max_operations: usize,
+    /// Seconds without any progress after which an operation is given up: libvirt is away, or the call hangs. Has to be
+    /// longer than what libvirt tells nothing of may take, such as writing a guest's whole memory.
+    #[serde(default = "default_silence_seconds")]
+    pub silence_seconds: u32,
     /// How the log is written.
     #[serde(default)]
     pub log_format: LogFormat,
@@ -80,6 +84,10 @@ fn default_max_operations() -> usize {
     4
 }
 
+fn default_silence_seconds() -> u32 {
+    30 * 60
+}
+
 /// Why a configuration cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[error("{path}: {problem}")]
@@ -100,8 +108,8 @@ impl Config {
 
     fn parse(text: &str) -> Result<Self, String> {
         let config: Self = toml::from_str(text).map_err(|error| error.to_string())?;
-        if config.max_operations == 0 || config.scan_seconds == 0 {
-            return Err("max_operations and scan_seconds have to be at least 1".to_owned());
+        if config.max_operations == 0 || config.scan_seconds == 0 || config.silence_seconds == 0 {
+            return Err("max_operations, scan_seconds and silence_seconds have to be at least 1".to_owned());
         }
         if config.issuers.is_empty() {
             return Err("without issuers nobody could ask for anything".to_owned());
@@ -112,6 +120,11 @@ impl Config {
     /// The time between two comparisons of everything.
     pub fn scan_interval(&self) -> Duration {
         Duration::from_secs(self.scan_seconds.into())
+    }
+
+    /// How long an operation may make no progress.
+    pub fn silence(&self) -> Duration {
+        Duration::from_secs(self.silence_seconds.into())
     }
 
     /// The journal's folder.
@@ -186,6 +199,7 @@ mod tests {
             image_dirs = ["/var/lib/libvirt/images"]
             scan_seconds = 3
             max_operations = 2
+            silence_seconds = 60
             log_format = "json"
             {SMALLEST}
             [policy]
@@ -195,7 +209,7 @@ mod tests {
         );
         let config = Config::parse(&all).unwrap();
         assert_eq!((config.policy.stable_paths, config.policy.max_snapshots_per_vm), (false, 7));
-        assert_eq!(config.log_format, LogFormat::Json);
+        assert_eq!((config.log_format, config.silence()), (LogFormat::Json, Duration::from_secs(60)));
     }
 
     #[test]
@@ -205,6 +219,7 @@ mod tests {
         assert_eq!(config.snapshot_dir(), derived_snapshot_dir(&default_libvirt_uri()));
         assert_eq!(config.state_dir, default_state_dir());
         assert_eq!((config.scan_seconds, config.max_operations), (default_scan_seconds(), default_max_operations()));
+        assert_eq!(config.silence_seconds, default_silence_seconds());
         assert_eq!(config.policy, HostPolicy::default());
     }
 

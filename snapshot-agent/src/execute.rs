@@ -6,6 +6,7 @@
 //!    changed and any refusal is final; from here on the operation is finished whatever becomes of the caller.
 //! 3. **Run** ([`work`], [`steps`], [`external`], [`merge`]). Each step is marked in the journal, carried out, and what came of it is looked at.
 //!    "Already so" is success. What failed may have happened, or half of it: it is looked at and never guessed.
+//!    What makes no progress for long is given up ([`overdue`]), and goes on.
 //! 4. **End.** The machine is published as it now is, the end is marked, the machine is given back.
 //!
 //! When the process starts, what the journal has without an end is settled first ([`settle`]).
@@ -16,10 +17,12 @@
 mod external;
 mod merge;
 pub mod operation;
+mod overdue;
 mod registry;
 mod settle;
 mod steps;
 mod vanished;
+mod waiting;
 mod work;
 
 use std::io;
@@ -67,6 +70,8 @@ pub(crate) struct Shared {
     pub(crate) locks: Arc<Locks>,
     pub(crate) machines: Arc<Machines>,
     pub(crate) policy: HostPolicy,
+    /// How long an operation may make no progress before its followers are told that it failed.
+    silence: Duration,
     registry: Registry,
     /// Cancelled when the process is to end: nothing new is begun.
     pub(crate) stopping: CancellationToken,
@@ -87,17 +92,19 @@ pub struct Order {
 }
 
 impl Executor {
-    /// Carries operations out on this hypervisor. Call [`Executor::settle`] before the first.
+    /// Carries operations out on this hypervisor. Those that make no progress for `silence` are given up: see
+    /// [`overdue`]. Call [`Executor::settle`] before the first.
     pub fn new(
         hypervisor: Arc<dyn Hypervisor>,
         journal: Journal,
         locks: Arc<Locks>,
         machines: Arc<Machines>,
         policy: HostPolicy,
+        silence: Duration,
     ) -> Self {
         let (registry, stopping, tasks) = (Registry::default(), CancellationToken::new(), TaskTracker::new());
         let plans = Semaphore::new(PLANS);
-        let shared = Shared { hypervisor, journal, locks, machines, policy, registry, stopping, tasks, plans };
+        let shared = Shared { hypervisor, journal, locks, machines, policy, silence, registry, stopping, tasks, plans };
         Self { shared: Arc::new(shared) }
     }
 
@@ -250,9 +257,10 @@ impl Shared {
         }
         let guard = self.locks.take(order.spec.vm, order.spec.operation)?;
         let (shared, followed) = (Arc::clone(self), Arc::clone(operation));
-        let worked = blocking(move || Work::accept(&shared, &followed, order).map(|mut work| work.run())).await;
+        let work = blocking(move || Work::accept(&shared, &followed, order).map(|mut work| work.run()));
+        let worked = overdue::bounded(operation, self.silence, work).await;
         let end = match worked {
-            Err(panic) if matches!(operation.phase(), Phase::Running { .. }) => {
+            Err(panic) if !matches!(operation.phase(), Phase::Accepting) => {
                 tracing::error!("an operation panicked; settling it: {panic}");
                 settle::again(self, operation).await
             }

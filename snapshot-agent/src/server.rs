@@ -91,6 +91,7 @@ pub async fn start(config: Config, hypervisor: Arc<dyn Hypervisor>) -> Result<St
         Arc::clone(&locks),
         Arc::clone(&machines),
         config.policy.clone(),
+        config.silence(),
     );
     executor.settle().await.map_err(io(dir.display().to_string()))?;
     let stopping = CancellationToken::new();

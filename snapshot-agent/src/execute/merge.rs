@@ -127,8 +127,8 @@ impl Work<'_> {
         let free = |path: &&String| !reached.contains(path.as_str()) && !elsewhere.contains(*path);
         // Those that deleted snapshots froze are reached until these are dropped; the rest is known to nobody then.
         let files: Vec<String> = merge.above.iter().filter(free).cloned().collect();
+        let unlinked = self.patiently(|hypervisor| hypervisor.unlink(&files))?;
         self.stale = true;
-        let unlinked = self.shared.hypervisor.unlink(&files);
         unlinked.map_err(|failure| self.error(&failure, None, "merged files could not be removed"))?;
         self.merging.retain(|noted| noted.merge != *merge);
         Ok(())
@@ -178,11 +178,14 @@ impl Work<'_> {
         if !abroad.is_empty() {
             tracing::warn!(?abroad, "files of deleted snapshots are not in the folders of the machine's images; left");
         }
+        let unlinked = self.patiently(|hypervisor| hypervisor.unlink(&files))?;
         self.stale = true;
-        let unlinked = self.shared.hypervisor.unlink(&files);
         unlinked.map_err(|failure| self.error(&failure, None, "files of deleted snapshots could not be removed"))?;
         for id in &remains.snapshots {
-            match self.shared.hypervisor.forget(seen.vm.id, id) {
+            let vm = seen.vm.id;
+            let forgotten = self.patiently(|hypervisor| hypervisor.forget(vm, id))?;
+            self.stale = true;
+            match forgotten {
                 Ok(()) | Err(Failure::SnapshotGone) => {}
                 Err(failure) => {
                     if self.look()?.layers.snapshots.contains_key(id) {
@@ -195,8 +198,9 @@ impl Work<'_> {
         Ok(())
     }
 
-    fn elsewhere(&self) -> Result<BTreeSet<String>, Halt> {
-        let elsewhere = self.shared.hypervisor.elsewhere(self.entry.vm);
+    fn elsewhere(&mut self) -> Result<BTreeSet<String>, Halt> {
+        let vm = self.entry.vm;
+        let elsewhere = self.patiently(|hypervisor| hypervisor.elsewhere(vm))?;
         elsewhere.map_err(|failure| self.error(&failure, None, "what other machines use could not be found out").into())
     }
 

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use snapshot_core::ids::{OperationId, VmId};
-use snapshot_core::operation::Request;
+use snapshot_core::operation::{Outcome, Request};
 use snapshot_core::{Error, Reason};
 use tokio::sync::watch;
 
@@ -57,11 +57,14 @@ pub struct Operation {
     request: Request,
     phase: watch::Sender<Phase>,
     cancelled: AtomicBool,
+    /// Whether its followers were told of an end that it has not come to.
+    given_up: AtomicBool,
 }
 
 impl Operation {
     pub(super) fn new(id: OperationId, vm: VmId, request: Request, phase: Phase) -> Self {
-        Self { id, vm, request, phase: watch::Sender::new(phase), cancelled: AtomicBool::new(false) }
+        let phase = watch::Sender::new(phase);
+        Self { id, vm, request, phase, cancelled: AtomicBool::new(false), given_up: AtomicBool::new(false) }
     }
 
     /// Its id.
@@ -79,8 +82,32 @@ impl Operation {
         self.phase.subscribe()
     }
 
+    /// It has come to this. What followers were told of an end stands.
     pub(super) fn set(&self, phase: Phase) {
-        self.phase.send_replace(phase);
+        self.given_up.store(false, Ordering::Relaxed);
+        self.phase.send_if_modified(|now| {
+            let stands = matches!(now, Phase::Ended { .. });
+            if !stands {
+                *now = phase;
+            }
+            !stands
+        });
+    }
+
+    /// Tells followers that it failed, although it has come to no end: the journal keeps it open.
+    pub(super) fn give_up(&self, error: Error) {
+        self.phase.send_if_modified(|now| {
+            let Phase::Running { cancellable, .. } = *now else { return false };
+            self.given_up.store(true, Ordering::Relaxed);
+            let ended = Ended { outcome: Outcome::Failed, error: Some(error), method: None, pause_ms: None };
+            *now = Phase::Ended { cancellable, ended, seen: false };
+            true
+        });
+    }
+
+    /// Whether it has come to its end, in the journal, too.
+    pub(super) fn is_over(&self) -> bool {
+        matches!(self.phase(), Phase::Ended { .. }) && !self.given_up.load(Ordering::Relaxed)
     }
 
     pub(super) fn progress(&self, progress: Progress) {

@@ -89,8 +89,8 @@ impl Registry {
             return;
         }
         state.ends_since_prune = 0;
-        let is_ended = |operation: &&Arc<Operation>| matches!(operation.phase(), Phase::Ended { .. });
-        let ended = state.operations.values().filter(is_ended).map(|operation| operation.id()).collect();
+        let ended =
+            state.operations.values().filter(|operation| operation.is_over()).map(|operation| operation.id()).collect();
         drop(state);
         for id in journal.prune(ended) {
             self.forget(id);

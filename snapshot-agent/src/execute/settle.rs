@@ -16,18 +16,18 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use snapshot_core::ids::{SnapshotId, VmId};
-use snapshot_core::operation::{Outcome, Request};
+use snapshot_core::operation::Request;
 use snapshot_core::plan::{PowerState, Step};
 use snapshot_core::vm::VmState;
 use snapshot_core::{Error, Reason};
 use tokio::task::spawn_blocking;
 
-use super::Shared;
 use super::external::endangered;
 use super::operation::{Operation, Phase, Progress};
 use super::work::{Halt, Work};
+use super::{Shared, overdue};
 use crate::hypervisor::Observed;
-use crate::journal::{Ended, Recorded};
+use crate::journal::Recorded;
 use crate::locks::Guard;
 
 /// How long after it was taken on a revert may still be begun.
@@ -88,7 +88,8 @@ pub(super) async fn again(shared: &Arc<Shared>, operation: &Arc<Operation>) -> O
         Ok(recorded) => settle(shared, operation, recorded).await,
         Err(error) => {
             tracing::error!(%error, "the journal of an operation cannot be read");
-            Some(gave_up())
+            operation.give_up(cannot_settle());
+            None
         }
     }
 }
@@ -104,14 +105,14 @@ async fn settle(shared: &Arc<Shared>, operation: &Arc<Operation>, recorded: Reco
         request_id = entry.request_id,
         settling = true,
     );
-    let (shared, followed) = (Arc::clone(shared), Arc::clone(operation));
+    let (worker, followed) = (Arc::clone(shared), Arc::clone(operation));
     let settled = spawn_blocking(move || {
         span.in_scope(|| {
             tracing::info!(next = recorded.next, begun = recorded.begun, "was interrupted");
             let Recorded { entry, next, begun, merging, log, .. } = recorded;
             let (operation, started) = (&followed, Instant::now());
             let mut work = Work {
-                shared: &shared,
+                shared: &worker,
                 operation,
                 entry,
                 log,
@@ -126,15 +127,15 @@ async fn settle(shared: &Arc<Shared>, operation: &Arc<Operation>, recorded: Reco
             work.conclude(result)
         })
     });
-    settled.await.unwrap_or_else(|_| Some(gave_up()))
+    overdue::bounded(operation, shared.silence, settled).await.unwrap_or_else(|_| {
+        operation.give_up(cannot_settle());
+        None
+    })
 }
 
-/// The end that followers get of an operation that cannot even be settled. The journal keeps it open, so the next start
-/// tries again.
-fn gave_up() -> Phase {
-    let error = Error::new(Reason::Internal, "the agent failed in the middle; it will look again at its next start");
-    let ended = Ended { outcome: Outcome::Failed, error: Some(error), method: None, pause_ms: None };
-    Phase::Ended { cancellable: false, ended, seen: false }
+/// Of an operation that cannot even be settled. The journal keeps it open, so the next start tries again.
+fn cannot_settle() -> Error {
+    Error::new(Reason::Internal, "the agent failed in the middle; it will look again at its next start")
 }
 
 impl Work<'_> {

@@ -260,8 +260,8 @@ impl Work<'_> {
             match seen.snapshot(id) {
                 None => return Ok(()),
                 Some(snapshot) if snapshot.broken == Some(Reason::SnapshotBroken) => {
+                    let forgotten = self.patiently(|hypervisor| hypervisor.forget(vm, id))?;
                     self.stale = true;
-                    let forgotten = self.shared.hypervisor.forget(vm, id);
                     return forgotten.map_err(|failure| self.delete_error(&failure, id).into());
                 }
                 Some(_) if attempt < DELETE_TRIES && matches!(failure, Failure::Unreachable(_)) => {}

@@ -13,12 +13,6 @@ use crate::clock::Moment;
 use crate::hypervisor::{Failure, Observed, Reread};
 use crate::journal::{Before, Ended, Entry, Log, Merging};
 
-/// How long to wait before the hypervisor is asked again: at first, and at most.
-const FIRST_PAUSE: Duration = Duration::from_millis(100);
-const LONGEST_PAUSE: Duration = Duration::from_secs(2);
-/// How often a machine is looked at that libvirt answers for and cannot tell of.
-const MOST_LOOKS: u32 = 20;
-
 /// An operation at work.
 pub(super) struct Work<'a> {
     pub(super) shared: &'a Shared,
@@ -194,62 +188,6 @@ impl<'a> Work<'a> {
             }
         }
         true
-    }
-
-    /// The machine as it is. Waits for a hypervisor that is away: what has happened to the machine has to be known
-    /// before anything else can be decided.
-    pub(super) fn look(&mut self) -> Result<Observed, Halt> {
-        let vm = self.entry.vm;
-        let (mut pause, mut looks) = (FIRST_PAUSE, 0);
-        loop {
-            match self.shared.hypervisor.observe(vm, Reread::New) {
-                Ok(seen) => {
-                    self.stale = false;
-                    self.seen = Some(seen.clone());
-                    return Ok(seen);
-                }
-                Err(Failure::VmGone) => return Err(Error::vm_not_found(vm).into()),
-                Err(Failure::Unreachable(why)) => {
-                    tracing::debug!(why, "waiting for libvirt");
-                    let percent = u8::try_from(self.done * 100 / self.entry.steps.len().max(1)).unwrap_or(100);
-                    self.operation.progress(Progress { phase: "waiting for libvirt".to_owned(), percent });
-                }
-                Err(failure) => {
-                    looks += 1;
-                    tracing::warn!(%failure, looks, "the machine cannot be read");
-                    if looks == MOST_LOOKS {
-                        return Err(failure.to_error(vm, None, "the machine cannot be read").into());
-                    }
-                }
-            }
-            if self.shared.stopping.is_cancelled() {
-                return Err(Halt::LeftOff);
-            }
-            std::thread::sleep(pause);
-            pause = (pause * 2).min(LONGEST_PAUSE);
-        }
-    }
-
-    /// The machine as it is after calls that succeeded, as far as taking and deleting snapshots changes it.
-    pub(super) fn look_again(&mut self) -> Result<Observed, Halt> {
-        let Some(before) = self.seen.take() else { return self.look() };
-        match self.shared.hypervisor.observe_again(&before) {
-            Ok(seen) => {
-                self.stale = false;
-                self.seen = Some(seen.clone());
-                Ok(seen)
-            }
-            Err(_) => self.look(),
-        }
-    }
-
-    /// The machine as it is, without looking when nothing was changed since the last time.
-    pub(super) fn seen(&mut self) -> Result<Observed, Halt> {
-        match &self.seen {
-            Some(seen) if !self.stale => Ok(seen.clone()),
-            Some(_) => self.look_again(),
-            None => self.look(),
-        }
     }
 
     /// The error of a call that failed.

@@ -7,6 +7,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
+use std::time::Duration;
 
 use proto::convert::Spec;
 use snapshot_agent::execute::Executor;
@@ -40,11 +41,14 @@ pub(crate) struct Bench {
     pub(crate) now: char,
 }
 
-fn executor(libvirt: &Arc<Libvirt>, journal: &TempDir) -> Executor {
+/// Longer than any test.
+const SILENCE: Duration = Duration::from_secs(600);
+
+fn executor(libvirt: &Arc<Libvirt>, journal: &TempDir, silence: Duration) -> Executor {
     let policy = HostPolicy { stable_paths: false, ..HostPolicy::default() };
     let hypervisor = Arc::clone(libvirt) as Arc<dyn Hypervisor>;
     let journal = Journal::open(journal.path()).unwrap();
-    Executor::new(hypervisor, journal, Arc::new(Locks::new(2)), Arc::new(Machines::default()), policy)
+    Executor::new(hypervisor, journal, Arc::new(Locks::new(2)), Arc::new(Machines::default()), policy, silence)
 }
 
 impl Bench {
@@ -53,10 +57,15 @@ impl Bench {
     }
 
     pub(crate) fn on(libvirt: &Arc<Libvirt>, guest: Guest) -> Self {
+        Self::patient_for(libvirt, guest, SILENCE)
+    }
+
+    /// With an agent that gives up operations which make no progress for this long.
+    pub(crate) fn patient_for(libvirt: &Arc<Libvirt>, guest: Guest, silence: Duration) -> Self {
         let filter = tracing_subscriber::EnvFilter::from_default_env();
         let _ = tracing_subscriber::fmt().with_env_filter(filter).with_test_writer().try_init();
         let dir = tempfile::tempdir().unwrap();
-        let executor = executor(libvirt, &dir);
+        let executor = executor(libvirt, &dir, silence);
         let libvirt = Arc::clone(libvirt);
         Self { guest, libvirt, executor, journal: dir, expected: BTreeMap::new(), now: '-' }
     }
@@ -67,7 +76,7 @@ impl Bench {
         let last = files.filter(|path| path.extension().is_some_and(|it| it == "jsonl")).max().unwrap();
         let text = fs::read_to_string(&last).unwrap();
         fs::write(&last, format!("{}\n{{\"begun\":0}}\n", text.lines().next().unwrap())).unwrap();
-        self.executor = executor(&self.libvirt, &self.journal);
+        self.executor = executor(&self.libvirt, &self.journal, SILENCE);
         self.executor.settle().await.unwrap();
         let operation = self.executor.get(last.file_stem().unwrap().to_str().unwrap().parse().unwrap()).unwrap();
         let mut phase = operation.follow();

@@ -45,7 +45,8 @@ impl Agent {
         let locks = Arc::new(Locks::new(2));
         let hypervisor: Arc<dyn Hypervisor> = Arc::clone(&fake) as Arc<dyn Hypervisor>;
         let policy = HostPolicy { stable_paths: false, ..HostPolicy::default() };
-        let executor = Executor::new(hypervisor, journal, locks, Arc::clone(&machines), policy);
+        let executor =
+            Executor::new(hypervisor, journal, locks, Arc::clone(&machines), policy, Duration::from_secs(600));
         Self { executor, fake, machines }
     }
 
