@@ -6,6 +6,7 @@
 //! None of these calls decides anything: what may be done was decided by the planner, and whether it is done already is
 //! for the caller to look at. A call that fails may all the same have had its effect, or half of it.
 
+mod block_nodes;
 mod domain_xml;
 mod images;
 pub mod inbox;
@@ -67,6 +68,11 @@ pub trait Hypervisor: Send + Sync + 'static {
     /// Takes an external snapshot. Where it is to freeze the guest's file systems, they are thawed again whatever comes of
     /// it, and after a while even before anything has come of it.
     fn create_external(&self, vm: &VmFacts, new: &NewExternal<'_>, watch: &dyn Watch) -> Result<(), Failure>;
+
+    /// Has the machine leave the overlays of a snapshot that libvirt does not know it to be on, because its daemon died
+    /// while it took that. What was written there is merged down; but where the machine may have been started again since, on
+    /// what lies below, that is an error. Nothing to be left is success.
+    fn take_back(&self, vm: &VmFacts, layers: &Layers, id: &SnapshotId, may_have_run: bool) -> Result<(), Failure>;
 
     /// Takes the machine back to an external snapshot. What libvirt removes then is the active files, which is told it
     /// where it has it otherwise.

@@ -18,7 +18,7 @@ use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
-pub use backing::backing_file;
+pub use backing::{backing_file, local_path};
 
 const MAGIC: u32 = 0x5146_49fb;
 /// The part of the header that version 2 and 3 share: all that is of interest here.

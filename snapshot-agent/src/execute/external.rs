@@ -24,6 +24,17 @@ use crate::hypervisor::{Failure, NewExternal, Observed, Watch};
 /// How often something is tried when libvirt goes away in the middle.
 const TRIES: u32 = 3;
 
+/// After what a snapshot is taken back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum After {
+    /// libvirt said that it failed.
+    Failure,
+    /// libvirt went away in the middle.
+    Loss,
+    /// The agent did, and anything may have happened since.
+    Restart,
+}
+
 /// Tells of a step that takes long, and whether it is to end.
 pub(super) struct Follower<'a> {
     operation: &'a Operation,
@@ -111,8 +122,8 @@ impl Work<'_> {
             Ok(()) => Error::new(Reason::HypervisorFailed, "libvirt took the snapshot, and it is not whole"),
         };
         tracing::warn!(?error, cancelled, "the snapshot is not whole; taking back what there is of it");
-        let interrupted = matches!(result, Err(Failure::Unreachable(_)));
-        Err(match self.undo_external(id, interrupted) {
+        let after = if matches!(result, Err(Failure::Unreachable(_))) { After::Loss } else { After::Failure };
+        Err(match self.undo_external(id, after) {
             Ok(()) if cancelled => Halt::Cancelled,
             Ok(()) => error.into(),
             Err(Halt::Failed(remains)) => error.with("remains", remains.to_string()).into(),
@@ -121,16 +132,8 @@ impl Work<'_> {
     }
 
     /// Takes back what there is of a snapshot that is not whole. The machine goes on with what it has written since.
-    pub(super) fn undo_external(&mut self, id: &SnapshotId, interrupted: bool) -> Result<(), Halt> {
-        let made = |path: &str| Path::new(path).extension().is_some_and(|last| last == id.as_str());
-        for _ in 0..TRIES {
-            let seen = self.look()?;
-            let own = seen.layers.live.iter().find(|(_, path)| made(path));
-            let Some((disk, top)) = own.map(|(disk, top)| (disk.clone(), top.clone())) else { break };
-            let base = seen.layers.files.get(&top).and_then(|layer| layer.backing.clone());
-            let base = base.ok_or_else(|| Error::new(Reason::HypervisorFailed, format!("{top} lies on nothing")))?;
-            self.merge(&Merge { disk, above: vec![top.clone()], top, base, bytes: 0 }, false)?;
-        }
+    pub(super) fn undo_external(&mut self, id: &SnapshotId, after: After) -> Result<(), Halt> {
+        self.leave_overlays(id, after)?;
         let seen = self.look()?;
         self.stale = true;
         let mut attempts = Vec::new();
@@ -143,14 +146,43 @@ impl Work<'_> {
         remains.extend(seen.vm.writable_disks().next().map(|disk| memory_path(&disk.path, id)));
         remains.retain(|path| !reached.contains(path.as_str()));
         attempts.push(self.shared.hypervisor.unlink(&remains));
-        attempts.push(self.resume_left_paused(&seen, interrupted));
+        attempts.push(self.resume_left_paused(&seen, after != After::Failure));
         for failure in attempts.iter().filter_map(|attempt| attempt.as_ref().err()) {
             tracing::warn!(%failure, "taking back a snapshot failed");
         }
         let seen = self.look()?;
-        if seen.layers.snapshots.contains_key(id) || seen.layers.live.values().any(|path| made(path)) {
+        if seen.layers.snapshots.contains_key(id) || seen.layers.live.values().any(|path| is_made_for(path, id)) {
             let message = format!("what there is of snapshot {id} could not be taken back");
             return Err(Error::new(Reason::HypervisorFailed, message).into());
+        }
+        Ok(())
+    }
+
+    /// Has the machine leave the overlays of a snapshot that is not whole: first those that libvirt knows it to be on, then
+    /// those that only QEMU knows of. Until that is done no file may be removed.
+    fn leave_overlays(&mut self, id: &SnapshotId, after: After) -> Result<(), Halt> {
+        let disks = self.look()?.layers.live.len();
+        for _ in 0..disks + TRIES as usize {
+            let seen = self.look()?;
+            let own = seen.layers.live.iter().find(|(_, path)| is_made_for(path, id));
+            let Some((disk, top)) = own.map(|(disk, top)| (disk.clone(), top.clone())) else { break };
+            let base = seen.layers.files.get(&top).and_then(|layer| layer.backing.clone());
+            let base = base.ok_or_else(|| Error::new(Reason::HypervisorFailed, format!("{top} lies on nothing")))?;
+            self.merge(&Merge { disk, above: vec![top.clone()], top, base, bytes: 0 }, false)?;
+        }
+        for attempt in 1..=TRIES {
+            let seen = self.look()?;
+            self.stale = true;
+            // Where the guest is switched off in the middle, the files tell the rest.
+            let may_have_run = after == After::Restart;
+            match self.shared.hypervisor.take_back(&seen.vm, &seen.layers, id, may_have_run) {
+                Ok(()) => return Ok(()),
+                Err(failure) if attempt == TRIES => {
+                    let doing = "the machine is on files of a snapshot that was not taken, and could not be taken back";
+                    return Err(self.error(&failure, Some(id), doing).into());
+                }
+                Err(failure) => tracing::warn!(%failure, attempt, "the machine could not be taken back"),
+            }
         }
         Ok(())
     }
@@ -204,6 +236,11 @@ impl Work<'_> {
             }
         }
     }
+}
+
+/// Whether a file was made for this snapshot.
+fn is_made_for(path: &str, id: &SnapshotId) -> bool {
+    Path::new(path).extension().is_some_and(|last| last == id.as_str())
 }
 
 /// Files that libvirt's next revert may take for the active ones: the overlays of snapshots that the machine is not on.

@@ -22,7 +22,7 @@ use snapshot_core::vm::VmState;
 use snapshot_core::{Error, Reason};
 use tokio::task::spawn_blocking;
 
-use super::external::endangered;
+use super::external::{After, endangered};
 use super::operation::{Operation, Phase, Progress};
 use super::work::{Halt, Work};
 use super::{Shared, overdue};
@@ -197,7 +197,7 @@ impl Work<'_> {
             return Ok(());
         }
         if begun {
-            self.undo_external(id, true)?;
+            self.undo_external(id, After::Restart)?;
         }
         Err(self.interrupted("the snapshot was not taken, and nothing is left of it"))
     }

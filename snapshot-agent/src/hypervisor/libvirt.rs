@@ -15,6 +15,7 @@ mod link;
 mod merge;
 mod news;
 mod observe;
+mod take_back;
 mod written;
 
 use std::collections::BTreeSet;
@@ -111,6 +112,10 @@ impl Hypervisor for Libvirt {
 
     fn create_external(&self, vm: &VmFacts, new: &NewExternal<'_>, watch: &dyn Watch) -> Result<(), Failure> {
         external::create(&self.actions, &self.looks, vm, new, watch)
+    }
+
+    fn take_back(&self, vm: &VmFacts, layers: &Layers, id: &SnapshotId, may_have_run: bool) -> Result<(), Failure> {
+        take_back::take_back(&self.actions, vm, layers, id, may_have_run)
     }
 
     fn revert_external(&self, vm: VmId, layers: &Layers, id: &SnapshotId, then: PowerState) -> Result<(), Failure> {

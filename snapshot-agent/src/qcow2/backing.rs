@@ -26,11 +26,12 @@ pub fn backing_file(path: &Path) -> Result<Option<String>, ImageError> {
     }
     let mut name = vec![0; length as usize];
     read_exact_at(&file, &mut name, offset)?;
-    Ok(local(&String::from_utf8_lossy(&name)))
+    Ok(local_path(&String::from_utf8_lossy(&name)))
 }
 
-/// The path in what QEMU takes for the name of an image: <https://www.qemu.org/docs/master/system/images.html>.
-fn local(name: &str) -> Option<String> {
+/// The path in what QEMU takes for the name of an image, if it is a local file:
+/// <https://www.qemu.org/docs/master/system/images.html>.
+pub fn local_path(name: &str) -> Option<String> {
     if let Some(json) = name.strip_prefix("json:") {
         return in_json(&serde_json::from_str(json).ok()?);
     }
@@ -45,7 +46,7 @@ fn local(name: &str) -> Option<String> {
 fn in_json(node: &serde_json::Value) -> Option<String> {
     let named = node.get("filename").or_else(|| node.get("file.filename"));
     match named.and_then(serde_json::Value::as_str) {
-        Some(name) => local(name),
+        Some(name) => local_path(name),
         None => in_json(node.get("file")?),
     }
 }

@@ -1,5 +1,6 @@
 //! External snapshots of real guests: what the guest reads after going back to every snapshot, and which files are left.
 
+mod ahead;
 mod stories;
 
 use std::collections::{BTreeMap, BTreeSet};

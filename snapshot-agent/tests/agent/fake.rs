@@ -48,6 +48,8 @@ pub(crate) struct Machine {
     pub(crate) layers: Layers,
     /// What a guest would read through each file; of a disk's active file see `disks`.
     pub(crate) content: BTreeMap<String, char>,
+    /// Overlays that QEMU is on and libvirt does not know of.
+    pub(crate) ahead: BTreeSet<String>,
 }
 
 /// The host, which outlives a process.
@@ -90,7 +92,8 @@ impl World {
         let instance = (state != VmState::Shutoff).then_some(1);
         let (layers, content) = external::images(&vm);
         let (disks, images) = (vec!['B'; disks], vec![BTreeMap::new(); disks]);
-        let machine = Machine { snapshots: vec![], instance, paused_by: None, disks, images, layers, content, vm };
+        let (snapshots, ahead) = (vec![], BTreeSet::new());
+        let machine = Machine { snapshots, instance, paused_by: None, disks, images, layers, content, ahead, vm };
         let machines = BTreeMap::from([(machine.vm.id, machine)]);
         Arc::new(Mutex::new(Self { machines, runs: 1 }))
     }
@@ -298,8 +301,13 @@ impl Hypervisor for Fake {
     }
 
     fn create_external(&self, vm: &VmFacts, new: &NewExternal<'_>, _: &dyn Watch) -> Result<(), Failure> {
-        let create = |world: &mut World| machine(world, vm.id)?.create_external(new, usize::MAX);
-        self.call(create, |world| _ = machine(world, vm.id).and_then(|machine| machine.create_external(new, 1)))
+        let lost = lock(&self.state).fault.is_some_and(|(_, fault)| fault != Fault::RefusedHalfway);
+        let halfway = |world: &mut World| _ = machine(world, vm.id).map(|machine| machine.create_halfway(new, lost));
+        self.call(|world| machine(world, vm.id)?.create_external(new, usize::MAX), halfway)
+    }
+
+    fn take_back(&self, vm: &VmFacts, _: &Layers, _: &SnapshotId, _: bool) -> Result<(), Failure> {
+        self.call(|world| machine(world, vm.id).map(|machine| machine.ahead.clear()), |_| {})
     }
 
     fn revert_external(&self, vm: VmId, _: &Layers, id: &SnapshotId, then: PowerState) -> Result<(), Failure> {

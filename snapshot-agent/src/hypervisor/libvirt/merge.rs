@@ -23,7 +23,8 @@ use super::files::is_same;
 use super::link::{Connection, Link};
 use crate::hypervisor::domain_xml;
 
-/// How often a merge is asked how far it is.
+/// How often a merge is asked how far it is: at first, for most are short, and later.
+const ASK_AFTER: Duration = Duration::from_millis(2);
 const ASK_EVERY: Duration = Duration::from_millis(50);
 /// How long a machine is waited for to go on with the base.
 const PIVOT_WITHIN: Duration = Duration::from_secs(60);
@@ -65,6 +66,7 @@ pub(super) fn commit(
     if looks.look("block_job", job)?.is_none() {
         actions.act("commit", |connection| begin(connection, vm, &merge.disk, base, top))?;
     }
+    let mut pauses = Pauses::default();
     while let Some((done, of)) = looks.look("block_job", job)? {
         watch.progress(done, of);
         if is_active_layer && of > 0 && done == of {
@@ -74,7 +76,7 @@ pub(super) fn commit(
             actions.act("abort", |connection| abort(connection, vm, &merge.disk, 0))?;
             return Err(cancelled());
         }
-        thread::sleep(ASK_EVERY);
+        pauses.pause();
     }
     if is_active_layer {
         return Err(Failure::Unintelligible("the block job ended before the machine went on with the base".to_owned()));
@@ -113,13 +115,13 @@ fn job(connection: &Connection, vm: &VmFacts, disk: &str) -> Result<Option<(u64,
 
 /// Has the machine go on with the base. libvirt refuses as long as the two differ.
 fn pivot(connection: &Connection, vm: &VmFacts, disk: &str) -> Result<(), Failure> {
-    let since = Instant::now();
+    let (since, mut pauses) = (Instant::now(), Pauses::default());
     loop {
         match abort(connection, vm, disk, sys::VIR_DOMAIN_BLOCK_JOB_ABORT_PIVOT) {
             Err(Failure::Refused { code, .. })
                 if code == sys::VIR_ERR_BLOCK_COPY_ACTIVE && since.elapsed() < PIVOT_WITHIN =>
             {
-                thread::sleep(ASK_EVERY);
+                pauses.pause();
             }
             result => return result,
         }
@@ -154,6 +156,7 @@ fn qemu_img(mut command: Command, bytes: u64, watch: &dyn Watch) -> Result<(), F
             stderr.into_iter().for_each(|mut stderr| drop(stderr.read_to_string(&mut words)));
             words
         });
+        let mut pauses = Pauses::default();
         let status = loop {
             match child.try_wait() {
                 Ok(None) if watch.is_cancelled() => {
@@ -161,7 +164,7 @@ fn qemu_img(mut command: Command, bytes: u64, watch: &dyn Watch) -> Result<(), F
                     drop(child.wait());
                     break Ok(None);
                 }
-                Ok(None) => thread::sleep(ASK_EVERY),
+                Ok(None) => pauses.pause(),
                 Ok(Some(status)) => break Ok(Some(status)),
                 Err(error) => break Err(error),
             }
@@ -265,6 +268,19 @@ fn spellings(xml: &str, name: &str) -> Result<Vec<String>, Failure> {
         found.push(name.to_owned());
     }
     Ok(found)
+}
+
+/// Pauses between questions: the longer it takes, the longer they are.
+#[derive(Default)]
+struct Pauses {
+    last: Duration,
+}
+
+impl Pauses {
+    fn pause(&mut self) {
+        self.last = (self.last * 2).clamp(ASK_AFTER, ASK_EVERY);
+        thread::sleep(self.last);
+    }
 }
 
 /// For what takes no time.

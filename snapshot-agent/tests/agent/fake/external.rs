@@ -61,6 +61,9 @@ impl Machine {
     }
 
     pub(super) fn create_external(&mut self, new: &NewExternal<'_>, disks: usize) -> Result<(), Failure> {
+        if !self.ahead.is_empty() {
+            return Err(Failure::Refused { code: 1, message: "node is used as backing hd".to_owned() });
+        }
         self.write_through();
         let frozen = self.layers.live.clone();
         for (target, path) in new.overlays.iter().take(disks) {
@@ -100,6 +103,15 @@ impl Machine {
         let parts = Parts { parent, is_current: true, frozen, overlays, ..Parts::default() };
         self.layers.snapshots.insert(new.id.clone(), parts);
         Ok(())
+    }
+
+    /// Where libvirt's daemon dies, QEMU may go on with the overlays and that is not written down.
+    pub(super) fn create_halfway(&mut self, new: &NewExternal<'_>, lost: bool) {
+        if lost && self.vm.state == VmState::Running {
+            self.ahead = new.overlays.values().cloned().collect();
+        } else {
+            let _ = self.create_external(new, 1);
+        }
     }
 
     pub(super) fn revert_external(
@@ -184,6 +196,10 @@ impl Machine {
     }
 
     pub(super) fn unlink(&mut self, path: &str) {
+        if self.ahead.contains(path) {
+            // What the guest writes is in no file any more.
+            self.disks.fill('?');
+        }
         self.layers.files.remove(path);
         self.content.remove(path);
     }

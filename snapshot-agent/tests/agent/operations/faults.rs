@@ -149,6 +149,7 @@ fn check(case: &Case, context: &str, ended: &Ended, before: &Machine, after: &Ma
         after.disks.iter().all(|disk| *disk == after.disks[0]) && after.disks[0] != '?',
         "some old and some new: {context}"
     );
+    assert!(after.ahead.is_empty(), "QEMU is on files that libvirt does not know: {context}");
     for n in (1..=3).chain([9]) {
         assert!(has(after, n) || has_nothing(after, n), "half of snapshot {n}: {context}");
     }

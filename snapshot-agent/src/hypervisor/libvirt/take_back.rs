@@ -1,0 +1,195 @@
+//! A machine that is on other files than libvirt believes.
+//!
+//! When libvirt's daemon dies while it takes a snapshot of a running machine, QEMU may have been told to go on with the
+//! overlays, and libvirt has not written that down. The next daemon believes the machine to be on the files from before
+//! (seen with libvirt 11.3). Nothing tells, but the guest writes into files that libvirt does not know: with the next power
+//! off all of that is lost, and whoever removes files that nobody seems to need removes it at once.
+//!
+//! So QEMU itself is asked where it is. What it has written into the overlay is merged into the file below it, and it goes on
+//! with that file: then both are of one mind again. libvirt marks such a machine as tainted by custom monitor commands. Where
+//! the machine was switched off before that, the overlay is merged by `qemu-img`.
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+use snapshot_core::ids::SnapshotId;
+use snapshot_core::layers::{Layers, overlay_paths};
+use snapshot_core::vm::VmFacts;
+use virt::domain::Domain;
+
+use super::super::Failure;
+use super::super::block_nodes::{Ahead, Block, Node, ahead, nodes_of};
+use super::files::{is_same, unlink};
+use super::link::Link;
+use crate::qcow2;
+
+/// How often a merge is asked how far it is, and how long it may take. It merges what was written since the daemon died.
+const ASK_EVERY: Duration = Duration::from_millis(20);
+const MERGED_WITHIN: Duration = Duration::from_secs(10 * 60);
+/// How long an empty image may take to be made.
+const MADE_WITHIN: Duration = Duration::from_secs(60);
+
+/// A block job, as `query-block-jobs` tells of it.
+#[derive(Debug, Deserialize)]
+struct Job {
+    #[serde(rename = "device")]
+    id: String,
+    ready: bool,
+}
+
+/// A job of any kind, as `query-jobs` tells of it.
+#[derive(Debug, Deserialize)]
+struct AnyJob {
+    id: String,
+    #[serde(rename = "type")]
+    kind: String,
+    status: String,
+}
+
+/// Leaves the overlays of this snapshot. Can be repeated from its beginning.
+pub(super) fn take_back(
+    actions: &Link,
+    vm: &VmFacts,
+    layers: &Layers,
+    id: &SnapshotId,
+    may_have_run: bool,
+) -> Result<(), Failure> {
+    if vm.is_active() {
+        actions.act("take_back", |connection| in_qemu(&*connection.domain(vm.id)?, id))?;
+        if !may_have_run {
+            return Ok(());
+        }
+    }
+    in_files(layers, id, may_have_run)
+}
+
+fn in_qemu(domain: &Domain, id: &SnapshotId) -> Result<(), Failure> {
+    let is_made = |path: &str| path.strip_suffix(id.as_str()).is_some_and(|rest| rest.ends_with('.'));
+    let nodes: Vec<Node> = ask(domain, "query-named-block-nodes", json!({}))?;
+    if nodes_of(&nodes, is_made).is_empty() {
+        return Ok(());
+    }
+    let blocks: Vec<Block> = ask(domain, "query-block", json!({}))?;
+    let disks = ahead(&blocks, &nodes, is_made).map_err(Failure::Unintelligible)?;
+    for disk in &disks {
+        tracing::warn!(%id, ?disk, "QEMU is on a file that libvirt does not know; taking it back");
+        merge(domain, disk)?;
+    }
+    let blocks: Vec<Block> = ask(domain, "query-block", json!({}))?;
+    if !ahead(&blocks, &nodes, is_made).map_err(Failure::Unintelligible)?.is_empty() {
+        return Err(Failure::Unintelligible("QEMU could not be taken back to the files that libvirt knows".to_owned()));
+    }
+    end_creating(domain)?;
+    // libvirt numbers new ones, and would run into these.
+    for node in nodes_of(&nodes, is_made) {
+        let _: Value = ask(domain, "blockdev-del", json!({ "node-name": node }))?;
+    }
+    // All that is in them is below them now.
+    let merged: Vec<String> = disks.into_iter().map(|disk| disk.overlay).collect();
+    unlink(&merged)
+}
+
+/// Lets go of images that QEMU was told to make: until it is told that this was heard of, it keeps them in use. libvirt makes
+/// them while it takes a snapshot, and the machine is ours, so nobody waits for any.
+fn end_creating(domain: &Domain) -> Result<(), Failure> {
+    let since = Instant::now();
+    loop {
+        let jobs: Vec<AnyJob> = ask(domain, "query-jobs", json!({}))?;
+        let creating: Vec<_> = jobs.into_iter().filter(|job| job.kind == "create").collect();
+        if creating.is_empty() {
+            return Ok(());
+        }
+        for job in creating.iter().filter(|job| job.status == "concluded") {
+            let _: Value = ask(domain, "job-dismiss", json!({ "id": job.id }))?;
+        }
+        if since.elapsed() > MADE_WITHIN {
+            return Err(Failure::Unintelligible("QEMU does not come to the end of making an image".to_owned()));
+        }
+        thread::sleep(ASK_EVERY);
+    }
+}
+
+/// Of a machine that is off. When it may have run since, on what is below, what is in the overlay no longer fits that: then
+/// both are left as they are, for a person to look at.
+fn in_files(layers: &Layers, id: &SnapshotId, may_have_run: bool) -> Result<(), Failure> {
+    let disks = layers.live.iter().map(|(target, path)| (target.as_str(), path.as_str()));
+    for (target, overlay) in overlay_paths(disks, id) {
+        let (Some(live), path) = (layers.live.get(&target), Path::new(&overlay)) else { continue };
+        // Where QEMU has never opened it, there may be no image in it yet.
+        let below = qcow2::backing_file(path).ok().flatten();
+        if !below.is_some_and(|below| is_same(&path.with_file_name(below), live)) || is_empty(&overlay)? {
+            continue;
+        }
+        if may_have_run {
+            let what = format!("{overlay} holds what a guest wrote, and the machine may have run without it since");
+            return Err(Failure::Unintelligible(what));
+        }
+        tracing::warn!(%id, overlay, "a guest was on a file that libvirt does not know; merging it");
+        qemu_img(&["commit", "-q", "-d", "-f", "qcow2", "-b", live, "--", &overlay])?;
+    }
+    Ok(())
+}
+
+/// Whether nothing was written into an overlay.
+fn is_empty(overlay: &str) -> Result<bool, Failure> {
+    #[derive(Deserialize)]
+    struct Part {
+        depth: u32,
+        present: bool,
+    }
+    let map = qemu_img(&["map", "-U", "-f", "qcow2", "--output=json", "--", overlay])?;
+    let parts: Vec<Part> = serde_json::from_slice(&map)
+        .map_err(|error| Failure::Unintelligible(format!("what qemu-img says of {overlay}: {error}")))?;
+    Ok(!parts.iter().any(|part| part.depth == 0 && part.present))
+}
+
+fn qemu_img(args: &[&str]) -> Result<Vec<u8>, Failure> {
+    let output = Command::new("qemu-img").args(args).stdin(Stdio::null()).output()?;
+    if output.status.success() {
+        return Ok(output.stdout);
+    }
+    let words = String::from_utf8_lossy(&output.stderr);
+    Err(Failure::Unintelligible(format!("qemu-img: {}", words.trim())))
+}
+
+/// Merges the file on top into the one below it, and has QEMU go on with that.
+fn merge(domain: &Domain, disk: &Ahead) -> Result<(), Failure> {
+    let job = format!("take-back-{}", disk.top);
+    let jobs = || ask::<Vec<Job>>(domain, "query-block-jobs", json!({}));
+    if !jobs()?.iter().any(|other| other.id == job) {
+        let arguments = json!({ "job-id": job, "device": disk.top, "base-node": disk.base });
+        let _: Value = ask(domain, "block-commit", arguments)?;
+    }
+    let since = Instant::now();
+    let mut completed = false;
+    while let Some(now) = jobs()?.into_iter().find(|other| other.id == job) {
+        if now.ready && !completed {
+            let _: Value = ask(domain, "job-complete", json!({ "id": job }))?;
+            completed = true;
+        }
+        if since.elapsed() > MERGED_WITHIN {
+            return Err(Failure::Unintelligible("QEMU does not come to the end of a merge".to_owned()));
+        }
+        thread::sleep(ASK_EVERY);
+    }
+    Ok(())
+}
+
+/// Asks QEMU by QMP.
+fn ask<T: DeserializeOwned>(domain: &Domain, command: &str, arguments: Value) -> Result<T, Failure> {
+    #[derive(Deserialize)]
+    struct Answer<T> {
+        r#return: T,
+    }
+    let asked = json!({ "execute": command, "arguments": arguments }).to_string();
+    let answer = domain.qemu_monitor_command(&asked, 0)?;
+    match serde_json::from_str::<Answer<T>>(&answer) {
+        Ok(answer) => Ok(answer.r#return),
+        Err(_) => Err(Failure::Unintelligible(format!("QEMU's answer to {command}: {answer}"))),
+    }
+}
