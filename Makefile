@@ -53,9 +53,9 @@ bench: setup-test web ## Latency, memory and cascades beside libvirt's own; writ
 	target/release/bench $(WHAT)
 
 .PHONY: faults
-faults: setup-test web ## Kill, cut and fill while guests are worked on: N kills from the seed SEED (100, 1)
+faults: setup-test web ## Kill, cut and fill while guests are worked on: N kills from the seed SEED (100, 1); STORAGE=external
 	cargo build --workspace
-	target/debug/faults --kills $(or $(N),100) --seed $(or $(SEED),1)
+	target/debug/faults --kills $(or $(N),100) --seed $(or $(SEED),1) $(if $(STORAGE),--storage $(STORAGE))
 
 .PHONY: web
 web: setup-build ## Build the page

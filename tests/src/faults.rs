@@ -13,6 +13,7 @@ pub mod ask;
 pub mod calm;
 pub mod campaign;
 pub mod check;
+pub mod files;
 pub mod history;
 pub mod judge;
 pub mod lane;

@@ -30,8 +30,9 @@ fn said(output: &Output) -> String {
 
 #[test]
 fn thirty_kills_find_nothing() {
-    for seed in ["1", "20"] {
-        let output = faults(&["--kills", "15", "--kills-a-round", "15", "--seed", seed]).output().unwrap();
+    for (seed, storage) in [("1", "internal"), ("20", "external")] {
+        let arguments = ["--kills", "15", "--kills-a-round", "15", "--seed", seed, "--storage", storage];
+        let output = faults(&arguments).output().unwrap();
         assert!(output.status.success(), "{}", said(&output));
     }
 }

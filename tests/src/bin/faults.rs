@@ -70,8 +70,12 @@ async fn rounds(options: Options) -> Result<ExitCode> {
 }
 
 fn again(options: &Options, round: u32) -> String {
+    let storage = match options.storage {
+        v1::StorageKind::External => " --storage external",
+        _ => "",
+    };
     format!(
-        "target/debug/faults --kills {} --kills-a-round {} --machines {} --seed {} --round {round}",
+        "target/debug/faults --kills {} --kills-a-round {} --machines {} --seed {} --round {round}{storage}",
         options.kills, options.kills_a_round, options.machines, options.seed
     )
 }

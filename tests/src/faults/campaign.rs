@@ -69,10 +69,12 @@ impl Options {
         let rng = Rng::new(self.seed).fork(u64::from(number));
         // The smallest margin that plans still respect: a full file system is to be met in the middle of things, too.
         let mut policy = "space_margin_bytes = 0\n".to_owned();
-        if self.storage == v1::StorageKind::External {
+        let is_external = self.storage == v1::StorageKind::External;
+        if is_external {
             policy += "stable_paths = false\n";
         }
-        let world = Arc::new(World::start(self.machines, &policy).await.context("a world could not be brought up")?);
+        let world = World::start(self.machines, &policy, is_external).await;
+        let world = Arc::new(world.context("a world could not be brought up")?);
         let played = self.play(&world, &rng, kills).await;
         if let Err(error) = &played {
             let what = format!("the round came to no end: {error:#}");
@@ -109,6 +111,11 @@ impl Options {
         let checks = lanes.iter_mut().map(|lane| check::check(world, &client, lane, &open));
         for checked in futures_util::future::join_all(checks).await {
             checked?;
+        }
+        world.history.violated(check::check_host(world)?);
+        let purges = world.machines.iter().map(|machine| check::check_purge(world, &client, &machine.guest));
+        for purged in futures_util::future::join_all(purges).await {
+            purged?;
         }
         world.history.violated(check::check_host(world)?);
         world.history.violated(check::check_ends(&client, &world.history.ends()).await?);

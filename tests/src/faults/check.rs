@@ -8,6 +8,7 @@ use anyhow::{Context as _, Result};
 use proto::v1;
 use tokio::task::block_in_place;
 
+use super::files::{Files, active, chain, files, living, on_disks};
 use super::judge::{Kind, Return, Row, Seen, Violation, judge};
 use super::lane::Lane;
 use super::model::Label;
@@ -15,7 +16,7 @@ use super::world::World;
 use crate::client::{Client, OPERATIONS};
 use crate::guest::Guest;
 use crate::images;
-use crate::lab::{HOST, Power, as_listed, id};
+use crate::lab::{HOST, Power, as_listed, id, key};
 use crate::libvirtd::Listed;
 
 /// How long operations may take to end by themselves once everything is up again.
@@ -57,7 +58,7 @@ pub async fn check(world: &World, client: &Client, lane: &mut Lane, open: &[v1::
     let guest = &world.machines[machine.context("a machine of this world")?].guest;
     let (catalogue, libvirt) = agreement(world, client, guest).await?;
     let known: BTreeSet<String> = libvirt.iter().map(|listed| listed.name.clone()).collect();
-    let tags = tags(guest, &known).await?;
+    let Files { tags, kept, .. } = settled(world, guest, &known).await?;
     let power = match lane.model.powers.first() {
         Some(power) => *power,
         None => Power::Off,
@@ -74,7 +75,8 @@ pub async fn check(world: &World, client: &Client, lane: &mut Lane, open: &[v1::
     block_in_place(|| world.virsh(&["destroy", guest.name()])).ok();
     let damage = block_in_place(|| damage(world, guest));
     let open = open.iter().filter(|operation| operation.vm == guest.vm()).map(|operation| format!("{operation:?}"));
-    let seen = Seen { catalogue, libvirt, tags, power, present, returns, strangers, damage, open: open.collect() };
+    let seen =
+        Seen { catalogue, libvirt, tags, kept, power, present, returns, strangers, damage, open: open.collect() };
     world.history.violated(judge(&lane.model, &seen));
     Ok(())
 }
@@ -84,7 +86,10 @@ async fn agreement(world: &World, client: &Client, guest: &Guest) -> Result<(Vec
     let begun = Instant::now();
     loop {
         let rows: Vec<Row> = client.snapshots(&guest.vm()).await?.iter().map(row).collect();
-        let libvirt = block_in_place(|| world.cluster().host(HOST)?.libvirtd()?.snapshot_tree(guest))?;
+        let libvirt = block_in_place(|| {
+            let listed = world.cluster().host(HOST)?.libvirtd()?.snapshot_tree(guest)?;
+            living(world, guest, listed)
+        })?;
         let mut listed: Vec<Listed> = rows.iter().map(|row| row.listed.clone()).collect();
         listed.sort();
         let unfinished = rows.iter().any(|row| row.state == "Creating" || row.state == "Deleting");
@@ -95,15 +100,14 @@ async fn agreement(world: &World, client: &Client, guest: &Guest) -> Result<(Vec
     }
 }
 
-/// The snapshots in each image, once there are no others than libvirt's, or after a while as they are: what could not be
+/// The machine's files, once no image has other snapshots than libvirt's, or after a while as they are: what could not be
 /// removed on a full disk is removed later.
-async fn tags(guest: &Guest, known: &BTreeSet<String>) -> Result<Vec<Vec<String>>> {
+async fn settled(world: &World, guest: &Guest, known: &BTreeSet<String>) -> Result<Files> {
     let begun = Instant::now();
     loop {
-        let tags = guest.disks().iter().map(|disk| images::internal_snapshots(disk.path()));
-        let tags = block_in_place(|| tags.collect::<Result<Vec<_>>>())?;
-        if tags.iter().flatten().all(|tag| known.contains(tag)) || begun.elapsed() > REMOVED {
-            return Ok(tags);
+        let files = block_in_place(|| files(world, guest))?;
+        if files.tags.iter().flatten().all(|tag| known.contains(tag)) || begun.elapsed() > REMOVED {
+            return Ok(files);
         }
         tokio::time::sleep(AGAIN).await;
     }
@@ -118,7 +122,7 @@ async fn come_back(client: &Client, guest: &Guest, to: &str) -> Return {
     let request = v1::RevertToSnapshotRequest {
         name: format!("{}/snapshots/{to}", guest.vm()),
         run_after: v1::RunAfter::Running.into(),
-        request_id: crate::lab::key(),
+        request_id: key(),
         ..Default::default()
     };
     if let Err(error) = client.done(client.revert_as(request).await).await {
@@ -130,20 +134,52 @@ async fn come_back(client: &Client, guest: &Guest, to: &str) -> Return {
     }
 }
 
+/// Removes all snapshots of a machine that is off: then there are none, and its disks are on their own images and hold what
+/// they held.
+pub async fn check_purge(world: &World, client: &Client, guest: &Guest) -> Result<()> {
+    let before = block_in_place(|| on_disks(&active(world, guest)?))?;
+    let request = v1::PurgeVmRequest { name: guest.vm(), force: true, request_id: key(), ..Default::default() };
+    let purged = client.done(client.purge(request).await).await;
+    world.history.tell(guest.name(), &format!("purged: {purged:?}"));
+    let find = |kind, what: String| {
+        world.history.violated(vec![Violation { kind, machine: guest.name().to_owned(), what }]);
+    };
+    if let Err(error) = purged {
+        find(Kind::Stuck, format!("it cannot be purged: {error:#}"));
+        return Ok(());
+    }
+    let files = block_in_place(|| files(world, guest))?;
+    let own: Vec<PathBuf> = guest.disks().iter().map(|disk| disk.path().to_owned()).collect();
+    if files.active != own {
+        find(Kind::Orphaned, format!("after a purge it is on {:?} instead of {own:?}", files.active));
+    }
+    if files.kept.iter().any(|kept| !kept.is_empty()) {
+        find(Kind::Orphaned, format!("after a purge there is {:?}", files.kept));
+    }
+    let after = block_in_place(|| on_disks(&files.active))?;
+    if after != before {
+        find(Kind::WrongData, format!("a purge made {after:?} of {before:?}"));
+    }
+    Ok(())
+}
+
 /// What is wrong with the images of a machine that is off.
 fn damage(world: &World, guest: &Guest) -> Vec<String> {
     let mut wrong = Vec::new();
-    for disk in guest.disks() {
-        if let Err(error) = images::check_consistent(disk.path()) {
-            wrong.push(format!("{error:#}"));
-        }
-        let backing = images::backing_file(disk.path());
-        let expected = (guest.name().starts_with("clone")).then(|| world.base().0.display().to_string());
-        if !backing.as_ref().is_ok_and(|backing| *backing == expected) {
-            wrong.push(format!(
-                "{} has the backing file {backing:?}, and must have {expected:?}",
-                disk.path().display()
-            ));
+    let files = match files(world, guest) {
+        Ok(files) => files,
+        Err(error) => return vec![format!("{error:#}")],
+    };
+    // What libvirt wrote about a branch that was left names files that went with it.
+    let is_image = |file: &&PathBuf| file.extension().is_none_or(|last| last != "mem") && file.exists();
+    let images = files.all.iter().filter(is_image);
+    wrong.extend(images.filter_map(|image| images::check_consistent(image).err()).map(|error| format!("{error:#}")));
+    for (disk, active) in guest.disks().iter().zip(&files.active) {
+        let base = (guest.name().starts_with("clone")).then(|| world.base().0.to_owned());
+        let expected: Vec<PathBuf> = [disk.path().to_owned()].into_iter().chain(base).collect();
+        let chain = chain(active);
+        if !chain.as_ref().is_ok_and(|chain| chain.ends_with(&expected)) {
+            wrong.push(format!("{} lies on {chain:?}, which must end in {expected:?}", active.display()));
         }
     }
     if !images::sha256(world.base().0).is_ok_and(|digest| digest == world.base().1) {
@@ -184,6 +220,7 @@ pub fn check_host(world: &World) -> Result<Vec<Violation>> {
         let guest = &machine.guest;
         expected.extend(guest.disks().iter().map(|disk| disk.path().to_owned()));
         expected.extend([guest.xml_file(), guest.serial().to_owned()]);
+        expected.extend(files(world, guest)?.all);
     }
     for file in files_below(&world.images()).into_iter().filter(|file| !expected.contains(file)) {
         find(Kind::Orphaned, format!("{} belongs to nothing", file.display()));

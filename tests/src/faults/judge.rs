@@ -93,6 +93,8 @@ pub struct Seen {
     pub libvirt: Vec<Listed>,
     /// The snapshots in each image, by qemu-img.
     pub tags: Vec<Vec<String>>,
+    /// By disk, the snapshots whose data is there.
+    pub kept: Vec<BTreeSet<String>>,
     /// What it does.
     pub power: Power,
     /// What is on its disks, unless it is paused.
@@ -234,10 +236,10 @@ impl Judge<'_> {
                     self.find(Kind::Orphaned, format!("disk {disk} has {tag}, which libvirt does not list"));
                 }
             }
-            for listed in libvirts.iter().filter(|listed| !once.contains(listed.name.as_str())) {
-                if !broken(&listed.name) {
-                    self.find(Kind::Lost, format!("disk {disk} has nothing of {}", listed.name));
-                }
+        }
+        for (disk, kept) in seen.kept.iter().enumerate() {
+            for listed in libvirts.iter().filter(|listed| !kept.contains(&listed.name) && !broken(&listed.name)) {
+                self.find(Kind::Lost, format!("disk {disk} has nothing of {}", listed.name));
             }
         }
     }

@@ -120,8 +120,9 @@ impl Surroundings for Around<'_> {
 }
 
 impl World {
-    /// Brings one up, with so many machines, all of them running and booted.
-    pub async fn start(machines: usize, policy: &str) -> Result<Self> {
+    /// Brings one up, with so many machines, all of them running and booted. Where snapshots are external virsh does not meddle:
+    /// its own reverts and deletions lose data of these.
+    pub async fn start(machines: usize, policy: &str, is_external: bool) -> Result<Self> {
         // Mounted before the daemon starts, whose namespace is a copy of this one.
         let scratch = Scratch::new()?;
         let folder = scratch.folder("images")?;
@@ -147,6 +148,7 @@ impl World {
                 Shape::Clone => Guest::clone_of(&folder, &name, &base)?,
             };
             cluster.host(HOST)?.libvirtd()?.define_and_start(&guest)?;
+            let meddled = meddled && !is_external;
             inhabitants.push(Inhabitant { guest, meddled, crashes: AtomicU64::new(0) });
         }
         Ok(Self {

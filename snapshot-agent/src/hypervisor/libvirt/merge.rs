@@ -210,6 +210,10 @@ pub(super) fn redirect(connection: &Connection, vm: &VmFacts, layers: &Layers, m
             // What libvirt keeps of it beside this would be lost; a revert takes care of it.
             continue;
         }
+        if parts.deleted && !uses_top {
+            // Nobody goes back to it, so nobody follows the chains that it has.
+            continue;
+        }
         let snapshot = Domain::lookup_snapshot_by_name(&domain, id.as_str(), 0)?;
         let before = full_xml(&snapshot)?;
         let mut xml = snapshot_write::without_chains(&before)?;

@@ -45,6 +45,7 @@ fn right() -> Seen {
     Seen {
         catalogue: vec![row(all[0].clone(), "first"), row(all[1].clone(), "second")],
         libvirt: all,
+        kept: Vec::new(),
         tags: vec![names.clone(), names],
         power: Power::Running,
         present: Some(disks('C', 1, 'C')),
@@ -55,8 +56,11 @@ fn right() -> Seen {
     }
 }
 
+/// All snapshots are internal: what is in an image is kept there.
 fn kinds(machine: &Machine, seen: &Seen) -> Vec<Kind> {
-    let mut kinds: Vec<Kind> = judge(machine, seen).into_iter().map(|violation| violation.kind).collect();
+    let kept = seen.tags.iter().map(|tags| tags.iter().cloned().collect()).collect();
+    let seen = Seen { kept, ..seen.clone() };
+    let mut kinds: Vec<Kind> = judge(machine, &seen).into_iter().map(|violation| violation.kind).collect();
     kinds.sort();
     kinds.dedup();
     kinds

@@ -1,17 +1,15 @@
 //! Looking at a machine until it is known for certain.
 
-use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Result, bail};
 use tokio::task::block_in_place;
 
+use super::super::files::{active, on_disks};
 use super::super::judge::{Kind, Violation, content, judge_present};
 use super::super::model::Content;
 use super::Lane;
-use crate::guest::Guest;
-use crate::images;
 use crate::lab::Power;
 
 /// How long a machine may take until it can be looked at, with faults all the while.
@@ -83,7 +81,7 @@ impl Lane {
                 return Ok((Power::Running, Some(present)));
             }
             if told.starts_with("shut off") {
-                return Ok((Power::Off, Some(on_disks(guest)?)));
+                return Ok((Power::Off, Some(on_disks(&active(&self.world, guest)?)?)));
             }
             if told.starts_with("paused") && told.contains("I/O error") {
                 // The file system was full when the guest wrote; an administrator lets it go on once there is room.
@@ -97,21 +95,4 @@ impl Lane {
             bail!("virsh says {told:?}")
         })
     }
-}
-
-/// What is on the disks of a guest that is off.
-fn on_disks(guest: &Guest) -> Result<Content> {
-    // The guest's sector: the marker, and how often it has booted.
-    let sector = |path: &Path| -> Result<(char, u8)> {
-        let told = images::read(path, "qcow2", 512, 512)?;
-        let line = told.lines().next().context("qemu-io said nothing")?;
-        let bytes: Vec<u8> =
-            line.split_whitespace().skip(1).take(2).filter_map(|byte| u8::from_str_radix(byte, 16).ok()).collect();
-        let [marker, boots] = bytes.as_slice() else { bail!("qemu-io said {line:?}") };
-        Ok((if *marker < b' ' { '_' } else { char::from(*marker) }, *boots))
-    };
-    let first = guest.disks().first().context("a guest without a disk")?;
-    let (marker, boots) = sector(first.path())?;
-    let second = guest.disks().get(1).map(|disk| sector(disk.path())).transpose()?.map(|(marker, _)| marker);
-    Ok(Content { marker, boots, second })
 }
