@@ -147,6 +147,8 @@ reasons! {
     /// The snapshot holds the running state and not every disk: a revert would pair a memory with a disk that it does
     /// not know. Only ever the cause of a broken snapshot.
     DisksDiffer = "DISKS_DIFFER", FailedPrecondition, false;
+    /// QEMU cannot name a job after the snapshot, which is what this takes in the state that the machine is in.
+    SnapshotNameUnsupported = "SNAPSHOT_NAME_UNSUPPORTED", FailedPrecondition, false;
     /// Not enough space is free.
     SpaceLow = "SPACE_LOW", ResourceExhausted, false;
     /// The machine has as many snapshots as it may.

@@ -117,6 +117,13 @@ impl SnapshotId {
         self.0.starts_with(STAND_IN)
     }
 
+    /// Whether QEMU can name a job after it: ASCII letters, digits, `-`, `.` and `_` (`id_wellformed` in QEMU's source). Of
+    /// a name that another id stands in for it is not known, and it is taken not to be.
+    pub fn can_name_a_job(&self) -> bool {
+        let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
+        !self.may_stand_in() && self.0.bytes().all(fits)
+    }
+
     /// The libvirt name, or what stands in for it.
     pub fn as_str(&self) -> &str {
         &self.0

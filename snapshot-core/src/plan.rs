@@ -7,6 +7,7 @@
 mod capability;
 mod create;
 mod delete;
+mod names;
 mod revert;
 
 use std::fmt;

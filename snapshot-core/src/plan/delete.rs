@@ -38,6 +38,7 @@ fn delete_all(situation: Situation<'_>, doomed: &[SnapshotId], force: bool) -> R
     for id in doomed {
         let snapshot = situation.snapshot(id)?;
         situation.check_handled(snapshot)?;
+        situation.check_name_for_delete(snapshot)?;
         if snapshot.label.protected && !force {
             return Err(situation
                 .refuse(

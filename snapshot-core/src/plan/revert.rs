@@ -26,6 +26,7 @@ pub(super) fn plan(
             .refuse(Reason::SnapshotBroken, format!("snapshot {id} cannot be reverted to: {why}"))
             .with("cause", reason.as_str()));
     }
+    situation.check_name_for_revert(target)?;
     if situation.vm.state == VmState::Unknown {
         return Err(situation.refuse(Reason::VmStateUnsupported, "the state of the machine is not known"));
     }

@@ -88,6 +88,8 @@ export const errors = {
   "next.SNAPSHOT_BROKEN": "It cannot be gone back to; it can be removed.",
   "error.DISKS_DIFFER": "The machine has other disks now than when the snapshot was taken.",
   "next.DISKS_DIFFER": "Give it the same disks again, then try again.",
+  "error.SNAPSHOT_NAME_UNSUPPORTED": "QEMU cannot take the name that another tool gave this snapshot.",
+  "next.SNAPSHOT_NAME_UNSUPPORTED": "Switch the machine off to remove it. If it holds a running state, it cannot be gone back to.",
   "error.SPACE_LOW": "There is not enough free space on the host.",
   "next.SPACE_LOW": "Remove snapshots you no longer need, or ask your administrator for space.",
   "error.SNAPSHOT_LIMIT": "This machine has as many snapshots as it may have.",
