@@ -33,9 +33,8 @@ use proto::convert::Spec;
 use snapshot_core::authority::Permit;
 use snapshot_core::ids::OperationId;
 use snapshot_core::operation::{DeleteScope, Request};
-use snapshot_core::plan::{Plan, Situation, plan};
+use snapshot_core::plan::Plan;
 use snapshot_core::policy::HostPolicy;
-use snapshot_core::tree::SnapshotTree;
 use snapshot_core::{Error, Reason};
 use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
@@ -46,7 +45,7 @@ use tracing::Instrument as _;
 use self::operation::{Operation, Phase};
 use self::registry::{Entered, Registry};
 use self::work::Work;
-use crate::hypervisor::{Hypervisor, Observed, Reread};
+use crate::hypervisor::{Hypervisor, Reread};
 use crate::journal::Journal;
 use crate::locks::Locks;
 use crate::machines::Machines;
@@ -237,19 +236,6 @@ async fn blocking<T: Send + 'static>(call: impl FnOnce() -> Result<T, Error> + S
 }
 
 impl Shared {
-    /// Looks at the machine and plans by what it is now.
-    fn look_and_plan(&self, spec: &Spec) -> Result<(Observed, Plan), Error> {
-        let seen = self.look_or_recall(spec).map_err(|failure| {
-            tracing::info!(%failure, "the machine could not be read");
-            failure.to_error(spec.vm, None, "the machine could not be read")
-        })?;
-        let tree = SnapshotTree::new(seen.snapshots.iter().cloned())
-            .map_err(|error| Error::new(Reason::HypervisorFailed, format!("libvirt lists what is no tree: {error}")))?;
-        let plan =
-            plan(Situation { vm: &seen.vm, tree: &tree, layers: &seen.layers, policy: &self.policy }, &spec.request)?;
-        Ok((seen, plan))
-    }
-
     /// From the lock to the end. An error is a refusal: nothing was taken on.
     async fn take_on(self: &Arc<Self>, operation: &Arc<Operation>, order: Order) -> Result<(), Error> {
         if self.stopping.is_cancelled() {

@@ -33,6 +33,9 @@ use snapshot_core::{Error, Reason};
 
 use inbox::Inbox;
 
+/// What is added to the name of a file that is guarded ([`Hypervisor::guard`]).
+pub(crate) const GUARDED: &str = ".kept";
+
 /// A hypervisor.
 pub trait Hypervisor: Send + Sync + 'static {
     /// The machines there are.

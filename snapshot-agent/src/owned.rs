@@ -3,16 +3,19 @@
 //! libvirt knows of a machine's snapshots as long as it knows of the machine. Who removes the machine behind our back
 //! leaves what is inside its images, and with nothing but an image nobody can tell whose snapshots those are: images are
 //! copied, cloned and given to other machines. So for each machine with snapshots of ours there is a small file,
-//! `<uuid>.json`, beside the journal: which of them are in which image.
+//! `<uuid>.json`, beside the journal: which of them are in which image, and which files this service made for external ones
+//! ([`files`]).
 //!
 //! - It is written before a snapshot is taken, and again whenever a look at the machine tells something else. What an image
 //!   no longer holds is struck out; an image that cannot be read, or that was taken out of the machine, is kept.
 //! - When the machine vanishes the file stays, synced now, and says since when. PurgeVm finds what is left by it
 //!   ([`removal`]). If a machine of the same UUID is defined again, the file goes on being its own.
-//! - When nothing of it is left in any image, the file goes.
+//! - When nothing of it is left in any image, and no file, the record goes.
 //!
 //! Only snapshots whose names have the form of ours are in here, and only those that libvirt listed for this machine.
 
+mod abandoned;
+mod files;
 mod removal;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -31,6 +34,8 @@ use snapshot_core::vm::{Nvram, VmFacts, VmState};
 
 use crate::clock::unix_now;
 use crate::hypervisor::Observed;
+use files::{Files, Kind};
+pub use files::{Identity, Made};
 pub(crate) use removal::{clear, sweep};
 
 const EXTENSION: &str = "json";
@@ -50,6 +55,9 @@ pub struct Record {
     pub snapshots: BTreeMap<SnapshotId, Kept>,
     /// Which of them are in which image.
     pub images: BTreeMap<PathBuf, BTreeSet<SnapshotId>>,
+    /// The files that this service made for external ones.
+    #[serde(default)]
+    pub files: Files,
     /// Those that were never whole and could not be removed yet, because a disk was full, say.
     #[serde(default)]
     pub remains: BTreeSet<SnapshotId>,
@@ -72,33 +80,55 @@ pub struct Owned {
 }
 
 impl Record {
+    fn empty(vm: &VmFacts) -> Self {
+        Self {
+            vm: vm.id,
+            name: vm.name.clone(),
+            vanished: None,
+            snapshots: BTreeMap::new(),
+            images: BTreeMap::new(),
+            files: Files::new(),
+            remains: BTreeSet::new(),
+        }
+    }
+
     /// The record after a look at the machine; `None` when nothing of ours is left.
     fn after(previous: Option<&Self>, seen: &Observed) -> Option<Self> {
-        let listed: BTreeMap<&SnapshotId, &SnapshotFacts> = seen
-            .snapshots
-            .iter()
-            .filter(|snapshot| is_inside(snapshot))
-            .map(|snapshot| (&snapshot.id, snapshot))
-            .collect();
+        let files = files::after(previous.map_or(&Files::new(), |record| &record.files), seen);
+        Self::with_files(previous, seen, files)
+    }
+
+    fn with_files(previous: Option<&Self>, seen: &Observed, files: Files) -> Option<Self> {
+        let listed: BTreeMap<&SnapshotId, &SnapshotFacts> =
+            seen.snapshots.iter().filter(|one| one.id.is_ours()).map(|snapshot| (&snapshot.id, snapshot)).collect();
+        let is_inside = |id: &SnapshotId| listed.get(id).is_some_and(|one| one.storage == Storage::Internal);
         let before = |id: &SnapshotId| previous.and_then(|record| record.snapshots.get(id));
-        let is_known = |id: &SnapshotId| listed.contains_key(id) || before(id).is_some();
         let mut images = previous.map(|record| record.images.clone()).unwrap_or_default();
         for (path, names) in &seen.images {
             let Some(names) = names else { continue };
             let ids = names.iter().filter_map(|name| name.parse::<SnapshotId>().ok());
+            let is_known = |id: &SnapshotId| is_inside(id) || before(id).is_some();
             images.insert(path.clone(), ids.filter(|id| id.is_ours() && is_known(id)).collect());
         }
         images.retain(|_, ids: &mut BTreeSet<SnapshotId>| !ids.is_empty());
         let ids: BTreeSet<&SnapshotId> = images.values().flatten().collect();
+        // A file may outlive its snapshot: another branch lies on it, or its deletion is not finished.
+        let is_deleted = |id: &SnapshotId| seen.layers.snapshots.get(id).is_some_and(|parts| parts.deleted);
+        let outside = files.values().map(|made| &made.snapshot).filter(|id| !is_deleted(id));
         let kept = |id: &SnapshotId| match listed.get(id) {
             Some(facts) => Some(Kept { label: facts.label.clone(), create_time: facts.create_time }),
             None => before(id).cloned(),
         };
+        let all = ids.iter().copied().chain(outside);
+        let snapshots = all.filter_map(|id| Some((id.clone(), kept(id)?))).collect();
         let mut remains = previous.map(|record| record.remains.clone()).unwrap_or_default();
         remains.retain(|id| ids.contains(id) && !listed.contains_key(id));
-        let snapshots = ids.into_iter().filter_map(|id| Some((id.clone(), kept(id)?))).collect();
-        let record = Self { vm: seen.vm.id, name: seen.vm.name.clone(), vanished: None, snapshots, images, remains };
-        (!record.images.is_empty()).then_some(record)
+        let record = Self { snapshots, images, files, remains, ..Self::empty(&seen.vm) };
+        (!record.is_empty()).then_some(record)
+    }
+
+    fn is_empty(&self) -> bool {
+        self.images.is_empty() && self.files.is_empty()
     }
 
     /// Strikes out snapshots of an image, and all that is then in no image.
@@ -107,7 +137,12 @@ impl Record {
             ids.retain(|id| !gone(id));
         }
         self.images.retain(|_, ids| !ids.is_empty());
-        let left: BTreeSet<&SnapshotId> = self.images.values().flatten().collect();
+        self.forget_the_gone();
+    }
+
+    fn forget_the_gone(&mut self) {
+        let outside = self.files.values().map(|made| &made.snapshot);
+        let left: BTreeSet<&SnapshotId> = self.images.values().flatten().chain(outside).collect();
         self.snapshots.retain(|id, _| left.contains(id));
     }
 
@@ -125,6 +160,7 @@ impl Record {
             nvram: Nvram::Absent,
             missing_medium: None,
         };
+        let inside: BTreeSet<&SnapshotId> = self.images.values().flatten().collect();
         let snapshot = |(id, kept): (&SnapshotId, &Kept)| SnapshotFacts {
             id: id.clone(),
             parent: None,
@@ -132,7 +168,7 @@ impl Record {
             create_time: kept.create_time,
             label: kept.label.clone(),
             content: Content::Disks,
-            storage: Storage::Internal,
+            storage: if inside.contains(id) { Storage::Internal } else { Storage::External },
             vm_state: RecordedState::Shutoff,
             disks: Vec::new(),
             size_bytes: 0,
@@ -143,10 +179,6 @@ impl Record {
         let (layers, strays, images) = (Layers::default(), BTreeSet::new(), BTreeMap::new());
         Observed { vm, snapshots, layers, instance: None, paused_by: None, strays, images }
     }
-}
-
-fn is_inside(snapshot: &SnapshotFacts) -> bool {
-    snapshot.storage == Storage::Internal && snapshot.id.is_ours()
 }
 
 impl Owned {
@@ -175,21 +207,57 @@ impl Owned {
         self.change(seen.vm.id, |record| Record::after(record, seen));
     }
 
-    /// A snapshot is about to be taken.
+    /// A snapshot is about to be taken inside the images.
     pub fn expect(&self, seen: &Observed, id: &SnapshotId, label: &Label) {
         self.change(seen.vm.id, |record| {
-            let mut record = Record::after(record, seen).unwrap_or_else(|| Record {
-                vm: seen.vm.id,
-                name: seen.vm.name.clone(),
-                vanished: None,
-                snapshots: BTreeMap::new(),
-                images: BTreeMap::new(),
-                remains: BTreeSet::new(),
-            });
+            let mut record = Record::after(record, seen).unwrap_or_else(|| Record::empty(&seen.vm));
             record.snapshots.insert(id.clone(), Kept { label: label.clone(), create_time: unix_now() });
             for disk in seen.vm.writable_disks().filter(|disk| disk.format == "qcow2" && !disk.path.is_empty()) {
                 record.images.entry(PathBuf::from(&disk.path)).or_default().insert(id.clone());
             }
+            Some(record)
+        });
+    }
+
+    /// An external snapshot is about to be taken: by target its overlays, and where its running state goes. When this
+    /// returns, a power cut does not forget it: libvirt makes the files before it has a record of its own.
+    pub fn expect_files(
+        &self,
+        seen: &Observed,
+        id: &SnapshotId,
+        label: &Label,
+        overlays: &BTreeMap<String, String>,
+        memory: Option<&str>,
+    ) {
+        let changed = self.change(seen.vm.id, |record| {
+            let mut record = Record::after(record, seen).unwrap_or_else(|| Record::empty(&seen.vm));
+            for disk in seen.vm.writable_disks() {
+                let Some(overlay) = overlays.get(&disk.target) else { continue };
+                files::expect(&mut record.files, overlay, id, Kind::Overlay, Some(&disk.path));
+            }
+            memory.into_iter().for_each(|path| files::expect(&mut record.files, path, id, Kind::Memory, None));
+            record.snapshots.insert(id.clone(), Kept { label: label.clone(), create_time: unix_now() });
+            record.forget_the_gone();
+            (!record.is_empty()).then_some(record)
+        });
+        if changed {
+            self.sync(seen.vm.id);
+        }
+    }
+
+    /// The machine was taken back to an external snapshot: libvirt has laid new overlays.
+    pub fn reverted(&self, seen: &Observed, id: &SnapshotId) {
+        self.change(seen.vm.id, |record| {
+            let files = files::after_revert(record.map_or(&Files::new(), |record| &record.files), seen, id);
+            Record::with_files(record, seen, files)
+        });
+    }
+
+    /// An external snapshot is deleted for everybody; its files may be needed for longer.
+    pub fn deleted(&self, vm: VmId, id: &SnapshotId) {
+        self.change(vm, |record| {
+            let mut record = record?.clone();
+            record.snapshots.remove(id);
             Some(record)
         });
     }
@@ -210,8 +278,8 @@ impl Owned {
             record.map(|record| Record { vanished, ..record.clone() })
         });
         // From now on nothing but the file knows.
-        if marked && let Err(error) = File::open(self.path(vm)).and_then(|file| file.sync_all()) {
-            tracing::warn!(%vm, %error, "the record of a machine that is gone could not be synced");
+        if marked {
+            self.sync(vm);
         }
     }
 
@@ -235,8 +303,25 @@ impl Owned {
         self.change(vm, |record| {
             let mut record = record?.clone();
             record.strike(image, &gone);
-            (!record.images.is_empty()).then_some(record)
+            (!record.is_empty()).then_some(record)
         });
+    }
+
+    /// A file is gone, or is not ours.
+    fn strike_file(&self, vm: VmId, path: &Path) {
+        self.change(vm, |record| {
+            let mut record = record?.clone();
+            record.files.remove(path);
+            record.forget_the_gone();
+            (!record.is_empty()).then_some(record)
+        });
+    }
+
+    fn sync(&self, vm: VmId) {
+        let synced = File::open(self.path(vm)).and_then(|file| file.sync_all());
+        if let Err(error) = synced.and_then(|()| File::open(&self.dir)?.sync_all()) {
+            tracing::warn!(%vm, %error, "the record of what a machine has of ours could not be synced");
+        }
     }
 
     /// Returns whether anything was changed.

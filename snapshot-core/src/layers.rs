@@ -23,8 +23,11 @@
 //! - rewriting a snapshot that is current and has such a branch: what libvirt keeps against exactly this
 //!   (`<revertDisks>`) cannot be written through its API.
 
+mod abandoned;
+
 use std::collections::{BTreeMap, BTreeSet};
 
+pub use abandoned::{Abandoned, abandoned};
 use serde::{Deserialize, Serialize};
 
 use crate::ids::SnapshotId;
@@ -305,11 +308,15 @@ fn stem(path: &str) -> (&str, &str) {
     (folder, name.rsplit_once('.').map_or(name, |(stem, _)| stem))
 }
 
+/// Whether this is a number of seconds of the Unix epoch.
+fn is_time(text: &str) -> bool {
+    (10..=11).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_digit())
+}
+
 /// Whether a file has a name that only taking a snapshot gives: ours, or the one of libvirt's reverts, which end in the
 /// seconds of the Unix epoch.
 fn is_made_by_snapshots(path: &str) -> bool {
     let last = path.rsplit_once('/').map_or(path, |(_, name)| name).rsplit_once('.').map(|(_, last)| last);
-    let is_time = |last: &str| (10..=11).contains(&last.len()) && last.bytes().all(|byte| byte.is_ascii_digit());
     last.is_some_and(|last| is_time(last) || last.parse::<SnapshotId>().is_ok_and(|id| id.is_ours()))
 }
 
@@ -330,6 +337,21 @@ pub fn overlay_paths<'a>(
         paths.insert(target.to_owned(), overlay);
     }
     paths
+}
+
+/// Whether a file has the name of an overlay of this snapshot.
+pub fn is_overlay_of(path: &str, id: &SnapshotId) -> bool {
+    path.strip_suffix(id.as_str()).is_some_and(|rest| rest.ends_with('.'))
+}
+
+/// Whether a file has the name of the running state of this snapshot.
+pub fn is_memory_of(path: &str, id: &SnapshotId) -> bool {
+    path.strip_suffix(".mem").is_some_and(|rest| is_overlay_of(rest, id))
+}
+
+/// Whether a file has the name of what libvirt lays on `frozen` when a machine is taken back to it.
+pub fn is_reverted_from(path: &str, frozen: &str) -> bool {
+    path.rsplit_once('.').is_some_and(|(_, last)| is_time(last)) && stem(path) == stem(frozen)
 }
 
 /// Where the running state of a new snapshot goes: beside this file.

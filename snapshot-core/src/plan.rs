@@ -270,6 +270,11 @@ pub fn plan(situation: Situation<'_>, request: &Request) -> Result<Plan, Error> 
     }
 }
 
+/// Plans the purge of a machine that is gone; the situation is what is remembered of it.
+pub fn purge_left_behind(situation: Situation<'_>, force: bool) -> Result<Plan, Error> {
+    delete::purge_left_behind(situation, force)
+}
+
 fn update(situation: Situation<'_>, snapshot: &SnapshotId) -> Result<Plan, Error> {
     situation.snapshot(snapshot)?;
     Ok(Plan { steps: vec![Step::WriteLabel { snapshot: snapshot.clone() }], ..Plan::default() })

@@ -3,6 +3,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test may panic, and its helpers are part of it")]
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::time::{Duration, Instant};
 
@@ -206,4 +207,83 @@ async fn a_machine_that_moves_to_another_host_is_followed() {
     beta.virsh(&offline).unwrap();
     on("alpha", v1::VmState::Shutoff).await;
     lab.take(&guest, "here").await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_purge_of_a_machine_that_is_gone_removes_the_files_that_its_snapshots_made() {
+    let lab = Lab::with_policy("stable_paths = false\n").unwrap();
+    let guest = lab.guest("student").await.unwrap();
+    let listing = || {
+        let there = fs::read_dir(lab.images().unwrap()).unwrap().map(|entry| entry.unwrap().file_name());
+        there.map(|name| name.into_string().unwrap()).collect::<BTreeSet<_>>()
+    };
+    let take = async |protected: bool| {
+        let request = v1::CreateSnapshotRequest {
+            parent: guest.vm(),
+            snapshot: Some(v1::Snapshot { display_name: "ours".into(), protected, ..Default::default() }),
+            storage: v1::StorageKind::External.into(),
+            request_id: key(),
+            ..Default::default()
+        };
+        lab.client.done(lab.client.create_as(request).await).await.unwrap();
+    };
+    guest.write('A').unwrap();
+    lab.set(&guest, Power::Off).await.unwrap();
+    let mut before = listing();
+    let disk = guest.disks()[0].path();
+    let base = tests::images::sha256(disk).unwrap();
+    lab.set(&guest, Power::Running).await.unwrap();
+    take(false).await;
+    guest.write('B').unwrap();
+    take(true).await;
+    guest.write('C').unwrap();
+    lab.set(&guest, Power::Off).await.unwrap();
+    let daemon = lab.daemon().unwrap();
+    let list = lab.client.snapshots(&guest.vm()).await.unwrap();
+    let made: Vec<String> = listing().difference(&before).cloned().collect();
+    assert_eq!((list.len(), made.len()), (2, 4), "an overlay and a running state each: {made:?}");
+    // A file of our form that nobody made, and another machine on the first overlay.
+    let strange = disk.with_extension("snap-0191f7a0000070008000000000000000");
+    fs::write(&strange, "somebody's").unwrap();
+    before.insert(strange.file_name().unwrap().to_str().unwrap().to_owned());
+    let overlay = disk.with_extension(id(&list[0].name));
+    let image = disk.with_file_name("other.qcow2");
+    let mut create = std::process::Command::new("qemu-img");
+    create.args(["create", "-q", "-f", "qcow2", "-F", "qcow2", "-b"]);
+    tests::tools::run(create.args([&overlay, &image])).unwrap();
+    let xml = fs::read_to_string(guest.xml_file()).unwrap();
+    let with = |xml: &str, old: &str, new: &str| {
+        assert!(xml.contains(old), "{old} in {xml}");
+        xml.replace(old, new)
+    };
+    let xml = with(&xml, &format!("<name>{}</name>", guest.name()), "<name>other</name>");
+    let xml = with(&xml, &format!("<uuid>{}</uuid>", guest.uuid()), "");
+    let xml = with(&xml, disk.to_str().unwrap(), image.to_str().unwrap());
+    fs::write(disk.with_file_name("other.xml"), xml).unwrap();
+    daemon.virsh(&["define", disk.with_file_name("other.xml").to_str().unwrap()]).unwrap();
+    daemon.virsh(&["undefine", guest.name(), "--snapshots-metadata"]).unwrap();
+    gone(&lab, &guest).await;
+
+    assert_eq!(reason(lab.client.purge(purge(&guest)).await).1, "SNAPSHOT_PROTECTED");
+    let forced = || v1::PurgeVmRequest { force: true, ..purge(&guest) };
+    let plan = lab.client.purge(v1::PurgeVmRequest { validate_only: true, ..forced() }).await.unwrap().plan.unwrap();
+    assert_eq!(plan.deleted_snapshots.len(), 2);
+    lab.client.done(lab.client.purge(forced()).await).await.unwrap();
+    let overlay_name = overlay.file_name().unwrap().to_str().unwrap();
+    let left = |name: &String| made.contains(name);
+    assert_eq!(listing().into_iter().filter(left).collect::<Vec<_>>(), [overlay_name], "the other machine needs it");
+    daemon.virsh(&["start", "other"]).unwrap();
+    assert_eq!(guest.report().unwrap().disk, 'B', "the other machine, on the same serial port");
+    daemon.virsh(&["destroy", "other"]).unwrap();
+    daemon.virsh(&["undefine", "other"]).unwrap();
+    ["other.qcow2", "other.xml"].iter().for_each(|name| fs::remove_file(disk.with_file_name(name)).unwrap());
+
+    lab.client.done(lab.client.purge(forced()).await).await.unwrap();
+    let sockets = |name: &String| !name.ends_with(".sock") && !name.ends_with("serial");
+    assert_eq!(
+        listing().into_iter().filter(sockets).collect::<BTreeSet<_>>(),
+        before.into_iter().filter(sockets).collect()
+    );
+    assert_eq!(tests::images::sha256(disk).unwrap(), base, "the image is as it was before the first snapshot");
+    assert_eq!(reason(lab.client.purge(forced()).await), (Code::NotFound, "VM_NOT_FOUND".to_owned()));
 }

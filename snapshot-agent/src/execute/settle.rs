@@ -205,6 +205,7 @@ impl Work<'_> {
     fn settle_revert(&mut self, next: usize, begun: bool, id: &SnapshotId, then: PowerState) -> Result<(), Halt> {
         let seen = self.look()?;
         if begun && self.is_reverted(&seen, id, then) {
+            self.remember_reverted(&seen, id);
             return self.run_steps(next + 1);
         }
         let since = self.entry.accepted.elapsed();

@@ -1,13 +1,16 @@
 //! What is left of a machine's snapshots outside of what libvirt lists: the machine may be gone, or have been defined anew
 //! without them, or have lost a disk that holds some.
 //!
-//! A purge takes them, too. Of a machine that is gone it is planned by what is remembered ([`crate::owned`]), so that the
-//! same rules hold; whichever of its steps finds that there is no such machine removes all of it from the images.
+//! A purge takes them, too. Of a machine that is gone it is planned by what is remembered ([`crate::owned`]), so that
+//! protected snapshots are; whichever of its steps finds that there is no such machine removes all that is left of it.
 
-use snapshot_core::Reason;
 use snapshot_core::description::Label;
 use snapshot_core::ids::SnapshotId;
+use snapshot_core::layers::{memory_path, overlay_paths};
 use snapshot_core::operation::Request;
+use snapshot_core::plan::{Plan, Situation, Step, plan, purge_left_behind};
+use snapshot_core::tree::SnapshotTree;
+use snapshot_core::{Error, Reason};
 
 use proto::convert::Spec;
 
@@ -18,14 +21,30 @@ use crate::journal::Entry;
 use crate::owned;
 
 impl Shared {
-    /// The machine as it is; for a purge of one that is gone, what is remembered of it.
-    pub(super) fn look_or_recall(&self, spec: &Spec) -> Result<Observed, Failure> {
-        match self.hypervisor.observe(spec.vm, needed(&spec.request)) {
-            Err(Failure::VmGone) if matches!(spec.request, Request::Purge { .. }) => {
-                let record = self.machines.owned().and_then(|owned| owned.get(spec.vm));
-                record.map(|record| record.recalled()).ok_or(Failure::VmGone)
+    /// Plans by the machine as it is; a purge of one that is gone, by what is remembered of it.
+    pub(super) fn look_and_plan(&self, spec: &Spec) -> Result<(Observed, Plan), Error> {
+        let (seen, force) = self.look_or_recall(spec).map_err(|failure| {
+            tracing::info!(%failure, "the machine could not be read");
+            failure.to_error(spec.vm, None, "the machine could not be read")
+        })?;
+        let tree = SnapshotTree::new(seen.snapshots.iter().cloned())
+            .map_err(|error| Error::new(Reason::HypervisorFailed, format!("libvirt lists what is no tree: {error}")))?;
+        let situation = Situation { vm: &seen.vm, tree: &tree, layers: &seen.layers, policy: &self.policy };
+        let plan = match force {
+            Some(force) => purge_left_behind(situation, force)?,
+            None => plan(situation, &spec.request)?,
+        };
+        Ok((seen, plan))
+    }
+
+    /// The machine; where it is recalled, also whether protected snapshots go.
+    fn look_or_recall(&self, spec: &Spec) -> Result<(Observed, Option<bool>), Failure> {
+        match (self.hypervisor.observe(spec.vm, needed(&spec.request)), &spec.request) {
+            (Err(Failure::VmGone), Request::Purge { force }) => {
+                let record = self.machines.owned().and_then(|owned| owned.get(spec.vm)).ok_or(Failure::VmGone)?;
+                Ok((record.recalled(), Some(*force)))
             }
-            seen => seen,
+            (seen, _) => seen.map(|seen| (seen, None)),
         }
     }
 
@@ -38,7 +57,15 @@ impl Shared {
             protected: create.protected,
             actor: entry.actor.clone(),
         };
-        owned.expect(seen, &create.snapshot, &label);
+        let taking = entry.steps.iter().find(|step| step.stores().is_some());
+        match taking {
+            Some(Step::CreateExternal { snapshot, memory, .. }) => {
+                let disks = || seen.vm.writable_disks().map(|disk| (disk.target.as_str(), disk.path.as_str()));
+                let memory = disks().next().filter(|_| *memory).map(|(_, path)| memory_path(path, snapshot));
+                owned.expect_files(seen, snapshot, &label, &overlay_paths(disks(), snapshot), memory.as_deref());
+            }
+            _ => owned.expect(seen, &create.snapshot, &label),
+        }
     }
 }
 
@@ -53,6 +80,34 @@ fn create(request: &Request) -> Option<&snapshot_core::operation::Create> {
 impl Work<'_> {
     pub(super) fn is_purge(&self) -> bool {
         matches!(self.entry.request, Request::Purge { .. })
+    }
+
+    /// One step, or what a purge does instead where it finds that there is no such machine any more. What it changed of our
+    /// files is remembered.
+    pub(super) fn step_or_clear(&mut self, step: &Step) -> Result<(), Halt> {
+        match self.step(step) {
+            Err(Halt::Failed(error)) if self.is_purge() && error.reason() == Reason::VmNotFound => {
+                return self.clear_left_behind();
+            }
+            done => done?,
+        }
+        match (self.shared.machines.owned(), step) {
+            // Gone for everybody who could ask for it; its files may be needed for longer.
+            (Some(owned), Step::MarkDeleted { snapshot }) => owned.deleted(self.entry.vm, snapshot),
+            (_, Step::RevertExternal { snapshot, .. }) => {
+                let seen = self.seen()?;
+                self.remember_reverted(&seen, snapshot);
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// The machine lies on new overlays, which libvirt has named.
+    pub(super) fn remember_reverted(&self, seen: &Observed, id: &SnapshotId) {
+        if let Some(owned) = self.shared.machines.owned().filter(|_| seen.layers.snapshots.contains_key(id)) {
+            owned.reverted(seen, id);
+        }
     }
 
     /// The machine is gone: removes all that it left.

@@ -104,7 +104,7 @@ impl<'a> Work<'a> {
             self.log.begun(self.done).map_err(|error| {
                 Error::new(Reason::Internal, "the agent's journal cannot be written").with("cause", error.to_string())
             })?;
-            self.step(&step)?;
+            self.step_or_clear(&step)?;
             if let Err(error) = self.log.done(self.done) {
                 tracing::warn!(%error, "a step that is done could not be marked so");
             }

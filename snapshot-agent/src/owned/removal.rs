@@ -1,4 +1,5 @@
-//! Removing what a machine that is gone has left in images.
+//! Removing what a machine that is gone has left: the files of external snapshots ([`super::abandoned`]), then what is in
+//! images.
 //!
 //! 1. Every other machine of the host is looked at: the images of its disks and of its snapshots, and the images below
 //!    those, are in use. An image in use is left alone, and stays in the record. If it cannot be found out, nothing is
@@ -16,7 +17,8 @@ use std::time::{Duration, Instant};
 use snapshot_core::ids::{SnapshotId, VmId};
 use snapshot_core::{Error, Reason};
 
-use super::Owned;
+use super::files::{Standing, guarded};
+use super::{Owned, abandoned};
 use crate::hypervisor::{Failure, Hypervisor, Reread};
 use crate::qcow2::{self, ImageError};
 
@@ -26,9 +28,18 @@ const POLL: Duration = Duration::from_millis(5);
 /// The most images in a chain; QEMU itself opens no more than 200.
 const LONGEST_CHAIN: usize = 256;
 
-/// Removes what the record of a machine has in images that no machine of this host uses.
+/// Removes what the record of a machine has, as far as no machine of this host uses it.
 pub(crate) fn clear(hypervisor: &dyn Hypervisor, owned: &Owned, vm: VmId) -> Result<(), Error> {
+    // What stands in the way of one does not keep the other.
+    let files = abandoned::clear(hypervisor, owned, vm);
+    clear_images(hypervisor, owned, vm).and(files)
+}
+
+fn clear_images(hypervisor: &dyn Hypervisor, owned: &Owned, vm: VmId) -> Result<(), Error> {
     let Some(record) = owned.get(vm) else { return Ok(()) };
+    if record.images.is_empty() {
+        return Ok(());
+    }
     let used = used(hypervisor).map_err(|failure| {
         tracing::warn!(%failure, "which images are in use cannot be found out");
         failure.to_error(vm, None, "which images other machines use could not be found out")
@@ -66,6 +77,11 @@ pub(crate) fn sweep(owned: &Owned) {
             }
             if let Ok(tags) = tags(&image) {
                 owned.strike(vm, &image, |id| !tags.contains(id.as_str()));
+            }
+        }
+        for (path, made) in owned.get(vm).into_iter().flat_map(|record| record.files) {
+            if matches!(made.standing(&path), Ok(Standing::Gone)) && !guarded(&path).exists() {
+                owned.strike_file(vm, &path);
             }
         }
     }

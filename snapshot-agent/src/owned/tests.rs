@@ -6,37 +6,31 @@ use uuid::Uuid;
 
 use super::*;
 
-fn vm() -> VmId {
+pub(super) fn vm() -> VmId {
     VmId::from_uuid(Uuid::from_u128(1))
 }
 
-fn id(n: u128) -> SnapshotId {
+pub(super) fn id(n: u128) -> SnapshotId {
     SnapshotId::from_uuid(Uuid::from_u128(n))
 }
 
-fn label() -> Label {
+pub(super) fn label() -> Label {
     Label::foreign("before exam", "")
 }
 
 /// A machine with these snapshots listed, and these names in its images.
 pub(crate) fn seen(listed: &[SnapshotId], images: &[(&Path, Option<&[SnapshotId]>)]) -> Observed {
     let all = listed.iter().map(|id| (id.clone(), Kept { label: label(), create_time: 7 })).collect();
-    let record = Record {
-        vm: vm(),
-        name: "desk".into(),
-        vanished: None,
-        snapshots: all,
-        images: BTreeMap::new(),
-        remains: BTreeSet::new(),
-    };
+    let record = Record { snapshots: all, ..Record::empty(&crate::machines::tests::vm(1, "desk")) };
     let mut seen = record.recalled();
+    seen.snapshots.iter_mut().for_each(|snapshot| snapshot.storage = Storage::Internal);
     let names = |ids: &[SnapshotId]| ids.iter().map(ToString::to_string).collect();
     seen.images = images.iter().map(|(path, ids)| (path.to_path_buf(), ids.map(names))).collect();
     seen.vm.disks = images.iter().map(|(path, _)| disk(path)).collect();
     seen
 }
 
-fn disk(path: &Path) -> DiskFacts {
+pub(super) fn disk(path: &Path) -> DiskFacts {
     DiskFacts {
         target: "vda".into(),
         path: path.display().to_string(),
@@ -49,20 +43,20 @@ fn disk(path: &Path) -> DiskFacts {
     }
 }
 
-struct Fixture {
-    dir: TempDir,
-    owned: Owned,
+pub(super) struct Fixture {
+    pub(super) dir: TempDir,
+    pub(super) owned: Owned,
 }
 
 impl Fixture {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let owned = Owned::open(&dir.path().join("owned")).unwrap();
         Self { dir, owned }
     }
 
     /// What the next process finds.
-    fn reopened(&self) -> Owned {
+    pub(super) fn reopened(&self) -> Owned {
         Owned::open(&self.dir.path().join("owned")).unwrap()
     }
 
@@ -74,7 +68,7 @@ impl Fixture {
     }
 }
 
-fn qemu_img(args: &[&str]) {
+pub(super) fn qemu_img(args: &[&str]) {
     let output = Command::new("qemu-img").args(args).output().unwrap();
     assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
 }

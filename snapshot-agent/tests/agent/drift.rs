@@ -1,6 +1,7 @@
 //! What other tools do, on a real daemon, with virsh and qemu-img. The agents here compare once an hour: what they know
 //! within seconds, they know by what was told.
 
+mod files;
 mod images;
 mod left_behind;
 mod snapshots;
@@ -36,10 +37,16 @@ struct Scene {
 
 impl Scene {
     async fn start(name: &str) -> Self {
+        Self::start_with(name, "").await
+    }
+
+    /// With more lines in the agent's configuration.
+    async fn start_with(name: &str, more: &str) -> Self {
         let daemon = Daemon::start(name);
         let libvirt = Arc::new(Libvirt::new(&daemon.host.uri).unwrap());
         connected(&libvirt, true).await;
-        let agent = Agent::start_with(Arc::clone(&libvirt) as Arc<dyn Hypervisor>, &settings(&daemon)).await;
+        let settings = format!("{}\n{more}", settings(&daemon));
+        let agent = Agent::start_with(Arc::clone(&libvirt) as Arc<dyn Hypervisor>, &settings).await;
         Self { told: Told::by(&agent).await, agent, libvirt, daemon }
     }
 

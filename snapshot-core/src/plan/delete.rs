@@ -7,7 +7,7 @@ use super::{Loss, Plan, Situation, Step};
 use crate::error::{Error, Reason};
 use crate::ids::SnapshotId;
 use crate::operation::{DeleteScope, Method};
-use crate::snapshot::Storage;
+use crate::snapshot::{SnapshotFacts, Storage};
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -30,6 +30,36 @@ pub(super) fn purge(situation: Situation<'_>, force: bool) -> Result<Plan, Error
     delete_all(situation, &all, force)
 }
 
+/// Of a machine that is gone: what its host remembers. Nothing is merged and nothing keeps the path of an image, because
+/// there is nobody left to read the disks; only the protection of snapshots holds as ever.
+pub(super) fn purge_left_behind(situation: Situation<'_>, force: bool) -> Result<Plan, Error> {
+    let mut plan = Plan { method: Some(Method::Libvirt), ..Plan::default() };
+    for snapshot in situation.tree.iter().rev() {
+        check_protection(situation, snapshot, force)?;
+        plan.losses.push(Loss::Snapshot(Box::new(snapshot.clone())));
+        plan.steps.push(deletion(snapshot));
+    }
+    Ok(plan)
+}
+
+fn check_protection(situation: Situation<'_>, snapshot: &SnapshotFacts, force: bool) -> Result<(), Error> {
+    if !snapshot.label.protected || force {
+        return Ok(());
+    }
+    let message = format!("snapshot \u{201c}{}\u{201d} is protected", snapshot.label.display_name);
+    Err(situation
+        .refuse(Reason::SnapshotProtected, message)
+        .with("snapshot", format!("vms/{}/snapshots/{}", situation.vm.id, snapshot.id)))
+}
+
+fn deletion(snapshot: &SnapshotFacts) -> Step {
+    let id = snapshot.id.clone();
+    match snapshot.storage {
+        Storage::External => Step::MarkDeleted { snapshot: id },
+        Storage::Internal => Step::DeleteInternal { snapshot: id },
+    }
+}
+
 fn delete_all(situation: Situation<'_>, doomed: &[SnapshotId], force: bool) -> Result<Plan, Error> {
     situation.check_no_block_job()?;
     let mut plan = Plan { method: Some(Method::Libvirt), ..Plan::default() };
@@ -39,23 +69,10 @@ fn delete_all(situation: Situation<'_>, doomed: &[SnapshotId], force: bool) -> R
         let snapshot = situation.snapshot(id)?;
         situation.check_handled(snapshot)?;
         situation.check_name_for_delete(snapshot)?;
-        if snapshot.label.protected && !force {
-            return Err(situation
-                .refuse(
-                    Reason::SnapshotProtected,
-                    format!("snapshot \u{201c}{}\u{201d} is protected", snapshot.label.display_name),
-                )
-                .with("snapshot", format!("vms/{}/snapshots/{id}", situation.vm.id)));
-        }
+        check_protection(situation, snapshot, force)?;
         plan.losses.push(Loss::Snapshot(Box::new(snapshot.clone())));
-        let snapshot = id.clone();
-        plan.steps.push(match situation.tree.get(id).map(|snapshot| snapshot.storage) {
-            Some(Storage::External) => {
-                has_external = true;
-                Step::MarkDeleted { snapshot }
-            }
-            Some(Storage::Internal) | None => Step::DeleteInternal { snapshot },
-        });
+        has_external |= snapshot.storage == Storage::External;
+        plan.steps.push(deletion(snapshot));
     }
     if has_external {
         collect(situation, doomed, &mut plan)?;

@@ -181,3 +181,22 @@ fn a_revert_cleans_up_and_two_kinds_are_not_touched() {
     let mixed = SnapshotTree::new([awake.clone(), snapshot(7, Some(0))]).unwrap();
     assert_eq!(kinds(&mixed, &awake), Err(Reason::SnapshotStorageUnsupported));
 }
+
+#[test]
+fn what_a_machine_left_is_purged_under_any_policy_and_stays_protected() {
+    let mut both = [snapshot(1, None), external(2, None)];
+    for policy in [HostPolicy::default(), free()] {
+        let (vm, layers) = (vm(VmState::Shutoff), Layers::default());
+        let purge = |snapshots: &[SnapshotFacts], force| {
+            let tree = SnapshotTree::new(snapshots.iter().cloned()).unwrap();
+            purge_left_behind(Situation { vm: &vm, tree: &tree, layers: &layers, policy: &policy }, force)
+        };
+        let plan = purge(&both, false).unwrap();
+        let ids: Vec<_> = plan.steps.iter().filter_map(Step::deletes).collect();
+        assert_eq!((ids, plan.steps.len(), plan.losses.len()), (vec![&both[1].id, &both[0].id], 2, 2));
+        both[1].label.protected = true;
+        assert_eq!(purge(&both, false).unwrap_err().reason(), Reason::SnapshotProtected);
+        assert_eq!(purge(&both, true).unwrap().steps.len(), 2);
+        both[1].label.protected = false;
+    }
+}

@@ -12,11 +12,8 @@ use virt_sys as sys;
 
 use super::super::images::Images;
 use super::super::overlays::{resolved, text};
-use super::super::{Failure, domain_xml, snapshot_xml};
+use super::super::{Failure, GUARDED, domain_xml, snapshot_xml};
 use super::link::Connection;
-
-/// What is added to the name of a file that is guarded.
-const GUARDED: &str = ".kept";
 
 /// The files that the disks and the snapshots of other machines reach. Read anew each time: what is removed by it is gone.
 pub(super) fn elsewhere(connection: &Connection, vm: VmId) -> Result<BTreeSet<String>, Failure> {

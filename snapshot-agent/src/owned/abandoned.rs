@@ -1,0 +1,200 @@
+//! Removing the files that a machine which is gone has left. The machine's present lies in the topmost of them: who asks for
+//! this wants the machine to be gone.
+//!
+//! 1. If a machine of this UUID is defined again, nothing is removed. What others on the host reach is in use; if that cannot
+//!    be found out, nothing is removed either.
+//! 2. Each file of the record is looked at: one that is gone is struck out, and so is one that is no longer what was made.
+//! 3. One that somebody has open is in use. QEMU locks its images, also towards other hosts; those who lock nothing are
+//!    found by what processes of this host have open.
+//! 4. The images in the same folders are read for what they lie on. What is in use keeps all that is below it, and so does
+//!    an image that we did not make (`snapshot_core::layers::abandoned`).
+//! 5. The rest is removed, each before what it lies on, and struck out. Ended anywhere, the same is done again for what is
+//!    left.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, OpenOptions};
+use std::io;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use rustix::fs::{FlockOperation, OFlags, fcntl_lock};
+use rustix::io::Errno;
+use snapshot_core::ids::VmId;
+use snapshot_core::layers::abandoned;
+use snapshot_core::{Error, Reason};
+
+use super::Owned;
+use super::files::{Files, Standing, backing, guarded};
+use crate::hypervisor::{Failure, Hypervisor};
+use crate::qcow2::ImageError;
+
+/// How long a file that is open is waited for: whoever only looks at it has it open for a moment.
+const PATIENCE: Duration = Duration::from_secs(5);
+const POLL: Duration = Duration::from_millis(50);
+
+/// What has to be known of the host.
+struct Host<'a> {
+    /// What its machines reach.
+    used: BTreeSet<String>,
+    /// Whether there is a machine of this UUID again.
+    is_back: &'a dyn Fn() -> Result<bool, Failure>,
+    unlink: &'a dyn Fn(&[String]) -> Result<(), Failure>,
+}
+
+/// Removes the files that the record of a machine names.
+pub(super) fn clear(hypervisor: &dyn Hypervisor, owned: &Owned, vm: VmId) -> Result<(), Error> {
+    let Some(files) = owned.get(vm).map(|record| record.files).filter(|files| !files.is_empty()) else { return Ok(()) };
+    let is_back = || Ok(hypervisor.vms()?.contains(&vm));
+    let asking = |failure: Failure| failure.to_error(vm, None, "which files machines use could not be found out");
+    if is_back().map_err(asking)? {
+        return Ok(());
+    }
+    let used = hypervisor.elsewhere(vm).map_err(asking)?;
+    let host = Host { used, is_back: &is_back, unlink: &|paths| hypervisor.unlink(paths) };
+    remove(owned, vm, &files, &host)
+}
+
+fn remove(owned: &Owned, vm: VmId, files: &Files, host: &Host<'_>) -> Result<(), Error> {
+    let held = held();
+    let (mut ours, mut used, mut on_top) = (BTreeMap::new(), host.used.clone(), BTreeMap::new());
+    let mut is_open = None;
+    for (path, made) in files {
+        let failed = |error: io::Error| failed(vm, path, &error);
+        let place = match made.standing(path).map_err(failed)? {
+            Standing::Ours => path.clone(),
+            // libvirt took it away while it went back to a snapshot, and it was not brought back.
+            Standing::Gone if made.standing(&guarded(path)).map_err(failed)? == Standing::Ours => guarded(path),
+            Standing::Away => {
+                tracing::warn!(%vm, path = %path.display(), "the folder of a file is not there; it stays in the record");
+                continue;
+            }
+            standing @ (Standing::Gone | Standing::Other) => {
+                tracing::info!(%vm, path = %path.display(), ?standing, "a file that a machine left is not ours any more");
+                owned.strike_file(vm, path);
+                continue;
+            }
+        };
+        let name = text(path);
+        if !used.contains(&name) && stays_open(&place, &held).map_err(failed)? {
+            used.insert(name.clone());
+            is_open = is_open.or(Some(path));
+        }
+        if let Some(below) = lies_on(&place).map_err(failed)? {
+            on_top.insert(name.clone(), below);
+        }
+        ours.insert(name, made);
+    }
+    let strangers = images_beside(ours.keys().map(Path::new)).map_err(|(path, error)| failed(vm, &path, &error))?;
+    strangers.into_iter().for_each(|(path, below)| _ = on_top.entry(path).or_insert(below));
+    let found = abandoned(&ours.keys().cloned().collect(), &used, &on_top);
+    for path in &found.removable {
+        // A machine can be defined at any moment, and what was decided is as old as the last file took.
+        if (host.is_back)().map_err(|failure| failure.to_error(vm, None, "the machines cannot be listed"))? {
+            tracing::warn!(%vm, "the machine is defined again: the rest of its files is left");
+            return Ok(());
+        }
+        tracing::info!(%vm, path, "removing a file that a machine left behind");
+        let mut names = vec![path.clone()];
+        let second = guarded(Path::new(path));
+        if ours.get(path).is_some_and(|made| made.standing(&second).is_ok_and(|it| it == Standing::Ours)) {
+            names.push(text(&second));
+        }
+        (host.unlink)(&names).map_err(|failure| failed(vm, Path::new(path), &io::Error::other(failure)))?;
+        owned.strike_file(vm, Path::new(path));
+    }
+    if !found.needed.is_empty() {
+        tracing::warn!(%vm, files = ?found.needed, "files that the machine left are in use, or images in use lie on them");
+    }
+    match is_open {
+        Some(path) => Err(failed(vm, path, &io::Error::other("somebody has it open"))),
+        None => Ok(()),
+    }
+}
+
+fn failed(vm: VmId, path: &Path, error: &io::Error) -> Error {
+    tracing::warn!(%vm, path = %path.display(), %error, "a file that a machine left could not be removed");
+    let message = "a file that snapshots of the machine are made of could not be removed";
+    Error::new(Reason::HypervisorFailed, message)
+        .with("vm", proto::names::vm(vm))
+        .with("path", path.display().to_string())
+        .with("cause", error.to_string())
+}
+
+fn text(path: &Path) -> String {
+    path.to_string_lossy().into_owned()
+}
+
+/// What an image lies on; `None` for what is no image.
+fn lies_on(path: &Path) -> io::Result<Option<String>> {
+    match backing(path) {
+        Ok(below) => Ok(below.as_deref().map(text)),
+        Err(ImageError::Format(_)) => Ok(None),
+        Err(ImageError::Io(error)) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(ImageError::Io(error)) => Err(error),
+        Err(ImageError::Unsteady) => Err(io::Error::other("it changes while it is read")),
+    }
+}
+
+/// The images in the folders of these files, and what they lie on; not those that are second names of these files.
+fn images_beside<'a>(
+    files: impl Iterator<Item = &'a Path> + Clone,
+) -> Result<BTreeMap<String, String>, (PathBuf, io::Error)> {
+    let seconds: BTreeSet<PathBuf> = files.clone().map(guarded).collect();
+    let mut images = BTreeMap::new();
+    for folder in files.filter_map(Path::parent).collect::<BTreeSet<_>>() {
+        let entries = fs::read_dir(folder).map_err(|error| (folder.to_owned(), error))?;
+        for entry in entries.flatten() {
+            // Another name of an image is the image.
+            let Ok(path) = entry.path().canonicalize() else { continue };
+            if seconds.contains(&path) || !path.is_file() {
+                continue;
+            }
+            if let Some(below) = lies_on(&path).map_err(|error| (path.clone(), error))? {
+                images.insert(text(&path), below);
+            }
+        }
+    }
+    Ok(images)
+}
+
+/// The files that other processes of this host have open, by device and inode.
+fn held() -> BTreeSet<(u64, u64)> {
+    let myself = std::process::id().to_string();
+    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let processes = processes.filter(|entry| {
+        let name = entry.file_name();
+        name.to_string_lossy().bytes().all(|byte| byte.is_ascii_digit()) && name.to_string_lossy() != myself
+    });
+    let open = processes.flat_map(|process| fs::read_dir(process.path().join("fd")).into_iter().flatten().flatten());
+    open.filter_map(|file| fs::metadata(file.path()).ok()).map(|found| (found.dev(), found.ino())).collect()
+}
+
+/// Whether somebody has a file open, and not only for a moment.
+fn stays_open(path: &Path, held: &BTreeSet<(u64, u64)>) -> io::Result<bool> {
+    let found = fs::symlink_metadata(path)?;
+    let (id, start) = ((found.dev(), found.ino()), Instant::now());
+    let mut is_held = held.contains(&id);
+    while is_held || is_locked(path)? {
+        if start.elapsed() > PATIENCE {
+            return Ok(true);
+        }
+        std::thread::sleep(POLL);
+        is_held = self::held().contains(&id);
+    }
+    Ok(false)
+}
+
+/// Whether somebody has a lock on it: whoever opens an image with QEMU has one on some of its bytes.
+fn is_locked(path: &Path) -> io::Result<bool> {
+    let flags = i32::try_from((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits()).unwrap_or_default();
+    let file = OpenOptions::new().read(true).write(true).custom_flags(flags).open(path)?;
+    match fcntl_lock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(false),
+        Err(Errno::AGAIN | Errno::ACCESS) => Ok(true),
+        Err(error) => Err(error.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests;
