@@ -93,6 +93,9 @@ pub trait Hypervisor: Send + Sync + 'static {
     /// The files that others than this machine reach.
     fn elsewhere(&self, vm: VmId) -> Result<BTreeSet<String>, Failure>;
 
+    /// Bytes free on the file system that this file is on; `None` where that cannot be told.
+    fn free_bytes(&self, path: &str) -> Option<u64>;
+
     /// Keeps files from being lost by what comes next, until [`Hypervisor::unguard`]. Those that are not there are left out.
     fn guard(&self, files: &[String]) -> Result<(), Failure>;
 

@@ -2,7 +2,8 @@
 //!
 //! - **Merge**: what there is to merge is decided by the machine and the host as they are, until nothing is. Each merge is
 //!   noted in the journal before and after its data is copied: once it is, top and base are the same, and those that use
-//!   the top are sent to the base one by one, which only the journal can tell from a machine that was forked.
+//!   the top are sent to the base one by one, which only the journal can tell from a machine that was forked. Before each,
+//!   it is looked whether there is room for it; where there is not, all that is left is put off to the next deletion.
 //! - **Clean up**: files that nothing on the host reaches go first, then what libvirt has of deleted snapshots: as long as
 //!   that is there, it is known which files they were. What cannot go yet is left to the next deletion or revert.
 
@@ -11,6 +12,7 @@ use std::path::Path;
 
 use snapshot_core::layers::{Layers, Merge};
 use snapshot_core::operation::Request;
+use snapshot_core::plan::{Step, check_merge};
 use snapshot_core::{Error, Reason};
 
 use super::external::endangered;
@@ -36,9 +38,25 @@ impl Work<'_> {
             self.check_readable(&seen)?;
             let merges = seen.layers.merges(&seen.layers.deleted(), &elsewhere);
             let Some(merge) = merges.into_iter().find(|merge| merge.disk == disk) else { return Ok(()) };
+            self.check_room(&merge)?;
             self.merge(&merge, true)?;
         }
         Ok(())
+    }
+
+    /// What was free when the plan was made may be gone, also by the merges before this one.
+    fn check_room(&self, merge: &Merge) -> Result<(), Halt> {
+        let free = self.shared.hypervisor.free_bytes(&merge.base);
+        check_merge(merge, free, &self.shared.policy).map_err(|error| {
+            let deleted = self.entry.steps.iter().filter_map(Step::deletes).count();
+            let mut message = error.message().to_owned();
+            if deleted > 0 {
+                message += "; the snapshots are deleted, and what is left of their files goes with the next deletion";
+            }
+            let said = Error::new(error.reason(), message).with("deleted", deleted.to_string());
+            let said = error.metadata().iter().fold(said, |said, (key, value)| said.with(key, value));
+            said.with("vm", proto::names::vm(self.entry.vm)).into()
+        })
     }
 
     /// What an earlier process noted: a merge that was begun begins again with all others; of one that was copied those

@@ -146,7 +146,7 @@ pub(super) fn missing_medium<'a>(media: impl IntoIterator<Item = &'a Medium>) ->
 }
 
 /// Bytes free where a file is, or where the blocks of a device node end up: then it is not known.
-fn free_bytes(path: &Path) -> Option<u64> {
+pub(super) fn free_bytes(path: &Path) -> Option<u64> {
     if path.starts_with("/dev") {
         return None;
     }

@@ -19,6 +19,7 @@ mod take_back;
 mod written;
 
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::sync::Arc;
 
 use snapshot_core::description::Label;
@@ -30,6 +31,7 @@ use snapshot_core::vm::VmFacts;
 use self::link::{Connection, Link};
 use self::news::News;
 use self::written::Written;
+use super::images::free_bytes;
 use super::inbox::Inbox;
 use super::{Failure, Hypervisor, NewExternal, Observed, Outline, Reread, Versions, Watch};
 
@@ -142,6 +144,10 @@ impl Hypervisor for Libvirt {
 
     fn elsewhere(&self, vm: VmId) -> Result<BTreeSet<String>, Failure> {
         self.looks.look("elsewhere", |connection| files::elsewhere(connection, vm))
+    }
+
+    fn free_bytes(&self, path: &str) -> Option<u64> {
+        free_bytes(Path::new(path))
     }
 
     fn guard(&self, paths: &[String]) -> Result<(), Failure> {

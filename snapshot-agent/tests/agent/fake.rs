@@ -7,7 +7,7 @@ mod facts;
 mod fault;
 mod internal;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -77,6 +77,7 @@ struct State {
     stall: Option<usize>,
     dead: bool,
     unreadable: Option<(VmId, Duration)>,
+    free: VecDeque<u64>,
 }
 
 impl World {
@@ -338,6 +339,10 @@ impl Hypervisor for Fake {
 
     fn elsewhere(&self, _: VmId) -> Result<BTreeSet<String>, Failure> {
         self.call(|_| Ok(BTreeSet::new()), |_| {})
+    }
+
+    fn free_bytes(&self, _: &str) -> Option<u64> {
+        lock(&self.state).free.pop_front()
     }
 
     fn guard(&self, _: &[String]) -> Result<(), Failure> {

@@ -5,6 +5,7 @@
 
 mod faults;
 mod lost_sight;
+mod low_space;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};

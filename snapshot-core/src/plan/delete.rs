@@ -6,7 +6,9 @@
 use super::{Loss, Plan, Situation, Step};
 use crate::error::{Error, Reason};
 use crate::ids::SnapshotId;
+use crate::layers::Merge;
 use crate::operation::{DeleteScope, Method};
+use crate::policy::HostPolicy;
 use crate::snapshot::{SnapshotFacts, Storage};
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -110,16 +112,25 @@ fn collect(situation: Situation<'_>, doomed: &[SnapshotId], plan: &mut Plan) -> 
 /// The base takes in what is above before that can go.
 fn check_space(situation: Situation<'_>, target: &str, bytes: u64) -> Result<(), Error> {
     let disk = situation.vm.disks.iter().find(|disk| disk.target == target);
-    let needed = bytes.saturating_add(situation.policy.space_margin_bytes);
-    match disk.and_then(|disk| disk.free_bytes) {
-        Some(free) if free < needed => Err(situation
-            .refuse(
-                Reason::SpaceLow,
-                format!("{} MiB are free where disk {target} is, and merging needs {} MiB", free >> 20, needed >> 20),
-            )
-            .with("disk", target)
-            .with("free_bytes", free.to_string())
-            .with("needed_bytes", needed.to_string())),
-        _ => Ok(()),
+    let place = format!("where disk {target} is");
+    match has_room(disk.and_then(|disk| disk.free_bytes), bytes, situation.policy, &place) {
+        Err(error) => Err(error.with("disk", target).with("vm", format!("vms/{}", situation.vm.id))),
+        Ok(()) => Ok(()),
     }
+}
+
+/// Whether a merge may begin, with so many bytes free where its base is; `None` where that is not known. A plan is made of
+/// several, and what was free when it was made may be gone by then.
+pub fn check_merge(merge: &Merge, free: Option<u64>, policy: &HostPolicy) -> Result<(), Error> {
+    let place = format!("where {} is", merge.base);
+    has_room(free, merge.bytes, policy, &place).map_err(|error| error.with("disk", &merge.disk))
+}
+
+fn has_room(free: Option<u64>, bytes: u64, policy: &HostPolicy, place: &str) -> Result<(), Error> {
+    let needed = bytes.saturating_add(policy.space_margin_bytes);
+    let Some(free) = free.filter(|free| *free < needed) else { return Ok(()) };
+    let message = format!("{} MiB are free {place}, and merging needs {} MiB", free >> 20, needed >> 20);
+    Err(Error::new(Reason::SpaceLow, message)
+        .with("free_bytes", free.to_string())
+        .with("needed_bytes", needed.to_string()))
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::tests::{create, vm};
 use super::*;
-use crate::layers::{Layer, Parts, overlay_paths};
+use crate::layers::{Layer, Merge, Parts, overlay_paths};
 use crate::operation::{Create, DeleteScope, RunAfter};
 use crate::snapshot::{Content, RecordedState};
 use crate::tree::tests::snapshot;
@@ -198,5 +198,16 @@ fn what_a_machine_left_is_purged_under_any_policy_and_stays_protected() {
         assert_eq!(purge(&both, false).unwrap_err().reason(), Reason::SnapshotProtected);
         assert_eq!(purge(&both, true).unwrap().steps.len(), 2);
         both[1].label.protected = false;
+    }
+}
+
+#[test]
+fn a_merge_begins_only_where_there_is_room_beside_the_margin() {
+    let [disk, top, base] = ["vda", "/images/vda.top", "/images/vda.qcow2"].map(str::to_owned);
+    let merge = Merge { disk, above: vec![top.clone()], top, base, bytes: 10 << 20 };
+    let policy = HostPolicy { space_margin_bytes: 5 << 20, ..free() };
+    for (free, fits) in [(None, true), (Some(15 << 20), true), (Some((15 << 20) - 1), false), (Some(0), false)] {
+        let refused = check_merge(&merge, free, &policy).err().map(|error| error.reason());
+        assert_eq!(refused, (!fits).then_some(Reason::SpaceLow), "{free:?}");
     }
 }

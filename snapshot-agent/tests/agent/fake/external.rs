@@ -15,6 +15,13 @@ pub(super) fn images(vm: &VmFacts) -> (Layers, BTreeMap<String, char>) {
     (layers, content)
 }
 
+impl Fake {
+    /// Has the next questions for free space answered so; after them there is plenty.
+    pub(crate) fn answer_free(&self, bytes: &[u64]) {
+        lock(&self.state).free.extend(bytes);
+    }
+}
+
 impl Machine {
     pub(super) fn is_deleted(&self, id: &SnapshotId) -> bool {
         self.layers.snapshots.get(id).is_some_and(|parts| parts.deleted)
