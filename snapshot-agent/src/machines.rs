@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use proto::convert::Inventory;
-use snapshot_core::ids::VmId;
+use snapshot_core::ids::{SnapshotId, VmId};
 use tokio::sync::{Notify, watch};
 
 use crate::hypervisor::{Observed, Versions};
@@ -23,6 +23,39 @@ pub struct Machines {
     owned: Option<Owned>,
 }
 
+/// What libvirt lists of a machine's snapshots.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Listed {
+    /// Their ids, deleted ones included.
+    pub snapshots: BTreeSet<SnapshotId>,
+    /// The one marked as current, which may be deleted.
+    pub current: Option<SnapshotId>,
+}
+
+impl Listed {
+    fn of(inventory: &Inventory) -> Self {
+        let current = inventory.snapshots.iter().find(|snapshot| snapshot.is_current);
+        Self {
+            snapshots: inventory.snapshots.iter().map(|snapshot| snapshot.id.clone()).collect(),
+            current: current.map(|snapshot| snapshot.id.clone()),
+        }
+    }
+
+    /// With the snapshots that are deleted for everybody but libvirt; `None` where there are none.
+    fn with_deleted(seen: &Observed) -> Option<Self> {
+        let deleted = seen.layers.deleted();
+        if deleted.is_empty() {
+            return None;
+        }
+        let mut listed = Self::of(&seen.inventory());
+        // That of a deleted one is told of its parent.
+        let current = deleted.iter().find(|id| seen.layers.snapshots.get(*id).is_some_and(|parts| parts.is_current));
+        listed.current = current.cloned().or(listed.current);
+        listed.snapshots.extend(deleted);
+        Some(listed)
+    }
+}
+
 /// How often all machines were asked to be looked at again, and up to which asking that was done.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Rereading {
@@ -35,6 +68,8 @@ pub struct Rereading {
 #[derive(Debug, Default)]
 struct State {
     known: BTreeMap<VmId, Arc<Inventory>>,
+    /// What libvirt listed, where it lists more than there is for anybody else: snapshots whose deletion is not finished.
+    listed: BTreeMap<VmId, Listed>,
     /// How many inventories were published: the number of the last.
     published: u64,
     subscribers: Vec<Weak<Subscriber>>,
@@ -90,7 +125,7 @@ impl Machines {
         if let Some(owned) = &self.owned {
             owned.saw(seen);
         }
-        self.publish(seen.inventory());
+        self.publish(seen.inventory(), Listed::with_deleted(seen));
     }
 
     /// There is no such machine. What it left in images is remembered before anybody is told.
@@ -101,9 +136,13 @@ impl Machines {
         self.remove(vm);
     }
 
-    fn publish(&self, mut inventory: Inventory) {
+    fn publish(&self, mut inventory: Inventory, listed: Option<Listed>) {
         let vm = inventory.vm.id;
         let mut state = self.lock();
+        match listed {
+            Some(listed) => _ = state.listed.insert(vm, listed),
+            None => _ = state.listed.remove(&vm),
+        }
         let same = |known: &Arc<Inventory>| known.vm == inventory.vm && known.snapshots == inventory.snapshots;
         if state.known.get(&vm).is_some_and(same) {
             return;
@@ -116,6 +155,7 @@ impl Machines {
 
     fn remove(&self, vm: VmId) {
         let mut state = self.lock();
+        state.listed.remove(&vm);
         if state.known.remove(&vm).is_some() {
             state.tell(vm);
         }
@@ -124,6 +164,13 @@ impl Machines {
     /// A machine as it was last seen.
     pub fn get(&self, vm: VmId) -> Option<Arc<Inventory>> {
         self.lock().known.get(&vm).cloned()
+    }
+
+    /// What libvirt listed of a machine's snapshots when it was last seen.
+    pub fn listed(&self, vm: VmId) -> Option<Listed> {
+        let state = self.lock();
+        let listed = state.listed.get(&vm).cloned();
+        listed.or_else(|| state.known.get(&vm).map(|known| Listed::of(known)))
     }
 
     /// The machines that are known.
@@ -244,8 +291,8 @@ pub(crate) mod tests {
     #[tokio::test]
     async fn a_subscriber_gets_all_and_then_the_latest_of_what_changed() {
         let machines = Arc::new(Machines::default());
-        machines.publish(inventory(1, "a"));
-        machines.publish(inventory(2, "b"));
+        machines.publish(inventory(1, "a"), None);
+        machines.publish(inventory(2, "b"), None);
         let subscription = machines.subscribe();
         let told =
             |n: u128, name: &str, sequence: u64| Change::Is(Arc::new(Inventory { sequence, ..inventory(n, name) }));
@@ -253,9 +300,9 @@ pub(crate) mod tests {
         assert_eq!(subscription.next().await, told(2, "b", 2));
         assert_eq!(subscription.try_next(), None);
         for name in ["x", "y", "z"] {
-            machines.publish(inventory(1, name));
+            machines.publish(inventory(1, name), None);
         }
-        machines.publish(inventory(2, "b"));
+        machines.publish(inventory(2, "b"), None);
         assert_eq!(subscription.next().await, told(1, "z", 5));
         assert_eq!(subscription.try_next(), None);
         let gone = inventory(2, "b").vm.id;
@@ -269,7 +316,7 @@ pub(crate) mod tests {
     fn who_no_longer_listens_is_forgotten() {
         let machines = Arc::new(Machines::default());
         drop(machines.subscribe());
-        machines.publish(inventory(1, "a"));
+        machines.publish(inventory(1, "a"), None);
         assert!(machines.lock().subscribers.is_empty());
     }
 }

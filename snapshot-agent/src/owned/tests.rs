@@ -10,7 +10,7 @@ pub(super) fn vm() -> VmId {
     VmId::from_uuid(Uuid::from_u128(1))
 }
 
-pub(super) fn id(n: u128) -> SnapshotId {
+pub(crate) fn id(n: u128) -> SnapshotId {
     SnapshotId::from_uuid(Uuid::from_u128(n))
 }
 

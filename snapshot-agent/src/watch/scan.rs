@@ -2,11 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use proto::convert::Inventory;
 use snapshot_core::ids::{SnapshotId, VmId};
 
 use crate::hypervisor::{Failure, Hypervisor, Outline, Versions};
-use crate::machines::Machines;
+use crate::machines::{Listed, Machines};
 use crate::owned;
 
 /// A comparison of all names with what is known.
@@ -20,8 +19,8 @@ pub(super) fn scan(hypervisor: &dyn Hypervisor, machines: &Machines) -> Result<S
     let all: BTreeSet<VmId> = hypervisor.vms()?.into_iter().collect();
     let mut changed = BTreeSet::new();
     for vm in &all {
-        match (machines.get(*vm), hypervisor.outline(*vm)) {
-            (Some(known), Ok(outline)) if is_same(&known, &outline) => {}
+        match (machines.listed(*vm), hypervisor.outline(*vm)) {
+            (Some(listed), Ok(outline)) if is_same(&listed, &outline) => {}
             (_, Err(failure @ Failure::Unreachable(_))) => return Err(failure),
             _ => {
                 changed.insert(*vm);
@@ -34,31 +33,63 @@ pub(super) fn scan(hypervisor: &dyn Hypervisor, machines: &Machines) -> Result<S
     Ok(Scan { versions: hypervisor.versions()?, all, changed })
 }
 
-fn is_same(known: &Inventory, outline: &Outline) -> bool {
-    let current = known.snapshots.iter().find(|snapshot| snapshot.is_current).map(|snapshot| snapshot.id.clone());
-    let ids: BTreeSet<SnapshotId> = known.snapshots.iter().map(|snapshot| snapshot.id.clone()).collect();
-    outline.current.as_deref().map(SnapshotId::of_name) == current
-        && outline.snapshots.iter().map(|name| SnapshotId::of_name(name)).collect::<BTreeSet<_>>() == ids
+fn is_same(listed: &Listed, outline: &Outline) -> bool {
+    outline.current.as_deref().map(SnapshotId::of_name) == listed.current
+        && outline.snapshots.iter().map(|name| SnapshotId::of_name(name)).collect::<BTreeSet<_>>() == listed.snapshots
 }
 
 #[cfg(test)]
 mod tests {
+    use snapshot_core::layers::Parts;
+
     use super::*;
+    use crate::hypervisor::Observed;
+    use crate::owned::tests::{id, seen};
+
+    fn outline(names: &[&str], current: Option<&str>) -> Outline {
+        Outline {
+            snapshots: names.iter().map(|name| (*name).to_owned()).collect(),
+            current: current.map(str::to_owned),
+        }
+    }
+
+    fn listed(seen: &Observed) -> Listed {
+        let machines = Machines::default();
+        machines.saw(seen);
+        machines.listed(seen.vm.id).unwrap()
+    }
 
     #[test]
     fn names_are_compared_by_the_ids_they_have() {
-        let known = Inventory { vm: crate::machines::tests::vm(1, "desk"), snapshots: vec![], sequence: 0 };
-        let outline = |names: &[&str], current: Option<&str>| Outline {
-            snapshots: names.iter().map(|name| (*name).to_owned()).collect(),
-            current: current.map(str::to_owned),
-        };
-        assert!(is_same(&known, &outline(&[], None)));
-        assert!(!is_same(&known, &outline(&["a"], None)));
-        let mut odd = crate::owned::tests::seen(&[SnapshotId::of_name("a\tb")], &[]).snapshots;
-        odd[0].is_current = true;
-        let known = Inventory { snapshots: odd, ..known };
-        assert!(is_same(&known, &outline(&["a\tb"], Some("a\tb"))));
-        assert!(!is_same(&known, &outline(&["a\tb"], None)));
-        assert!(!is_same(&known, &outline(&["a\tc"], Some("a\tc"))));
+        let nothing = listed(&seen(&[], &[]));
+        assert!(is_same(&nothing, &outline(&[], None)));
+        assert!(!is_same(&nothing, &outline(&["a"], None)));
+        let mut odd = seen(&[SnapshotId::of_name("a\tb")], &[]);
+        odd.snapshots[0].is_current = true;
+        let odd = listed(&odd);
+        assert!(is_same(&odd, &outline(&["a\tb"], Some("a\tb"))));
+        assert!(!is_same(&odd, &outline(&["a\tb"], None)));
+        assert!(!is_same(&odd, &outline(&["a\tc"], Some("a\tc"))));
+    }
+
+    /// libvirt still lists it, and marks it as current, while its parent is told to be.
+    #[test]
+    fn a_snapshot_whose_deletion_is_not_finished_is_no_news() {
+        let (kept, gone) = (id(1), id(2));
+        let mut seen = seen(std::slice::from_ref(&kept), &[]);
+        seen.snapshots[0].is_current = true;
+        let names = [kept.as_str(), gone.as_str()];
+        seen.layers.snapshots.insert(kept.clone(), Parts::default());
+        seen.layers.snapshots.insert(gone.clone(), Parts { deleted: true, is_current: true, ..Parts::default() });
+        let deferred = listed(&seen);
+        assert!(is_same(&deferred, &outline(&names, Some(gone.as_str()))));
+        assert!(!is_same(&deferred, &outline(&names, Some(kept.as_str()))), "somebody went back");
+        assert!(!is_same(&deferred, &outline(&[kept.as_str()], Some(kept.as_str()))), "somebody deleted it");
+        // The machine goes back to the other: the mark is its own then.
+        seen.layers.snapshots.values_mut().for_each(|parts| parts.is_current = !parts.is_current);
+        assert!(is_same(&listed(&seen), &outline(&names, Some(kept.as_str()))));
+        // It is removed for good.
+        seen.layers.snapshots.remove(&gone);
+        assert!(is_same(&listed(&seen), &outline(&[kept.as_str()], Some(kept.as_str()))));
     }
 }

@@ -241,11 +241,13 @@ impl Hypervisor for Fake {
     }
 
     fn outline(&self, vm: VmId) -> Result<Outline, Failure> {
-        let seen = self.seen(vm)?;
-        let current = seen.snapshots.iter().find(|snapshot| snapshot.is_current);
+        self.seen(vm)?;
+        // As libvirt lists them: with those that are deleted for everybody else.
+        let world = lock(&self.world);
+        let snapshots = &world.machines[&vm].snapshots;
         Ok(Outline {
-            current: current.map(|snapshot| snapshot.id.to_string()),
-            snapshots: seen.snapshots.iter().map(|snapshot| snapshot.id.to_string()).collect::<BTreeSet<_>>(),
+            current: snapshots.iter().find(|one| one.is_current).map(|one| one.id.to_string()),
+            snapshots: snapshots.iter().map(|one| one.id.to_string()).collect::<BTreeSet<_>>(),
         })
     }
 

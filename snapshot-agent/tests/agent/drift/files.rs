@@ -7,9 +7,10 @@ use std::path::{Path, PathBuf};
 use proto::status::from_status;
 use proto::v1::OperationState;
 use snapshot_agent::hypervisor::{Hypervisor, Reread};
+use snapshot_agent::machines::Machines;
 use snapshot_core::Reason;
 use snapshot_core::ids::SnapshotId;
-use snapshot_core::operation::{Create, Request, RunAfter};
+use snapshot_core::operation::{Create, DeleteScope, Request, RunAfter};
 use snapshot_core::snapshot::{Content, Storage};
 
 use super::Scene;
@@ -189,7 +190,6 @@ async fn a_machine_that_is_defined_again_keeps_its_files() {
     desk.nothing_is_left().await;
 }
 
-/// The agent knows of files that libvirt has not told it of yet.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_other_tools_laid_on_ours_is_left_with_what_it_lies_on() {
     let mut desk = Desk::new("files-virsh").await;
@@ -208,4 +208,22 @@ async fn what_other_tools_laid_on_ours_is_left_with_what_it_lies_on() {
     }
     desk.purge(false).await.unwrap();
     desk.nothing_is_left().await;
+}
+
+/// What is remembered of it is what libvirt lists, so that a comparison of names does not take it for news.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_deletion_that_is_put_off_is_remembered_as_libvirt_lists_it() {
+    let (desk, [first, second, third]) = Desk::with_a_story("deferred").await;
+    let delete = Request::Delete { snapshot: third.clone(), scope: DeleteScope::Only, force: false };
+    desk.done(delete).await;
+    let seen = desk.scene.libvirt.observe(desk.guest.vm, Reread::All).unwrap();
+    assert_eq!(seen.layers.deleted(), BTreeSet::from([third.clone()]), "the other branch would be lost");
+    let machines = Machines::default();
+    machines.saw(&seen);
+    let (listed, outline) =
+        (machines.listed(desk.guest.vm).unwrap(), desk.scene.libvirt.outline(desk.guest.vm).unwrap());
+    let names: BTreeSet<String> = listed.snapshots.iter().map(ToString::to_string).collect();
+    assert_eq!((names, listed.current.map(|id| id.to_string())), (outline.snapshots, outline.current));
+    assert_eq!(listed.snapshots, BTreeSet::from([first, second, third]));
+    desk.scene.agent.stop().await;
 }
