@@ -69,7 +69,7 @@ fn units_of_memory() {
 
 proptest! {
     #[test]
-    fn garbage_never_panics(text in any::<String>(), cut in 0usize..DOMAIN_OFF.len()) {
+    fn garbage_never_panics(text in any::<String>(), cut in 0usize..DOMAIN_OFF.trim_end().len()) {
         let _ = parse(&text);
         let mut cut = cut;
         while !DOMAIN_OFF.is_char_boundary(cut) { cut -= 1; }
