@@ -32,7 +32,8 @@ impl Moment {
     }
 }
 
-fn since_boot() -> u64 {
+/// Milliseconds since the host was booted, counted on while it sleeps.
+pub(crate) fn since_boot() -> u64 {
     let time = clock_gettime(ClockId::Boottime);
     let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
     seconds * 1000 + u64::try_from(time.tv_nsec).unwrap_or(0) / 1_000_000

@@ -108,6 +108,9 @@ pub trait Hypervisor: Send + Sync + 'static {
     /// Thaws the guest's file systems, if the guest can be asked to.
     fn thaw(&self, vm: VmId) -> Result<(), Failure>;
 
+    /// Whether libvirt is at something that takes long on the machine, whoever asked for it.
+    fn is_busy(&self, vm: VmId) -> Result<bool, Failure>;
+
     /// Switches the machine off at once.
     fn power_off(&self, vm: VmId) -> Result<(), Failure>;
 
@@ -255,6 +258,10 @@ pub enum Failure {
     /// It cannot be done as things are, for a reason that there is a name for; nothing was changed.
     #[error("{0}")]
     Precondition(Error),
+    /// The guest's file systems were not frozen for as long as they had to be. What was done meanwhile may be there, and
+    /// they may be frozen now, or later.
+    #[error("{0}")]
+    FreezeLost(Error),
     /// It said something that makes no sense, or the binding gave up.
     #[error("{0}")]
     Unintelligible(String),
@@ -276,7 +283,7 @@ impl Failure {
             Self::Refused { code, message } => named(Error::new(Reason::HypervisorFailed, while_doing))
                 .with("libvirt_code", code.to_string())
                 .with("libvirt_message", message),
-            Self::Precondition(error) => named(error.clone()),
+            Self::Precondition(error) | Self::FreezeLost(error) => named(error.clone()),
             Self::Unintelligible(what) => named(Error::new(Reason::Internal, while_doing)).with("cause", what),
         }
     }

@@ -10,6 +10,7 @@ use proto::convert::Inventory;
 use snapshot_core::ids::{SnapshotId, VmId};
 use tokio::sync::{Notify, watch};
 
+use crate::clock::since_boot;
 use crate::hypervisor::{Observed, Versions};
 use crate::owned::Owned;
 
@@ -70,7 +71,7 @@ struct State {
     known: BTreeMap<VmId, Arc<Inventory>>,
     /// What libvirt listed, where it lists more than there is for anybody else: snapshots whose deletion is not finished.
     listed: BTreeMap<VmId, Listed>,
-    /// How many inventories were published: the number of the last.
+    /// The number of the last inventory that was published.
     published: u64,
     subscribers: Vec<Weak<Subscriber>>,
     versions: Versions,
@@ -147,7 +148,8 @@ impl Machines {
         if state.known.get(&vm).is_some_and(same) {
             return;
         }
-        state.published += 1;
+        // No less than the time since boot, so that a process that follows another one does not seem to tell old news.
+        state.published = (state.published + 1).max(since_boot());
         inventory.sequence = state.published;
         state.known.insert(vm, Arc::new(inventory));
         state.tell(vm);
@@ -294,22 +296,38 @@ pub(crate) mod tests {
         machines.publish(inventory(1, "a"), None);
         machines.publish(inventory(2, "b"), None);
         let subscription = machines.subscribe();
-        let told =
-            |n: u128, name: &str, sequence: u64| Change::Is(Arc::new(Inventory { sequence, ..inventory(n, name) }));
-        assert_eq!(subscription.next().await, told(1, "a", 1));
-        assert_eq!(subscription.next().await, told(2, "b", 2));
+        let told = |change: Change| match change {
+            Change::Is(inventory) => (inventory.vm.name.clone(), inventory.sequence),
+            other => panic!("{other:?}"),
+        };
+        let (first, second) = (told(subscription.next().await), told(subscription.next().await));
+        assert_eq!((first.0.as_str(), second.0.as_str()), ("a", "b"));
+        assert!(first.1 < second.1, "{first:?} {second:?}");
         assert_eq!(subscription.try_next(), None);
         for name in ["x", "y", "z"] {
             machines.publish(inventory(1, name), None);
         }
         machines.publish(inventory(2, "b"), None);
-        assert_eq!(subscription.next().await, told(1, "z", 5));
+        let latest = told(subscription.next().await);
+        assert!(latest.0 == "z" && latest.1 >= second.1 + 3, "{latest:?}");
         assert_eq!(subscription.try_next(), None);
         let gone = inventory(2, "b").vm.id;
         machines.remove(gone);
         machines.remove(gone);
         assert_eq!(subscription.next().await, Change::Gone(gone));
         assert_eq!(subscription.try_next(), None);
+    }
+
+    #[test]
+    fn a_process_that_follows_another_tells_by_higher_numbers() {
+        let told = || {
+            let machines = Machines::default();
+            machines.publish(inventory(1, "a"), None);
+            machines.get(vm(1, "a").id).unwrap().sequence
+        };
+        let before = told();
+        std::thread::sleep(std::time::Duration::from_millis(5));
+        assert!(told() > before);
     }
 
     #[test]

@@ -140,6 +140,8 @@ reasons! {
     GuestAgentSilent = "GUEST_AGENT_SILENT", FailedPrecondition, true;
     /// A freeze was asked for, and somebody has frozen the file systems already.
     GuestFrozen = "GUEST_FROZEN", FailedPrecondition, true;
+    /// The file systems had been frozen for as long as they may be and were thawed before the snapshot was taken.
+    GuestThawed = "GUEST_THAWED", Aborted, true;
     /// The snapshot is protected.
     SnapshotProtected = "SNAPSHOT_PROTECTED", FailedPrecondition, false;
     /// The snapshot's data is gone.

@@ -9,7 +9,7 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use snapshot_core::ids::SnapshotId;
 use snapshot_core::layers::{Layers, Merge, memory_path, overlay_paths};
@@ -23,6 +23,9 @@ use crate::hypervisor::{Failure, NewExternal, Observed, Watch};
 
 /// How often something is tried when libvirt goes away in the middle.
 const TRIES: u32 = 3;
+/// How long a guest that may be frozen is asked to thaw, and how often: one that does not answer has to be given up some time.
+const THAWS_WITHIN: Duration = Duration::from_secs(120);
+const THAW_PAUSE: Duration = Duration::from_secs(1);
 
 /// After what a snapshot is taken back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -108,7 +111,11 @@ impl Work<'_> {
         }
         let took = start.elapsed();
         let now = self.look()?;
-        if now.has_whole(id) && now.is_on(id) {
+        if quiesce && result.is_err() {
+            self.thaw()?;
+        }
+        let is_frozen = !matches!(result, Err(Failure::FreezeLost(_)));
+        if is_frozen && now.has_whole(id) && now.is_on(id) {
             if let Err(failure) = result {
                 tracing::warn!(%failure, "taking the snapshot failed and the snapshot is whole");
             }
@@ -121,7 +128,7 @@ impl Work<'_> {
             Err(failure) => self.error(failure, Some(id), "the snapshot could not be taken"),
             Ok(()) => Error::new(Reason::HypervisorFailed, "libvirt took the snapshot, and it is not whole"),
         };
-        tracing::warn!(?error, cancelled, "the snapshot is not whole; taking back what there is of it");
+        tracing::warn!(?error, cancelled, "the snapshot is not as it should be; taking back what there is of it");
         let after = if matches!(result, Err(Failure::Unreachable(_))) { After::Loss } else { After::Failure };
         Err(match self.undo_external(id, after) {
             Ok(()) if cancelled => Halt::Cancelled,
@@ -131,8 +138,33 @@ impl Work<'_> {
         })
     }
 
+    /// Thaws a guest that may be frozen, or freeze late: until it says that it is thawed, is off, or has said nothing for a
+    /// long time. One that is not frozen is not changed by it.
+    pub(super) fn thaw(&mut self) -> Result<(), Halt> {
+        let since = Instant::now();
+        while self.look()?.vm.is_active() {
+            match self.shared.hypervisor.thaw(self.entry.vm) {
+                Ok(()) => return Ok(()),
+                Err(failure) if since.elapsed() > THAWS_WITHIN => {
+                    tracing::error!(%failure, "the guest's file systems may be frozen, and its agent does not thaw them");
+                    return Ok(());
+                }
+                Err(failure) => tracing::warn!(%failure, "the guest may be frozen; asking it again to thaw"),
+            }
+            if self.shared.stopping.is_cancelled() {
+                return Err(Halt::LeftOff);
+            }
+            std::thread::sleep(THAW_PAUSE);
+        }
+        Ok(())
+    }
+
     /// Takes back what there is of a snapshot that is not whole. The machine goes on with what it has written since.
     pub(super) fn undo_external(&mut self, id: &SnapshotId, after: After) -> Result<(), Halt> {
+        if self.look()?.snapshot(id).is_some() {
+            // What it froze is about to change, and whoever finds it after a crash must not take it for whole.
+            self.mark_deleted(id)?;
+        }
         self.leave_overlays(id, after)?;
         let seen = self.look()?;
         self.stale = true;

@@ -3,7 +3,8 @@
 //! What they did is not remembered but looked at.
 //!
 //! - An **update** and a **deletion** are gone on with: their steps can be repeated.
-//! - A **create** whose snapshot is whole has succeeded. Of any other the remains are removed, and it has failed.
+//! - A **create** whose snapshot is whole has succeeded. Of any other the remains are removed, and it has failed. libvirt goes
+//!   on with a call whose caller is gone, so what is under way is waited for first.
 //! - A **revert** that was begun is finished, because the machine may be halfway. One that was not is begun only shortly
 //!   after it was taken on: somebody who finds the desktop as it was goes on working, and must not lose that work to a
 //!   wish of an hour ago. The snapshot of the present that came before it is kept.
@@ -26,12 +27,18 @@ use super::external::{After, endangered};
 use super::operation::{Operation, Phase, Progress};
 use super::work::{Halt, Work};
 use super::{Shared, overdue};
-use crate::hypervisor::Observed;
+use crate::hypervisor::{Failure, Observed};
 use crate::journal::Recorded;
 use crate::locks::Guard;
 
 /// How long after it was taken on a revert may still be begun.
 const BEGIN_WITHIN: Duration = Duration::from_secs(120);
+
+/// How long it is waited until libvirt is no more at work on a machine, how often in a row it has to say so, and the
+/// time in between. It is asked more than once because a call that another one held up begins a moment after that has ended.
+const IDLE_WITHIN: Duration = Duration::from_secs(15 * 60);
+const IDLE_LOOKS: u32 = 5;
+const IDLE_PAUSE: Duration = Duration::from_millis(50);
 
 /// What was interrupted on one machine, which is held.
 pub(super) struct Interrupted {
@@ -187,19 +194,41 @@ impl Work<'_> {
     }
 
     fn settle_external(&mut self, id: &SnapshotId, quiesce: bool, begun: bool) -> Result<(), Halt> {
-        let seen = self.look()?;
-        if quiesce && begun && seen.vm.state == VmState::Running {
-            // What is not frozen is not changed by this.
-            let thawed = self.shared.hypervisor.thaw(seen.vm.id);
-            tracing::info!(?thawed, "a freeze was under way");
+        let is_whole = self.look()?.has_whole(id);
+        if quiesce && begun {
+            self.thaw()?;
         }
-        if seen.has_whole(id) {
+        if begun && !is_whole {
+            self.wait_for_libvirt()?;
+        }
+        // What was taken after the thaw is not what was asked for.
+        if is_whole || (!quiesce && self.look()?.has_whole(id)) {
             return Ok(());
         }
         if begun {
             self.undo_external(id, After::Restart)?;
         }
         Err(self.interrupted("the snapshot was not taken, and nothing is left of it"))
+    }
+
+    /// libvirt goes on with what it was asked to do by an agent that is no more, and begins with what it had to put off.
+    fn wait_for_libvirt(&mut self) -> Result<(), Halt> {
+        let (since, mut idle) = (Instant::now(), 0);
+        while idle < IDLE_LOOKS && since.elapsed() < IDLE_WITHIN {
+            if self.shared.stopping.is_cancelled() {
+                return Err(Halt::LeftOff);
+            }
+            match self.shared.hypervisor.is_busy(self.entry.vm) {
+                Ok(false) => idle += 1,
+                Ok(true) | Err(Failure::Unreachable(_)) => idle = 0,
+                Err(failure) => {
+                    tracing::warn!(%failure, "whether libvirt is at work on the machine cannot be found out");
+                    return Ok(());
+                }
+            }
+            std::thread::sleep(IDLE_PAUSE);
+        }
+        Ok(())
     }
 
     fn settle_revert(&mut self, next: usize, begun: bool, id: &SnapshotId, then: PowerState) -> Result<(), Halt> {

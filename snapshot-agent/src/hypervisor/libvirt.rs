@@ -11,6 +11,7 @@ mod event_loop;
 mod external;
 mod failure;
 mod files;
+mod freeze;
 mod link;
 mod merge;
 mod news;
@@ -163,7 +164,11 @@ impl Hypervisor for Libvirt {
     }
 
     fn thaw(&self, vm: VmId) -> Result<(), Failure> {
-        self.actions.act("thaw", |connection| external::thaw(connection, vm))
+        self.actions.act("thaw", |connection| freeze::thaw(connection, vm))
+    }
+
+    fn is_busy(&self, vm: VmId) -> Result<bool, Failure> {
+        self.looks.look("job", |connection| external::job(connection, vm).map(|job| job.is_some()))
     }
 
     fn power_off(&self, vm: VmId) -> Result<(), Failure> {

@@ -370,6 +370,10 @@ impl Hypervisor for Fake {
         Ok(())
     }
 
+    fn is_busy(&self, _: VmId) -> Result<bool, Failure> {
+        Ok(false)
+    }
+
     fn remove_stray(&self, vm: &VmFacts, id: &SnapshotId) -> Result<(), Failure> {
         let remove = |world: &mut World| {
             machine(world, vm.id)?.images.iter_mut().for_each(|image| _ = image.remove(id));

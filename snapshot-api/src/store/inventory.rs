@@ -34,7 +34,7 @@ impl Store {
         self.write_retold(move |job| put_inventory(job, &host, &inventory, now_ms)).await
     }
 
-    /// The host begins to tell everything anew, and a new process of its agent counts from the start.
+    /// The host begins to tell everything anew, and counts anew where it was booted.
     pub async fn begin_telling(&self, host: HostId) -> Result<(), StoreError> {
         self.write_retold(move |job| {
             let sql = "UPDATE vms SET sequence = 0 WHERE host = ?1";

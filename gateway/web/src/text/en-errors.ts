@@ -78,6 +78,8 @@ export const errors = {
   "next.GUEST_AGENT_SILENT": "Try again, or take the snapshot without freezing.",
   "error.GUEST_FROZEN": "The machine's file systems are frozen already.",
   "next.GUEST_FROZEN": "Try again in a moment.",
+  "error.GUEST_THAWED": "Taking the snapshot took too long to keep the machine's file systems frozen.",
+  "next.GUEST_THAWED": "Try again in a moment, or take the snapshot without freezing.",
   "error.EXTERNAL_UNSUPPORTED": "Snapshots in files of their own are not possible here.",
   "next.EXTERNAL_UNSUPPORTED": "Use the automatic kind.",
   "error.SNAPSHOT_STORAGE_UNSUPPORTED": "This snapshot is stored in a way that this cannot be done to.",

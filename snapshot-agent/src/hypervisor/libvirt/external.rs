@@ -16,12 +16,11 @@ use virt_sys as sys;
 use super::super::{Failure, NewExternal, Watch, snapshot_write, snapshot_xml};
 use super::action::{full_xml, redefine, revert_internal, snapshot};
 use super::files::is_same;
+use super::freeze::Frozen;
 use super::link::{Connection, Link};
 
 /// How often a long call is asked how far it is.
 const ASK_EVERY: Duration = Duration::from_millis(20);
-/// The longest that a guest's file systems stay frozen.
-const FROZEN_AT_MOST: Duration = Duration::from_secs(10);
 /// How long a guest's memory may take to be saved. One that writes faster than the disk does would never end.
 const SAVED_WITHIN: Duration = Duration::from_secs(15 * 60);
 /// How long the first question how far it is waits for its answer before it is asked again, and how many may wait.
@@ -47,38 +46,22 @@ pub(super) fn create(
     } else if vm.state == VmState::Running {
         flags |= sys::VIR_DOMAIN_SNAPSHOT_CREATE_LIVE;
     }
-    if new.quiesce {
-        actions.act("freeze", |connection| freeze(connection, vm.id))?;
-    }
-    let (done, since) = (AtomicBool::new(false), Instant::now());
-    let created = thread::scope(|scope| {
-        if new.memory_file.is_some() {
-            scope.spawn(|| follow_saving(looks, vm.id, watch, &done, since));
-        }
-        scope.spawn(|| {
-            let mut thawed = !new.quiesce;
-            while !thawed && !done.load(Ordering::Acquire) {
-                if since.elapsed() > FROZEN_AT_MOST {
-                    tracing::warn!("the guest was frozen for too long; thawing it");
-                    thawed = looks.look("thaw", |connection| thaw(connection, vm.id)).is_ok();
-                }
-                thread::park_timeout(ASK_EVERY);
+    let take = || {
+        let (done, since) = (AtomicBool::new(false), Instant::now());
+        thread::scope(|scope| {
+            if new.memory_file.is_some() {
+                scope.spawn(|| follow_saving(looks, vm.id, watch, &done, since));
             }
-        });
-        let created = actions.act("create_external", |connection| {
-            let domain = connection.domain(vm.id)?;
-            domain.create_snapshot_xml(&xml, flags)?;
-            Ok(())
-        });
-        done.store(true, Ordering::Release);
-        created
-    });
-    if new.quiesce
-        && let Err(failure) = actions.act("thaw", |connection| thaw(connection, vm.id))
-    {
-        tracing::warn!(%failure, "the guest's file systems could not be thawed");
-    }
-    created
+            let created = actions.act("create_external", |connection| {
+                let domain = connection.domain(vm.id)?;
+                domain.create_snapshot_xml(&xml, flags)?;
+                Ok(())
+            });
+            done.store(true, Ordering::Release);
+            created
+        })
+    };
+    if new.quiesce { Frozen::begin(actions, looks, vm.id)?.during(take) } else { take() }
 }
 
 /// libvirt writes over a running state that exists, without a word.
@@ -125,6 +108,17 @@ fn follow_saving(looks: &Link, vm: VmId, watch: &dyn Watch, done: &AtomicBool, s
 
 /// How far the memory is saved, in bytes; ends it where it is to end.
 fn saving(connection: &Connection, vm: VmId, end: bool) -> Result<Option<(u64, u64)>, Failure> {
+    let Some(told) = job(connection, vm)? else { return Ok(None) };
+    let domain = connection.domain(vm)?;
+    // SAFETY: the domain is valid as long as the reference.
+    if end && unsafe { sys::virDomainAbortJob(domain.as_ptr()) } < 0 {
+        return Err(virt::error::Error::last_error().into());
+    }
+    Ok(Some(told))
+}
+
+/// How far libvirt is with what it is at on the machine, in bytes; `None` when it is at nothing that takes long.
+pub(super) fn job(connection: &Connection, vm: VmId) -> Result<Option<(u64, u64)>, Failure> {
     let domain = connection.domain(vm)?;
     // SAFETY: a structure of numbers, for which zero is a value.
     let mut info: sys::virDomainJobInfo = unsafe { std::mem::zeroed() };
@@ -133,41 +127,8 @@ fn saving(connection: &Connection, vm: VmId, end: bool) -> Result<Option<(u64, u
         return Err(virt::error::Error::last_error().into());
     }
     let kind = u32::try_from(info.type_).unwrap_or_default();
-    if !matches!(kind, sys::VIR_DOMAIN_JOB_BOUNDED | sys::VIR_DOMAIN_JOB_UNBOUNDED) {
-        return Ok(None);
-    }
-    // SAFETY: the domain is valid as long as the reference.
-    if end && unsafe { sys::virDomainAbortJob(domain.as_ptr()) } < 0 {
-        return Err(virt::error::Error::last_error().into());
-    }
-    Ok(Some((info.dataProcessed, info.dataTotal)))
-}
-
-fn freeze(connection: &Connection, vm: VmId) -> Result<(), Failure> {
-    let domain = connection.domain(vm)?;
-    // SAFETY: the domain is valid as long as the reference; no mount points means all of them.
-    if unsafe { sys::virDomainFSFreeze(domain.as_ptr(), std::ptr::null_mut(), 0, 0) } >= 0 {
-        return Ok(());
-    }
-    let error = virt::error::Error::last_error();
-    let (reason, message) = match error.code().to_raw() {
-        sys::VIR_ERR_ARGUMENT_UNSUPPORTED | sys::VIR_ERR_CONFIG_UNSUPPORTED => {
-            (Reason::GuestAgentAbsent, "the machine has no channel to a guest agent")
-        }
-        sys::VIR_ERR_AGENT_UNRESPONSIVE => (Reason::GuestAgentSilent, "the guest agent does not answer"),
-        sys::VIR_ERR_AGENT_COMMAND_FAILED => (Reason::GuestFrozen, "the guest's file systems cannot be frozen now"),
-        _ => return Err(error.into()),
-    };
-    Err(Failure::Precondition(Error::new(reason, message).with("libvirt_message", error.message())))
-}
-
-pub(super) fn thaw(connection: &Connection, vm: VmId) -> Result<(), Failure> {
-    let domain = connection.domain(vm)?;
-    // SAFETY: the domain is valid as long as the reference; no mount points means all of them.
-    if unsafe { sys::virDomainFSThaw(domain.as_ptr(), std::ptr::null_mut(), 0, 0) } < 0 {
-        return Err(virt::error::Error::last_error().into());
-    }
-    Ok(())
+    let is_job = matches!(kind, sys::VIR_DOMAIN_JOB_BOUNDED | sys::VIR_DOMAIN_JOB_UNBOUNDED);
+    Ok(is_job.then_some((info.dataProcessed, info.dataTotal)))
 }
 
 pub(super) fn revert(
