@@ -141,12 +141,19 @@ pub(super) fn revert(
     let (domain, target) = snapshot(connection, vm, id)?;
     let xml = full_xml(&target)?;
     let recorded = snapshot_xml::parse(&xml)?;
-    if let Some((current, parts)) = layers.snapshots.iter().find(|(_, parts)| parts.is_current) {
-        give_up_active(connection, vm, layers, current, parts)?;
-    }
     let followed = snapshot_write::without_chains(&xml)?;
-    if followed != xml && !layers.snapshots.get(id).is_some_and(|parts| parts.is_current) {
-        redefine(&domain, &target, &followed)?;
+    match layers.snapshots.iter().find(|(_, parts)| parts.is_current) {
+        Some((current, parts)) => {
+            give_up_active(connection, vm, layers, current, parts)?;
+            if followed != xml && current != id {
+                redefine(&domain, &target, &followed)?;
+            }
+        }
+        // libvirt 11.3 takes it for granted that one is, and its daemon dies of a null pointer where none is.
+        None => {
+            let flags = sys::VIR_DOMAIN_SNAPSHOT_CREATE_REDEFINE | sys::VIR_DOMAIN_SNAPSHOT_CREATE_CURRENT;
+            domain.create_snapshot_xml(&followed, flags)?;
+        }
     }
     let taken =
         |second: u64| recorded.files.frozen.values().any(|(path, _)| path.with_extension(second.to_string()).exists());

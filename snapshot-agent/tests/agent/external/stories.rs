@@ -118,6 +118,22 @@ async fn the_active_leaf_under_a_fork_is_gone_for_the_user_and_the_other_branch_
     }
 }
 
+/// The first of the tree is deleted, and then the one that the machine is on: libvirt has nothing that is current.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_revert_where_no_snapshot_is_current_does_not_kill_libvirt() {
+    for kind in [Kind::Off, Kind::Memory] {
+        let (mut bench, ids) = fork(Guest::new(1), kind).await;
+        bench.delete(&ids[0], DeleteScope::Only).await;
+        bench.delete(&ids[1], DeleteScope::Only).await;
+        bench.delete(&ids[4], DeleteScope::Only).await;
+        assert!(bench.look().snapshots.iter().all(|snapshot| !snapshot.is_current));
+        bench.revert(&ids[3], RunAfter::Running).await;
+        bench.check();
+        bench.check_all().await;
+        bench.purge().await;
+    }
+}
+
 /// Another tool's deletion of metadata leads to the same trap; the revert is guarded.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_revert_does_not_lose_a_branch_that_libvirt_takes_for_the_active_file() {
