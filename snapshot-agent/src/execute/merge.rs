@@ -140,16 +140,34 @@ impl Work<'_> {
                 }
             }
         };
-        let reached = seen.layers.reached(&BTreeSet::new());
-        let elsewhere = self.elsewhere()?;
-        let free = |path: &&String| !reached.contains(path.as_str()) && !elsewhere.contains(*path);
-        // Those that deleted snapshots froze are reached until these are dropped; the rest is known to nobody then.
-        let files: Vec<String> = merge.above.iter().filter(free).cloned().collect();
-        let unlinked = self.patiently(|hypervisor| hypervisor.unlink(&files))?;
-        self.stale = true;
-        unlinked.map_err(|failure| self.error(&failure, None, "merged files could not be removed"))?;
+        self.unlink_merged(merge, &seen)?;
         self.merging.retain(|noted| noted.merge != *merge);
         Ok(())
+    }
+
+    /// Once this operation has ended nobody knows of these files any more, so what fails is tried again.
+    fn unlink_merged(&mut self, merge: &Merge, seen: &Observed) -> Result<(), Halt> {
+        let reached = seen.layers.reached(&BTreeSet::new());
+        let mut attempt = 0;
+        loop {
+            attempt += 1;
+            let unlinked = self.elsewhere().and_then(|elsewhere| {
+                let free = |path: &&String| !reached.contains(path.as_str()) && !elsewhere.contains(*path);
+                // Those that deleted snapshots froze are reached until these are dropped.
+                let files: Vec<String> = merge.above.iter().filter(free).cloned().collect();
+                let unlinked = self.shared.hypervisor.unlink(&files);
+                let doing = "merged files could not be removed";
+                unlinked.map_err(|failure| self.error(&failure, None, doing).with("remains", files.join(" ")).into())
+            });
+            self.stale = true;
+            match unlinked {
+                Err(Halt::Failed(error)) if attempt < MERGE_TRIES => {
+                    tracing::warn!(?error, attempt, "merged files could not be removed; trying again");
+                    self.look()?;
+                }
+                unlinked => return unlinked,
+            }
+        }
     }
 
     fn note(&mut self, noted: &Merging) -> Result<(), Halt> {

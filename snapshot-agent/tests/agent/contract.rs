@@ -1,6 +1,10 @@
 //! What the rest of the agent relies on, asked of libvirt and of the fake alike: tests against the fake are worth as much
 //! as it behaves like the real one.
 
+mod external;
+
+use std::any::Any;
+use std::fs;
 use std::sync::{Arc, Mutex};
 
 use snapshot_agent::hypervisor::{Failure, Hypervisor, Observed, PausedBy, Reread};
@@ -12,7 +16,7 @@ use snapshot_core::vm::VmState;
 use uuid::Uuid;
 
 use crate::fake::{Fake, World, lock, vm_facts};
-use crate::guest::{Guest, HOST};
+use crate::guest::{Guest, HOST, run};
 
 /// A machine with two disks, off, and somebody to use it.
 trait Subject {
@@ -24,6 +28,10 @@ trait Subject {
     fn write(&self, marker: char);
     /// What the guest reads from them.
     fn read(&self) -> [char; 2];
+    /// The files of its disks and its snapshots that there are.
+    fn files(&self) -> Vec<String>;
+    /// Another machine on the host, whose disk lies on this file, as long as it is kept.
+    fn neighbour(&self, on: &str) -> Box<dyn Any>;
 }
 
 impl Subject for Guest {
@@ -46,6 +54,20 @@ impl Subject for Guest {
     fn read(&self) -> [char; 2] {
         let report = self.report();
         [report.disk, report.second.unwrap()]
+    }
+
+    fn files(&self) -> Vec<String> {
+        let entries = fs::read_dir(&self.dir).unwrap().map(|entry| entry.unwrap().path().display().to_string());
+        let mut files: Vec<String> =
+            entries.filter(|path| !path.ends_with(".raw") && !path.ends_with("/serial")).collect();
+        files.sort();
+        files
+    }
+
+    fn neighbour(&self, on: &str) -> Box<dyn Any> {
+        let other = Guest::new(1);
+        run(&other.dir, "qemu-img", &["create", "-q", "-f", "qcow2", "-b", on, "-F", "qcow2", "vda.qcow2"]);
+        Box::new(other)
     }
 }
 
@@ -76,6 +98,15 @@ impl Subject for Imagined {
         let machine = &world.machines[&vm_facts().id];
         assert_eq!(machine.vm.state, VmState::Running);
         [machine.disks[0], machine.disks[1]]
+    }
+
+    fn files(&self) -> Vec<String> {
+        lock(&self.world).files(vm_facts().id)
+    }
+
+    fn neighbour(&self, on: &str) -> Box<dyn Any> {
+        lock(&self.world).add_machine_on(on);
+        Box::new(())
     }
 }
 

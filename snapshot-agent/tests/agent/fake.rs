@@ -12,13 +12,13 @@ use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use snapshot_core::Reason;
 use snapshot_core::description::Label;
 use snapshot_core::ids::{SnapshotId, VmId};
-use snapshot_core::layers::{Layers, Merge};
+use snapshot_core::layers::{Layer, Layers, Merge};
 use snapshot_core::plan::PowerState;
 use snapshot_core::snapshot::{Content, Origin, RecordedState, SnapshotFacts, Storage};
 use snapshot_core::vm::{VmFacts, VmState};
+use snapshot_core::{Error, Reason};
 use tokio::sync::Notify;
 
 pub(crate) use self::facts::vm_facts;
@@ -57,6 +57,8 @@ pub(crate) struct Machine {
 pub(crate) struct World {
     /// Its machines.
     pub(crate) machines: BTreeMap<VmId, Machine>,
+    /// Second names of files, with what is in them.
+    guarded: BTreeMap<String, (VmId, Layer, char)>,
     runs: u32,
 }
 
@@ -78,33 +80,6 @@ struct State {
     dead: bool,
     unreadable: Option<(VmId, Duration)>,
     free: VecDeque<u64>,
-}
-
-impl World {
-    /// A host with one machine, in this state.
-    pub(crate) fn with_machine(state: VmState) -> Arc<Mutex<Self>> {
-        Self::with_disks(state, 2)
-    }
-
-    /// The same with one disk or two.
-    pub(crate) fn with_disks(state: VmState, disks: usize) -> Arc<Mutex<Self>> {
-        let mut vm = VmFacts { state, ..vm_facts() };
-        vm.disks.truncate(disks);
-        let instance = (state != VmState::Shutoff).then_some(1);
-        let (layers, content) = external::images(&vm);
-        let (disks, images) = (vec!['B'; disks], vec![BTreeMap::new(); disks]);
-        let (snapshots, ahead) = (vec![], BTreeSet::new());
-        let machine = Machine { snapshots, instance, paused_by: None, disks, images, layers, content, ahead, vm };
-        let machines = BTreeMap::from([(machine.vm.id, machine)]);
-        Arc::new(Mutex::new(Self { machines, runs: 1 }))
-    }
-
-    /// Switches a machine on, as somebody else would.
-    pub(crate) fn start(&mut self, vm: VmId) {
-        self.runs += 1;
-        let machine = self.machines.get_mut(&vm).unwrap();
-        (machine.vm.state, machine.instance) = (VmState::Running, Some(self.runs));
-    }
 }
 
 impl Fake {
@@ -149,8 +124,11 @@ impl Fake {
         let machine = machine(&mut world, vm)?;
         let mut snapshots = machine.snapshots.clone();
         snapshots.retain(|snapshot| !machine.is_deleted(&snapshot.id));
-        for snapshot in snapshots.iter_mut().filter(|snapshot| snapshot.storage == Storage::Internal) {
-            let lost = machine.images.iter().any(|image| !image.contains_key(&snapshot.id));
+        for snapshot in &mut snapshots {
+            let lost = match snapshot.storage {
+                Storage::Internal => machine.images.iter().any(|image| !image.contains_key(&snapshot.id)),
+                Storage::External => machine.has_lost_files(&snapshot.id),
+            };
             snapshot.broken = lost.then_some(Reason::SnapshotBroken);
         }
         let tags = machine.images.iter().flat_map(BTreeMap::keys).filter(|id| machine.listed(id).is_err());
@@ -158,7 +136,7 @@ impl Fake {
         Ok(Observed {
             vm: machine.vm.clone(),
             snapshots,
-            layers: machine.layers.clone(),
+            layers: machine.seen_layers(),
             instance: machine.instance,
             paused_by: machine.paused_by,
             strays: tags.map(ToString::to_string).collect(),
@@ -339,20 +317,24 @@ impl Hypervisor for Fake {
         self.call(|world| redirect(world, usize::MAX), |world| _ = redirect(world, 1))
     }
 
-    fn elsewhere(&self, _: VmId) -> Result<BTreeSet<String>, Failure> {
-        self.call(|_| Ok(BTreeSet::new()), |_| {})
+    fn elsewhere(&self, vm: VmId) -> Result<BTreeSet<String>, Failure> {
+        let reach = |world: &mut World| {
+            let others = world.machines.iter().filter(|(id, _)| **id != vm);
+            Ok(others.flat_map(|(_, machine)| machine.reached()).collect())
+        };
+        self.call(reach, |_| {})
     }
 
     fn free_bytes(&self, _: &str) -> Option<u64> {
         lock(&self.state).free.pop_front()
     }
 
-    fn guard(&self, _: &[String]) -> Result<(), Failure> {
-        self.call(|_| Ok(()), |_| {})
+    fn guard(&self, files: &[String]) -> Result<(), Failure> {
+        self.call(|world| world.guard(files), |_| {})
     }
 
-    fn unguard(&self, _: &[String]) -> Result<(), Failure> {
-        self.call(|_| Ok(()), |_| {})
+    fn unguard(&self, files: &[String]) -> Result<(), Failure> {
+        self.call(|world| world.unguard(files), |_| {})
     }
 
     fn unlink(&self, files: &[String]) -> Result<(), Failure> {

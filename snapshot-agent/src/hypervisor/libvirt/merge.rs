@@ -210,7 +210,7 @@ pub(super) fn redirect(connection: &Connection, vm: &VmFacts, layers: &Layers, m
             // What libvirt keeps of it beside this would be lost; a revert takes care of it.
             continue;
         }
-        if parts.deleted && !uses_top {
+        if parts.deleted && !uses_top && !parts.overlays.values().any(|path| *path == merge.top) {
             // Nobody goes back to it, so nobody follows the chains that it has.
             continue;
         }

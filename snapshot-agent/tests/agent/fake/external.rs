@@ -1,7 +1,7 @@
 //! External snapshots of the host of variables: each file has one letter, and a file that was half merged has `?`.
 
 use super::*;
-use snapshot_core::layers::{Layer, Parts};
+use snapshot_core::layers::Parts;
 
 /// The images of a machine without snapshots.
 pub(super) fn images(vm: &VmFacts) -> (Layers, BTreeMap<String, char>) {
@@ -22,7 +22,83 @@ impl Fake {
     }
 }
 
+impl World {
+    /// Adds a machine whose disk lies on this file of another one.
+    pub(crate) fn add_machine_on(&mut self, path: &str) {
+        let vm = VmFacts { id: VmId::from_uuid(uuid::Uuid::new_v4()), ..vm_facts() };
+        let below = self.machines.values().find(|machine| machine.layers.files.contains_key(path)).unwrap();
+        let mut machine = below.clone();
+        machine.layers.snapshots.clear();
+        machine.layers.live.clear();
+        machine.snapshots.clear();
+        machine.vm = VmFacts { state: VmState::Shutoff, ..vm.clone() };
+        machine.lay("vda", "/images/neighbour.qcow2", path);
+        self.machines.insert(vm.id, machine);
+    }
+
+    /// The files that there are of a machine, second names included.
+    pub(crate) fn files(&self, vm: VmId) -> Vec<String> {
+        let guarded =
+            self.guarded.iter().filter(|(_, (owner, ..))| *owner == vm).map(|(path, _)| format!("{path}.kept"));
+        let mut files: Vec<String> = self.machines[&vm].layers.files.keys().cloned().chain(guarded).collect();
+        files.sort();
+        files
+    }
+
+    pub(super) fn guard(&mut self, files: &[String]) -> Result<(), Failure> {
+        for path in files {
+            let machines = self.machines.iter();
+            let found = machines.filter_map(|(id, machine)| {
+                Some((*id, machine.layers.files.get(path)?.clone(), *machine.content.get(path)?))
+            });
+            if let Some(found) = found.into_iter().next() {
+                self.guarded.entry(path.clone()).or_insert(found);
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn unguard(&mut self, files: &[String]) -> Result<(), Failure> {
+        for path in files {
+            let Some((id, layer, content)) = self.guarded.remove(path) else { continue };
+            let Some(machine) = self.machines.get_mut(&id) else { continue };
+            machine.layers.files.entry(path.clone()).or_insert(layer);
+            machine.content.entry(path.clone()).or_insert(content);
+        }
+        Ok(())
+    }
+}
+
 impl Machine {
+    /// The files that are known of: what is merely there is not seen.
+    pub(super) fn seen_layers(&self) -> Layers {
+        let reached = self.reached();
+        let mut layers = self.layers.clone();
+        layers.files.retain(|path, _| reached.contains(path));
+        for path in reached {
+            let missing = || Layer { format: "qcow2".to_owned(), pinned: true, ..Layer::default() };
+            layers.files.entry(path).or_insert_with(missing);
+        }
+        layers
+    }
+
+    /// What its disks and its snapshots reach.
+    pub(super) fn reached(&self) -> BTreeSet<String> {
+        let overlays = self.layers.snapshots.values().flat_map(|parts| parts.overlays.values());
+        let overlays = overlays.filter(|path| self.layers.files.contains_key(*path));
+        let mut reached: BTreeSet<String> =
+            overlays.flat_map(|path| self.layers.chain(path)).map(str::to_owned).collect();
+        reached.extend(self.layers.reached(&BTreeSet::new()).into_iter().map(str::to_owned));
+        reached
+    }
+
+    pub(super) fn has_lost_files(&self, id: &SnapshotId) -> bool {
+        let is_there = |path: &str| self.layers.files.contains_key(path);
+        let Some(parts) = self.layers.snapshots.get(id) else { return false };
+        let mut chains = parts.frozen.values().flat_map(|path| self.layers.chain(path));
+        chains.any(|path| !is_there(path)) || parts.memory_file.as_deref().is_some_and(|path| !is_there(path))
+    }
+
     pub(super) fn is_deleted(&self, id: &SnapshotId) -> bool {
         self.layers.snapshots.get(id).is_some_and(|parts| parts.deleted)
     }
@@ -51,7 +127,10 @@ impl Machine {
 
     fn move_disk(&mut self, target: &str, path: &str) {
         self.layers.live.insert(target.to_owned(), path.to_owned());
-        self.vm.disks.iter_mut().filter(|disk| disk.target == target).for_each(|disk| disk.path = path.to_owned());
+        let is_backed = self.layers.files.get(path).is_some_and(|layer| layer.backing.is_some());
+        for disk in self.vm.disks.iter_mut().filter(|disk| disk.target == target) {
+            (disk.path, disk.has_backing_file) = (path.to_owned(), is_backed);
+        }
     }
 
     fn lay(&mut self, target: &str, path: &str, on: &str) {
@@ -72,11 +151,12 @@ impl Machine {
             return Err(Failure::Refused { code: 1, message: "node is used as backing hd".to_owned() });
         }
         self.write_through();
+        let mut targets = new.overlays.values().map(String::as_str).chain(new.memory_file);
+        if let Some(path) = targets.find(|path| self.layers.files.contains_key(*path)) {
+            return Err(Failure::Precondition(Error::new(Reason::TargetExists, format!("{path} exists"))));
+        }
         let frozen = self.layers.live.clone();
         for (target, path) in new.overlays.iter().take(disks) {
-            if self.layers.files.contains_key(path) {
-                return Err(Failure::Refused { code: 67, message: format!("{path} exists") });
-            }
             let on = frozen[target].clone();
             self.lay(target, path, &on);
         }
@@ -107,7 +187,9 @@ impl Machine {
             broken: None,
         });
         let overlays = new.overlays.clone();
-        let parts = Parts { parent, is_current: true, frozen, overlays, ..Parts::default() };
+        let memory_file = new.memory_file.map(str::to_owned);
+        self.layers.files.extend(memory_file.iter().map(|path| (path.clone(), Layer::default())));
+        let parts = Parts { parent, is_current: true, frozen, overlays, memory_file, ..Parts::default() };
         self.layers.snapshots.insert(new.id.clone(), parts);
         Ok(())
     }
@@ -131,14 +213,23 @@ impl Machine {
         self.listed(id)?;
         self.write_through();
         let frozen = self.layers.snapshots[id].frozen.clone();
+        let current = self.layers.snapshots.iter().find(|(_, parts)| parts.is_current).map(|(id, _)| id.clone());
+        if let Some(current) = &current {
+            self.give_up_active(current);
+        }
+        // libvirt remembers the new overlays as the snapshot's own where nothing was taken since.
+        let is_leaf = self.layers.snapshots.values().all(|parts| parts.parent.as_ref() != Some(id));
         for (index, (target, path)) in frozen.iter().enumerate().take(disks) {
             let left = self.layers.live[target].clone();
             let overlay = format!("/images/{target}.{}", 1_700_000_000 + run);
             self.lay(target, &overlay, path);
+            if is_leaf && let Some(parts) = self.layers.snapshots.get_mut(id) {
+                parts.overlays.insert(target.clone(), overlay);
+            }
             self.disks[index] = self.content[path];
             let used = self.layers.files.values().any(|layer| layer.backing.as_ref() == Some(&left));
             let named = self.layers.snapshots.values().any(|parts| parts.frozen.values().any(|path| *path == left));
-            if !used && !named {
+            if !used && !named && current.is_some() {
                 self.unlink(&left);
             }
         }
@@ -154,6 +245,18 @@ impl Machine {
             PowerState::Off => (VmState::Shutoff, None, None),
         };
         Ok(())
+    }
+
+    /// What libvirt removes at a revert are the overlays of the current snapshot, so it is told that those are the active files.
+    fn give_up_active(&mut self, current: &SnapshotId) {
+        let mut overlays = self.layers.snapshots[current].overlays.clone();
+        for (target, overlay) in &mut overlays {
+            let (live, frozen) = (&self.layers.live[target], &self.layers.snapshots[current].frozen[target]);
+            if live != frozen && self.layers.chain(live).any(|path| path == frozen) {
+                overlay.clone_from(live);
+            }
+        }
+        self.layers.snapshots.get_mut(current).unwrap().overlays = overlays;
     }
 
     pub(super) fn mark_deleted(&mut self, id: &SnapshotId) -> Result<(), Failure> {
@@ -191,10 +294,17 @@ impl Machine {
                 layer.backing = Some(merge.base.clone());
             }
         }
-        let frozen = self.layers.snapshots.values_mut().flat_map(|parts| parts.frozen.values_mut());
-        for path in frozen.filter(|path| **path == merge.top) {
-            if one() {
-                path.clone_from(&merge.base);
+        let live = self.layers.live.clone();
+        for parts in self.layers.snapshots.values_mut() {
+            let uses_top = parts.frozen.values().any(|path| *path == merge.top);
+            let is_elsewhere = parts.overlays.iter().any(|(target, path)| live.get(target) != Some(path));
+            if parts.is_current && is_elsewhere && !uses_top {
+                continue;
+            }
+            let paths = parts.frozen.values_mut().chain(parts.overlays.values_mut());
+            let mut paths: Vec<_> = paths.filter(|path| **path == merge.top).collect();
+            if !paths.is_empty() && one() {
+                paths.iter_mut().for_each(|path| path.clone_from(&merge.base));
             }
         }
         if self.layers.live[&merge.disk] == merge.top && one() {

@@ -1,6 +1,8 @@
 //! What the host of variables has to begin with.
 
-use snapshot_core::vm::{DiskFacts, Nvram, VmFacts, VmState};
+use snapshot_core::vm::{DiskFacts, Nvram};
+
+use super::*;
 
 /// Facts of a machine with two disks that runs.
 pub(crate) fn vm_facts() -> VmFacts {
@@ -25,5 +27,32 @@ pub(crate) fn vm_facts() -> VmFacts {
         disks: vec![disk("vda"), disk("vdb")],
         nvram: Nvram::Absent,
         missing_medium: None,
+    }
+}
+
+impl World {
+    /// A host with one machine, in this state.
+    pub(crate) fn with_machine(state: VmState) -> Arc<Mutex<Self>> {
+        Self::with_disks(state, 2)
+    }
+
+    /// The same with one disk or two.
+    pub(crate) fn with_disks(state: VmState, disks: usize) -> Arc<Mutex<Self>> {
+        let mut vm = VmFacts { state, ..vm_facts() };
+        vm.disks.truncate(disks);
+        let instance = (state != VmState::Shutoff).then_some(1);
+        let (layers, content) = super::external::images(&vm);
+        let (disks, images) = (vec!['B'; disks], vec![BTreeMap::new(); disks]);
+        let (snapshots, ahead) = (vec![], BTreeSet::new());
+        let machine = Machine { snapshots, instance, paused_by: None, disks, images, layers, content, ahead, vm };
+        let machines = BTreeMap::from([(machine.vm.id, machine)]);
+        Arc::new(Mutex::new(Self { machines, runs: 1, ..Self::default() }))
+    }
+
+    /// Switches a machine on, as somebody else would.
+    pub(crate) fn start(&mut self, vm: VmId) {
+        self.runs += 1;
+        let machine = self.machines.get_mut(&vm).unwrap();
+        (machine.vm.state, machine.instance) = (VmState::Running, Some(self.runs));
     }
 }
