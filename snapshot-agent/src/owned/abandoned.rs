@@ -25,7 +25,7 @@ use snapshot_core::layers::abandoned;
 use snapshot_core::{Error, Reason};
 
 use super::Owned;
-use super::files::{Files, Standing, backing, guarded};
+use super::files::{Files, Standing, backing, guarded, resolved};
 use crate::hypervisor::{Failure, Hypervisor};
 use crate::qcow2::ImageError;
 
@@ -57,6 +57,8 @@ pub(super) fn clear(hypervisor: &dyn Hypervisor, owned: &Owned, vm: VmId) -> Res
 
 fn remove(owned: &Owned, vm: VmId, files: &Files, host: &Host<'_>) -> Result<(), Error> {
     let held = held();
+    // Another path may lead to a file of ours: a link, or a folder that is mounted twice.
+    let reached: BTreeSet<(u64, u64)> = host.used.iter().filter_map(|path| number(Path::new(path)).ok()).collect();
     let (mut ours, mut used, mut on_top) = (BTreeMap::new(), host.used.clone(), BTreeMap::new());
     let mut is_open = None;
     for (path, made) in files {
@@ -67,6 +69,7 @@ fn remove(owned: &Owned, vm: VmId, files: &Files, host: &Host<'_>) -> Result<(),
             Standing::Gone if made.standing(&guarded(path)).map_err(failed)? == Standing::Ours => guarded(path),
             Standing::Away => {
                 tracing::warn!(%vm, path = %path.display(), "the folder of a file is not there; it stays in the record");
+                on_top.extend(made.backing.iter().map(|below| (text(path), text(&resolved(below)))));
                 continue;
             }
             standing @ (Standing::Gone | Standing::Other) => {
@@ -75,33 +78,35 @@ fn remove(owned: &Owned, vm: VmId, files: &Files, host: &Host<'_>) -> Result<(),
                 continue;
             }
         };
-        let name = text(path);
-        if !used.contains(&name) && stays_open(&place, &held).map_err(failed)? {
+        let name = text(&resolved(path));
+        if reached.contains(&number(&place).map_err(failed)?) {
+            used.insert(name.clone());
+        } else if !used.contains(&name) && stays_open(&place, &held).map_err(failed)? {
             used.insert(name.clone());
             is_open = is_open.or(Some(path));
         }
         if let Some(below) = lies_on(&place).map_err(failed)? {
             on_top.insert(name.clone(), below);
         }
-        ours.insert(name, made);
+        ours.insert(name, (path, made));
     }
     let strangers = images_beside(ours.keys().map(Path::new)).map_err(|(path, error)| failed(vm, &path, &error))?;
     strangers.into_iter().for_each(|(path, below)| _ = on_top.entry(path).or_insert(below));
     let found = abandoned(&ours.keys().cloned().collect(), &used, &on_top);
-    for path in &found.removable {
+    for (path, made) in found.removable.iter().filter_map(|name| ours.get(name)) {
         // A machine can be defined at any moment, and what was decided is as old as the last file took.
         if (host.is_back)().map_err(|failure| failure.to_error(vm, None, "the machines cannot be listed"))? {
             tracing::warn!(%vm, "the machine is defined again: the rest of its files is left");
             return Ok(());
         }
-        tracing::info!(%vm, path, "removing a file that a machine left behind");
-        let mut names = vec![path.clone()];
-        let second = guarded(Path::new(path));
-        if ours.get(path).is_some_and(|made| made.standing(&second).is_ok_and(|it| it == Standing::Ours)) {
+        tracing::info!(%vm, path = %path.display(), "removing a file that a machine left behind");
+        let mut names = vec![text(path)];
+        let second = guarded(path);
+        if made.standing(&second).is_ok_and(|it| it == Standing::Ours) {
             names.push(text(&second));
         }
-        (host.unlink)(&names).map_err(|failure| failed(vm, Path::new(path), &io::Error::other(failure)))?;
-        owned.strike_file(vm, Path::new(path));
+        (host.unlink)(&names).map_err(|failure| failed(vm, path, &io::Error::other(failure)))?;
+        owned.strike_file(vm, path);
     }
     if !found.needed.is_empty() {
         tracing::warn!(%vm, files = ?found.needed, "files that the machine left are in use, or images in use lie on them");
@@ -170,10 +175,15 @@ fn held() -> BTreeSet<(u64, u64)> {
     open.filter_map(|file| fs::metadata(file.path()).ok()).map(|found| (found.dev(), found.ino())).collect()
 }
 
+/// Which file this is, whatever leads to it.
+fn number(path: &Path) -> io::Result<(u64, u64)> {
+    let found = fs::symlink_metadata(path)?;
+    Ok((found.dev(), found.ino()))
+}
+
 /// Whether somebody has a file open, and not only for a moment.
 fn stays_open(path: &Path, held: &BTreeSet<(u64, u64)>) -> io::Result<bool> {
-    let found = fs::symlink_metadata(path)?;
-    let (id, start) = ((found.dev(), found.ino()), Instant::now());
+    let (id, start) = (number(path)?, Instant::now());
     let mut is_held = held.contains(&id);
     while is_held || is_locked(path)? {
         if start.elapsed() > PATIENCE {

@@ -1,6 +1,6 @@
 //! An agent that is served, and callers of it.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -115,6 +115,11 @@ impl Agent {
 
     pub(crate) fn connect_as(&self, stem: &str) -> AgentServiceClient<Channel> {
         connect(self.dir.path(), self.port, stem)
+    }
+
+    /// Where it has what it remembers.
+    pub(crate) fn state(&self) -> PathBuf {
+        self.dir.path().to_owned()
     }
 
     /// Stops it; what it has to remember stays for the next.

@@ -16,6 +16,12 @@ struct Scene {
     made: Vec<PathBuf>,
 }
 
+/// As the hypervisor's: what is not there is gone already.
+fn unlink(paths: &[String]) -> Result<(), Failure> {
+    let mut there = paths.iter().filter(|path| fs::symlink_metadata(path).is_ok());
+    there.try_for_each(fs::remove_file).map_err(Failure::from)
+}
+
 fn overlay(below: &Path, path: &Path) {
     let [below, path] = [below, path].map(|path| path.to_str().unwrap());
     qemu_img(&["create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", below, path]);
@@ -87,9 +93,7 @@ impl Scene {
     }
 
     fn remove(&self, used: &[&Path]) -> Result<(), Error> {
-        self.remove_with(used, &|| Ok(false), &|paths| {
-            paths.iter().try_for_each(|path| fs::remove_file(path).map_err(Failure::from))
-        })
+        self.remove_with(used, &|| Ok(false), &unlink)
     }
 
     fn remove_with(
@@ -173,6 +177,42 @@ fn what_is_used_or_lies_below_what_stays_is_left() {
     fs::remove_file(copy).unwrap();
     scene.remove(&[]).unwrap();
     assert!(scene.there() == [false; 4] && scene.owned().get(vm()).is_none());
+}
+
+#[test]
+fn another_path_to_a_file_is_the_file() {
+    let scene = Scene::new();
+    let link = scene.at("link");
+    fs::hard_link(&scene.made[1], &link).unwrap();
+    scene.remove(&[&link]).unwrap();
+    assert_eq!(scene.there(), [true, true, false, false]);
+    // The folder is somewhere else by now, with a link in its old place.
+    fs::remove_file(&link).unwrap();
+    let (folder, moved) = (scene.at(""), scene.fixture.dir.path().with_extension("moved"));
+    fs::rename(&folder, &moved).unwrap();
+    std::os::unix::fs::symlink(&moved, folder.with_file_name(folder.file_name().unwrap())).unwrap();
+    let second = moved.join(scene.made[1].file_name().unwrap());
+    scene.remove(&[&second]).unwrap();
+    assert!(second.exists() && scene.made[0].exists());
+    fs::remove_file(scene.fixture.dir.path()).unwrap();
+    fs::rename(&moved, scene.fixture.dir.path()).unwrap();
+}
+
+/// As a revert leaves them whose agent died: under a second name, or under that alone.
+#[test]
+fn what_was_guarded_goes_with_its_file() {
+    for is_lost in [false, true] {
+        let scene = Scene::new();
+        let [first, second] = [0, 1].map(|index: usize| guarded(&scene.made[index]));
+        fs::hard_link(&scene.made[0], &first).unwrap();
+        fs::hard_link(&scene.made[1], &second).unwrap();
+        if is_lost {
+            fs::remove_file(&scene.made[1]).unwrap();
+        }
+        scene.remove(&[]).unwrap();
+        assert!(scene.there() == [false; 4] && !first.exists() && !second.exists(), "{is_lost}");
+        assert!(scene.owned().get(vm()).is_none() && scene.at("vda.qcow2").exists());
+    }
 }
 
 #[test]

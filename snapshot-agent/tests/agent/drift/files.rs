@@ -145,6 +145,37 @@ async fn protected_ones_and_those_of_an_agent_that_was_away_are_purged_when_forc
     desk.nothing_is_left().await;
 }
 
+/// A process that dies with one file gone and nothing of it written down.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_purge_that_was_interrupted_is_finished_by_the_next_process() {
+    let (mut desk, _) = Desk::with_a_story("files-died").await;
+    desk.undefine().await;
+    // The same files under other names, to have them again afterwards.
+    let made: Vec<PathBuf> = desk.made().into_iter().collect();
+    let aside = desk.scene.daemon.host.dir.join("aside");
+    fs::create_dir(&aside).unwrap();
+    let kept = |path: &PathBuf| aside.join(path.file_name().unwrap());
+    made.iter().for_each(|path| fs::hard_link(path, kept(path)).unwrap());
+    let state = desk.scene.agent.state();
+    let record = state.join("owned").join(format!("{}.json", desk.guest.vm));
+    let remembered = fs::read(&record).unwrap();
+    desk.purge(false).await.unwrap();
+    assert_eq!(desk.made(), BTreeSet::new());
+    let Desk { scene, guest, before } = desk;
+    let (daemon, dir) = scene.leave().await;
+    let topmost = made.iter().rfind(|path| path.to_string_lossy().contains("vdb.snap")).unwrap();
+    made.iter().filter(|path| *path != topmost).for_each(|path| fs::rename(kept(path), path).unwrap());
+    fs::write(&record, remembered).unwrap();
+    let journal = fs::read_dir(state.join("operations")).unwrap().map(|entry| entry.unwrap().path());
+    let last = journal.filter(|path| path.extension().is_some_and(|it| it == "jsonl")).max().unwrap();
+    let text = fs::read_to_string(&last).unwrap();
+    fs::write(&last, format!("{}\n{{\"begun\":0}}\n", text.lines().next().unwrap())).unwrap();
+    let scene = Scene::come_back(daemon, dir).await;
+    let mut desk = Desk { scene, guest, before };
+    desk.scene.told.until("that nothing is left", |told| told.left_behind.is_empty()).await;
+    desk.nothing_is_left().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_another_machine_lies_on_is_left_to_it() {
     let (mut desk, ids) = Desk::with_a_story("files-used").await;
