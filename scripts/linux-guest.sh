@@ -34,7 +34,7 @@ chmod 755 tree/init
 # Each depends on those before it; what this kernel has built in has no file.
 number=10
 for module in virtio_ring virtio virtio_pci_legacy_dev virtio_pci_modern_dev virtio_pci virtio_blk virtio_console \
-  crc16 crc32c_generic libcrc32c mbcache jbd2 ext4; do
+  crc16 crc32c_generic libcrc32c mbcache jbd2 ext4 efivarfs; do
   file=$(find packages -name "$module.ko" -o -name "$module.ko.xz" | sed -n 1p)
   case $file in
     *.xz) xz -dc "$file" >"tree/modules/$number-$module.ko" ;;

@@ -149,7 +149,7 @@ ensure_run() {
 }
 
 ensure_test() {
-  apt_install python3-libvirt chromium e2fsprogs xz-utils
+  apt_install python3-libvirt chromium e2fsprogs ovmf xz-utils
   # For ravada/: what its modules use, and what their tests do.
   apt_install perl libmojolicious-perl libcrypt-jwt-perl libcryptx-perl libclass-method-modifiers-perl \
     libsys-virt-perl libmoose-perl libdbi-perl libdbd-sqlite3-perl libperl-critic-perl

@@ -193,6 +193,8 @@ pub enum Loss {
     RunningState,
     /// A disk that the snapshot does not know leaves the machine; its image stays.
     DiskDetached(String),
+    /// The UEFI variables of that time, which the snapshot does not hold: those of now stay, with older disks.
+    UefiVariables,
     /// A snapshot.
     Snapshot(Box<SnapshotFacts>),
 }
@@ -208,6 +210,10 @@ impl fmt::Display for Loss {
             Self::DiskDetached(disk) => {
                 write!(f, "disk {disk} was added later: it leaves the machine (its image file stays)")
             }
+            Self::UefiVariables => f.write_str(
+                "the UEFI variables of that time (such as the order in which it boots) are not in the snapshot: \
+                 the machine keeps those it has now",
+            ),
             Self::Snapshot(snapshot) => write!(f, "the snapshot \u{201c}{}\u{201d}", snapshot.label.display_name),
         }
     }

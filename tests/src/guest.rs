@@ -46,6 +46,8 @@ pub struct Guest {
     folder: PathBuf,
     disks: Vec<Disk>,
     shape: Shape,
+    /// Where UEFI keeps its variables; without it the guest starts by a BIOS.
+    nvram: Option<Disk>,
     serial: Serial,
 }
 
@@ -75,11 +77,18 @@ impl Guest {
         Ok(Self::with_disks(folder, name, disks)?.shaped(Shape::linux()))
     }
 
+    /// A Linux guest that UEFI starts, which keeps its variables in a file of this format. The guest has one disk.
+    pub fn uefi(folder: &Path, name: &str, nvram: Format) -> Result<Self> {
+        let mut guest = Self::linux(folder, name, 1)?.shaped(Shape { memory_mib: 256, ..Shape::linux() });
+        guest.nvram = Some(Disk::uefi_variables(&folder.join(format!("{name}.nvram")), nvram)?);
+        Ok(guest)
+    }
+
     /// A guest with these disks, `vda` first.
     pub fn with_disks(folder: &Path, name: &str, disks: Vec<Disk>) -> Result<Self> {
         let serial = Serial::new(folder.join(format!("{name}.sock")));
         let (folder, name) = (folder.to_owned(), name.to_owned());
-        Ok(Self { name, uuid: Uuid::new_v4(), folder, disks, shape: Shape::default(), serial })
+        Ok(Self { name, uuid: Uuid::new_v4(), folder, disks, shape: Shape::default(), nvram: None, serial })
     }
 
     /// Changes what the domain looks like beside its disks.
@@ -109,9 +118,14 @@ impl Guest {
         &self.disks
     }
 
+    /// Where UEFI keeps its variables.
+    pub fn nvram(&self) -> Option<&Disk> {
+        self.nvram.as_ref()
+    }
+
     /// The domain's definition.
     pub fn xml(&self) -> Result<String> {
-        domain::xml(&self.name, self.uuid, &self.disks, self.serial.path(), self.shape)
+        domain::xml(&self.name, self.uuid, (&self.disks, self.nvram.as_ref()), self.serial.path(), self.shape)
     }
 
     /// The socket of its serial port.

@@ -5,7 +5,7 @@ use crate::error::{Error, Reason};
 use crate::ids::SnapshotId;
 use crate::operation::{Create, Method, RunAfter};
 use crate::snapshot::{RecordedState, SnapshotFacts, Storage};
-use crate::vm::VmState;
+use crate::vm::{Nvram, VmState};
 
 pub(super) fn plan(
     situation: Situation<'_>,
@@ -36,12 +36,13 @@ pub(super) fn plan(
         None => Plan { losses: present(situation), method: Some(Method::Libvirt), ..Plan::default() },
     };
     plan.losses.extend(detached_disks(situation, target));
+    plan.losses.extend(stale_variables(situation, target));
     plan.steps.extend(steps(target, run_after));
     Ok(plan)
 }
 
 fn steps(target: &SnapshotFacts, run_after: RunAfter) -> Vec<Step> {
-    let has_memory = matches!(target.vm_state, RecordedState::Running | RecordedState::Paused);
+    let has_memory = has_memory(target);
     let then = match (run_after, target.vm_state) {
         // libvirt resumes what the snapshot recorded; "off" is reached by loading it paused, so that the guest does
         // not run on and change its disks, and by switching it off then.
@@ -65,6 +66,21 @@ fn steps(target: &SnapshotFacts, run_after: RunAfter) -> Vec<Step> {
         steps.push(Step::CleanUp);
     }
     steps
+}
+
+/// Measured with libvirt 11.3 and a guest that reads them: the running state holds the UEFI variables, because QEMU keeps
+/// them in memory too, and so does an internal snapshot where they are in a qcow2 file. Nothing else does.
+fn stale_variables(situation: Situation<'_>, target: &SnapshotFacts) -> Option<Loss> {
+    let are_in_it = match situation.vm.nvram {
+        Nvram::Absent => true,
+        Nvram::Qcow2 => has_memory(target) || target.storage == Storage::Internal,
+        Nvram::Raw => has_memory(target),
+    };
+    (!are_in_it).then_some(Loss::UefiVariables)
+}
+
+fn has_memory(target: &SnapshotFacts) -> bool {
+    matches!(target.vm_state, RecordedState::Running | RecordedState::Paused)
 }
 
 fn present(situation: Situation<'_>) -> Vec<Loss> {

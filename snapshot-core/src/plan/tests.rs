@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::operation::{Create, DeleteScope, RunAfter};
-use crate::snapshot::{Content, RecordedState};
+use crate::snapshot::{Content, RecordedState, Storage};
 use crate::text::{Description, DisplayName};
 use crate::tree::tests::{any_tree, snapshot};
 use crate::vm::{DiskFacts, Nvram, VmState};
@@ -175,6 +175,30 @@ fn a_revert_names_the_disk_it_drops_and_refuses_broken_data() {
     target.broken = Some(Reason::SnapshotBroken);
     let tree = SnapshotTree::new([target]).unwrap();
     assert_eq!(ask(&vm(VmState::Shutoff), &tree, request).unwrap_err().reason(), Reason::SnapshotBroken);
+}
+
+#[test]
+fn a_revert_says_when_the_uefi_variables_stay_as_they_are() {
+    let expected = |nvram, storage, state| match (nvram, storage, state) {
+        (Nvram::Absent, _, _) | (_, _, RecordedState::Running) => false,
+        (Nvram::Qcow2, Storage::Internal, _) => false,
+        (Nvram::Qcow2 | Nvram::Raw, _, _) => true,
+    };
+    for nvram in [Nvram::Absent, Nvram::Qcow2, Nvram::Raw] {
+        for storage in [Storage::Internal, Storage::External] {
+            for state in [RecordedState::Running, RecordedState::Shutoff] {
+                let target = SnapshotFacts { storage, vm_state: state, ..snapshot(1, None) };
+                let id = target.id.clone();
+                let tree = SnapshotTree::new([target]).unwrap();
+                let request = Request::Revert { snapshot: id, run_after: RunAfter::AsRecorded, save_current: None };
+                let vm = VmFacts { nvram, ..vm(VmState::Shutoff) };
+                let policy = HostPolicy { stable_paths: false, ..HostPolicy::default() };
+                let situation = Situation { vm: &vm, tree: &tree, layers: &Layers::default(), policy: &policy };
+                let told = plan(situation, &request).unwrap().losses.contains(&Loss::UefiVariables);
+                assert_eq!(told, expected(nvram, storage, state), "{nvram:?} {storage:?} {state:?}");
+            }
+        }
+    }
 }
 
 #[test]

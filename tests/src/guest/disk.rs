@@ -12,6 +12,8 @@ use crate::tools::run;
 
 /// The size the guest sees. The files are sparse.
 const SIZE: u64 = 64 * 1024 * 1024;
+/// UEFI's variables as they are at first, of Debian's package `ovmf`.
+const UEFI_VARIABLES: &str = "/usr/share/OVMF/OVMF_VARS_4M.fd";
 const SOURCE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/guest/mini.S");
 
 /// The format of an image.
@@ -73,6 +75,13 @@ impl Disk {
         let raw = path.with_extension("making");
         fs::File::create(&raw).with_context(|| format!("cannot make {}", raw.display()))?.set_len(SIZE)?;
         run(Command::new("mkfs.ext4").args(["-q", "-F", "-E", "lazy_itable_init=0"]).arg(&raw))?;
+        Self::from_raw(&raw, path, format)
+    }
+
+    /// A new file of UEFI's variables.
+    pub fn uefi_variables(path: &Path, format: Format) -> Result<Self> {
+        let raw = path.with_extension("making");
+        fs::copy(UEFI_VARIABLES, &raw).with_context(|| format!("no {UEFI_VARIABLES}: run `scripts/setup.sh test`"))?;
         Self::from_raw(&raw, path, format)
     }
 

@@ -44,9 +44,18 @@ impl Shape {
 const KERNEL_ARGUMENTS: &str = "console=ttyS0 quiet panic=-1 mitigations=off no_timer_check tsc=reliable \
                                 cryptomgr.notests audit=0 random.trust_cpu=on 8250.nr_uarts=1";
 
-/// The definition. A guest with a kernel of its own boots no disk. Software emulation and no `<cpu>`: `/dev/kvm` may itself be an emulation under which little boots.
+/// UEFI itself, of Debian's package `ovmf`.
+const UEFI: &str = "/usr/share/OVMF/OVMF_CODE_4M.fd";
+
+/// The definition: of disks, and of UEFI where it has variables. A guest with a kernel of its own boots no disk. Software emulation and no `<cpu>`: `/dev/kvm` may itself be an emulation under which little boots.
 /// What is not here libvirt fills in; there is no network, no graphics and no ACPI.
-pub(super) fn xml(name: &str, uuid: Uuid, disks: &[Disk], serial: &Path, shape: Shape) -> Result<String> {
+pub(super) fn xml(
+    name: &str,
+    uuid: Uuid,
+    (disks, nvram): (&[Disk], Option<&Disk>),
+    serial: &Path,
+    shape: Shape,
+) -> Result<String> {
     // Nothing below is escaped: these go into XML and into paths as they are.
     let plain = |text: &str| text.chars().all(|c| c.is_ascii_alphanumeric() || "-_./".contains(c));
     ensure!(plain(name) && !name.contains('/'), "a guest's name is of letters, digits, - and _");
@@ -80,6 +89,11 @@ pub(super) fn xml(name: &str, uuid: Uuid, disks: &[Disk], serial: &Path, shape: 
             (os, "<channel type='unix'><target type='virtio' name='org.qemu.guest_agent.0'/></channel>")
         }
     };
+    let firmware = nvram.map_or_else(String::new, |nvram| {
+        let (path, format) = (nvram.path().display(), nvram.format().name());
+        format!("<loader readonly='yes' type='pflash'>{UEFI}</loader><nvram format='{format}'>{path}</nvram>")
+    });
+    let features = if nvram.is_some() { "<features><acpi/></features>" } else { "" };
     let memory = shape.memory_mib;
     let socket = serial.display();
     Ok(format!(
@@ -88,7 +102,8 @@ pub(super) fn xml(name: &str, uuid: Uuid, disks: &[Disk], serial: &Path, shape: 
   <uuid>{uuid}</uuid>
   <memory unit='MiB'>{memory}</memory>
   <vcpu>1</vcpu>
-  <os><type arch='x86_64' machine='pc'>hvm</type>{os}</os>
+  <os><type arch='x86_64' machine='pc'>hvm</type>{firmware}{os}</os>
+  {features}
   <devices>{devices}
     <serial type='unix'><source mode='bind' path='{socket}'/></serial>
     {more}
