@@ -1,10 +1,12 @@
 //! Hosts: what is told of them, and what other tools did on them.
 
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use proto::v1;
 use tests::client::{Client, HOSTS};
 use tests::lab::{HOST, Lab, Power};
+use tests::tools::run;
 
 async fn reconcile(client: &Client) -> v1::ReconcileHostResponse {
     let request = v1::ReconcileHostRequest { name: format!("hosts/{HOST}") };
@@ -78,6 +80,46 @@ async fn a_host_that_is_read_again_tells_what_virsh_did_at_once() {
     reconcile(&lab.client).await;
     let list = lab.agreed(&guest).await.unwrap();
     assert_eq!(list.iter().map(|one| one.display_name.as_str()).collect::<Vec<_>>(), ["by-hand"]);
+    assert_eq!(reconcile(&lab.client).await.corrected_count, 0);
+}
+
+/// Only the catalogue is changed, so that nothing but the reconciliation can find it: no event tells of it, and the host has
+/// nothing new to tell.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_host_that_is_read_again_corrects_the_catalogue_and_counts_what_was_wrong() {
+    let lab = Lab::without_scan().unwrap();
+    let guest = lab.guest("student").await.unwrap();
+    lab.set(&guest, Power::Off).await.unwrap();
+    let (first, second) = (lab.take(&guest, "first").await.unwrap(), lab.take(&guest, "second").await.unwrap());
+    let right = lab.agreed(&guest).await.unwrap();
+    // One has another name, one is missing, and one is there that never was.
+    let ghost = "snap-00000000000000000000000000000000";
+    let (renamed, missing) = (tests::lab::id(&first.name), tests::lab::id(&second.name));
+    let (id, facts) =
+        (format!("replace(id, '{renamed}', '{ghost}')"), format!("replace(facts, '{renamed}', '{ghost}')"));
+    let copied = format!("vm, {id}, parent, depth, is_current, {facts}, label_revision, revision");
+    let columns = "vm, id, parent, depth, is_current, facts, label_revision, revision";
+    let statements = [
+        format!("UPDATE snapshots SET facts = replace(facts, '\"first\"', '\"renamed\"') WHERE id = '{renamed}'"),
+        format!("INSERT INTO snapshots ({columns}) SELECT {copied} FROM snapshots WHERE id = '{renamed}'"),
+        format!("DELETE FROM snapshots WHERE id = '{missing}'"),
+    ];
+    let script = "import sqlite3, sys\nfile = sqlite3.connect(sys.argv[1], timeout=60)\nfor statement in sys.argv[2:]:\n    \
+                  assert file.execute(statement).rowcount == 1\nfile.commit()";
+    let mut alter = Command::new("python3");
+    alter.args(["-c", script]).arg(lab.cluster.catalogue());
+    alter.args(statements);
+    run(&mut alter).unwrap();
+    let wrong = lab.client.snapshots(&guest.vm()).await.unwrap();
+    assert_eq!(wrong.iter().map(|one| one.display_name.as_str()).collect::<Vec<_>>(), ["renamed", "renamed"]);
+
+    assert_eq!(reconcile(&lab.client).await.corrected_count, 3);
+    let list = lab.agreed(&guest).await.unwrap();
+    let told = |list: &[v1::Snapshot]| {
+        let words = |one: &v1::Snapshot| (one.name.clone(), one.display_name.clone(), one.parent_snapshot.clone());
+        list.iter().map(words).collect::<Vec<_>>()
+    };
+    assert_eq!(told(&list), told(&right));
     assert_eq!(reconcile(&lab.client).await.corrected_count, 0);
 }
 
