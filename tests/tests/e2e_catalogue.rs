@@ -14,6 +14,7 @@ use tests::client::{Client, Grpc, HOSTS, OPERATIONS, Refusal, VmWatch};
 use tests::cluster::{ALL_ACTIONS, Cluster};
 use tests::guest::Guest;
 use tests::lab::{HOST, Lab, key};
+use tests::processes::{Launch, Process};
 use tests::tools::{binary, run};
 use tonic::Code;
 
@@ -256,4 +257,74 @@ async fn a_full_disk_stops_changes_and_nothing_else_and_room_heals_it() {
     watch.until("what was taken since", told).await.unwrap();
     assert_eq!(client.snapshots(&other.vm()).await.unwrap().len(), 1);
     assert!(cluster.api().is_running());
+}
+
+/// The file system outlives the API here: a process of its own keeps it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_api_that_is_started_on_a_full_disk_reads_and_refuses_until_there_is_room() {
+    let mut cluster = Cluster::with_daemons(&[HOST]).unwrap();
+    let folder = cluster.catalogue().parent().unwrap().to_owned();
+    cluster.api().stop().unwrap();
+    let folder_text = folder.display().to_string();
+    let mount = "mount -t tmpfs -o size=3m none \"$0\" && touch \"$0/ready\" && exec tail -f \"$0/ready\"";
+    let mut keeper = Process::start(Launch {
+        name: "keeper".to_owned(),
+        program: "unshare".into(),
+        arguments: ["-m", "--propagation", "private", "sh", "-c", mount, &folder_text].map(str::to_owned).to_vec(),
+        environment: Vec::new(),
+        log: cluster.folder().join("keeper.log"),
+    })
+    .unwrap();
+    let pid = keeper.id().unwrap().to_string();
+    let inside = PathBuf::from(format!("/proc/{pid}/root{folder_text}"));
+    keeper.wait_ready(SOON, || inside.join("ready").exists()).unwrap();
+    cluster.api().start_through("nsenter", &["-t", &pid, "-m"]);
+    cluster.start_api_again().unwrap();
+    let client = Client::admin(&cluster).unwrap();
+    let daemon = cluster.host(HOST).unwrap().libvirtd().unwrap();
+    let guest = Guest::new(&daemon.images().unwrap(), "student").unwrap();
+    daemon.define_and_start(&guest).unwrap();
+    client.vm_in_state(&guest.vm(), v1::VmState::Running).await.unwrap();
+    let kept = client.done(client.create(&guest.vm(), "kept", "").await).await.unwrap().snapshot;
+
+    for how in ["killed", "stopped"] {
+        let filler = fill(&inside);
+        match how {
+            "killed" => cluster.api().kill().unwrap(),
+            _ => drop(cluster.api().stop().unwrap()),
+        }
+        // What it wrote at its end may have made room.
+        fill(&inside);
+        cluster.start_api_again().unwrap();
+        assert_eq!(client.snapshot(&kept).await.unwrap().name, kept, "{how}");
+        // The host is there; what it tells cannot be written down, and a change would be planned by what is not known.
+        let begun = Instant::now();
+        while !client.hosts().await.unwrap()[0].unreachable_reason.contains("catalogue") {
+            assert!(begun.elapsed() < SOON, "{how}: it does not say what is wrong");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        for _ in 0..3 {
+            assert_eq!(client.snapshots(&guest.vm()).await.unwrap().len(), 1, "{how}");
+            let refused = client.create(&guest.vm(), "no room", "").await.unwrap_err();
+            assert_eq!((refused.code, refused.reason.as_str()), (Code::Unavailable, "HOST_UNREACHABLE"), "{refused}");
+            assert!(refused.message.contains("catalogue") && refused.details.contains(&RETRY.to_owned()), "{refused}");
+        }
+        std::fs::remove_file(filler).unwrap();
+        let begun = Instant::now();
+        let taken = loop {
+            match client.create(&guest.vm(), "room", "").await {
+                Err(refusal) if begun.elapsed() < SOON => {
+                    assert_eq!(refusal.code, Code::Unavailable, "{how}: {refusal}");
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+                other => break client.done(other).await.unwrap().snapshot,
+            }
+        };
+        client.done(client.delete(&taken, v1::DeleteScope::Only).await).await.unwrap();
+        assert_eq!(daemon_snapshots(&cluster, &guest), 1, "{how}");
+    }
+}
+
+fn daemon_snapshots(cluster: &Cluster, guest: &Guest) -> usize {
+    cluster.host(HOST).unwrap().libvirtd().unwrap().snapshots(guest).unwrap().len()
 }

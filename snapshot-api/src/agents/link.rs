@@ -15,6 +15,8 @@ use tonic::{Request, Status, Streaming};
 use super::{ANSWER, Agent, CATALOGUE_AGAIN, SILENCE, unreachable};
 use crate::store::StoreError;
 
+/// Why a host counts as away whose words cannot be written down.
+const UNWRITTEN: &str = "what it tells cannot be written to the catalogue now";
 const FIRST_DELAY: Duration = Duration::from_millis(200);
 const LONGEST_DELAY: Duration = Duration::from_secs(3);
 
@@ -172,6 +174,10 @@ impl Agent {
             match write().await {
                 Err(StoreError::Sqlite(cause)) => {
                     tracing::warn!(host = %self.host, %cause, "what the host told could not be written down; trying again");
+                    if !self.state.borrow().reachable {
+                        // Who asks for a change is not to look for the fault on the host.
+                        self.set_reachable(false, UNWRITTEN);
+                    }
                     tokio::time::sleep(CATALOGUE_AGAIN).await;
                 }
                 other => return other,
