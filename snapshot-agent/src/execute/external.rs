@@ -18,10 +18,12 @@ use snapshot_core::vm::VmState;
 use snapshot_core::{Error, Reason};
 
 use super::operation::{Operation, Progress};
+use super::waiting::Tries;
 use super::work::{Halt, Work};
+use crate::clock::unix_now;
 use crate::hypervisor::{Failure, NewExternal, Observed, Watch};
 
-/// How often something is tried when libvirt goes away in the middle.
+/// How often something is tried that fails.
 const TRIES: u32 = 3;
 /// How long a guest that may be frozen is asked to thaw, and how often: one that does not answer has to be given up some time.
 const THAWS_WITHIN: Duration = Duration::from_secs(120);
@@ -210,6 +212,9 @@ impl Work<'_> {
             match self.shared.hypervisor.take_back(&seen.vm, &seen.layers, id, may_have_run) {
                 Ok(()) => return Ok(()),
                 Err(failure) if attempt == TRIES => {
+                    if let Some(owned) = self.shared.machines.owned() {
+                        owned.give_up(seen.vm.id, id);
+                    }
                     let doing = "the machine is on files of a snapshot that was not taken, and could not be taken back";
                     return Err(self.error(&failure, Some(id), doing).into());
                 }
@@ -233,7 +238,11 @@ impl Work<'_> {
             return Err(self.error(&failure, Some(id), "what the revert could lose cannot be guarded").into());
         }
         self.stale = true;
+        let since = unix_now() - 1;
         let reverted = hypervisor.revert_external(self.entry.vm, &seen.layers, id, then);
+        if let Some(owned) = self.shared.machines.owned() {
+            owned.laid(&seen, id, since);
+        }
         self.unguard(&endangered);
         Ok(reverted)
     }
@@ -251,9 +260,8 @@ impl Work<'_> {
 
     pub(super) fn mark_deleted(&mut self, id: &SnapshotId) -> Result<(), Halt> {
         let vm = self.entry.vm;
-        let mut attempt = 0;
+        let mut tries = Tries::new(1);
         loop {
-            attempt += 1;
             self.stale = true;
             let failure = match self.shared.hypervisor.mark_deleted(vm, id) {
                 Ok(()) | Err(Failure::SnapshotGone) => return Ok(()),
@@ -263,7 +271,7 @@ impl Work<'_> {
             if seen.snapshot(id).is_none() {
                 return Ok(());
             }
-            if attempt == TRIES || !matches!(failure, Failure::Unreachable(_)) {
+            if tries.is_last(&failure) {
                 return Err(self.error(&failure, Some(id), "the snapshot could not be deleted").into());
             }
         }

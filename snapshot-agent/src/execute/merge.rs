@@ -16,13 +16,15 @@ use snapshot_core::plan::{Step, check_merge};
 use snapshot_core::{Error, Reason};
 
 use super::external::endangered;
+use super::waiting::Tries;
 use super::work::{Halt, Work};
 use crate::hypervisor::{Failure, Observed};
 use crate::journal::Merging;
+use crate::owned;
 
 /// The most merges of one disk in one operation; what is left after that is left to the next.
 const MOST_MERGES: usize = 200;
-/// How often a merge is tried when libvirt goes away in the middle.
+/// How often a merge is tried that libvirt or QEMU refuses.
 const MERGE_TRIES: u32 = 3;
 
 impl Work<'_> {
@@ -82,9 +84,8 @@ impl Work<'_> {
         let child = live.and_then(|live| seen.layers.chain(live).find(lies_on_top)).map(str::to_owned);
         let mut noted = Merging { merge: merge.clone(), child, copied: false };
         self.note(&noted)?;
-        let mut attempt = 0;
+        let mut tries = Tries::new(MERGE_TRIES);
         loop {
-            attempt += 1;
             let seen = self.look()?;
             self.stale = true;
             let follower = self.follower(may_stop);
@@ -104,10 +105,10 @@ impl Work<'_> {
                 tracing::warn!(%failure, "a merge failed and its data is in the base");
                 break;
             }
-            if attempt == MERGE_TRIES {
+            if tries.is_last(&failure) {
                 return Err(self.error(&failure, None, "the files of the disk could not be merged").into());
             }
-            tracing::warn!(%failure, attempt, "a merge failed; doing it again");
+            tracing::warn!(%failure, "a merge failed; doing it again");
         }
         noted.copied = true;
         self.note(&noted)?;
@@ -116,28 +117,25 @@ impl Work<'_> {
 
     /// Top and base have the same content: everybody uses the base, and what is above it goes.
     fn after_copy(&mut self, merge: &Merge) -> Result<(), Halt> {
-        let mut attempt = 0;
+        let mut tries = Tries::new(MERGE_TRIES);
         let seen = loop {
-            attempt += 1;
             let seen = self.look()?;
             self.stale = true;
             // Also where nobody lies on the top any more: libvirt has written down chains that are no longer so.
             let redirected = self.shared.hypervisor.redirect(&seen.vm, &seen.layers, merge);
             let seen = self.look()?;
             let is_used = seen.layers.reached(&BTreeSet::new()).contains(merge.top.as_str());
-            match redirected {
+            let failure = match redirected {
                 Ok(()) if !is_used => break seen,
-                Ok(()) if attempt < MERGE_TRIES => {}
                 Ok(()) => {
                     let message = format!("{} is still used after it was merged", merge.top);
-                    return Err(Error::new(Reason::HypervisorFailed, message).into());
+                    Failure::Precondition(Error::new(Reason::HypervisorFailed, message))
                 }
-                Err(failure) => {
-                    tracing::warn!(%failure, attempt, "those that use a merged file could not all be sent to its base");
-                    if attempt == MERGE_TRIES {
-                        return Err(self.error(&failure, None, "the files of the disk could not be merged").into());
-                    }
-                }
+                Err(failure) => failure,
+            };
+            tracing::warn!(%failure, "those that use a merged file could not all be sent to its base");
+            if tries.is_last(&failure) {
+                return Err(self.error(&failure, None, "the files of the disk could not be merged").into());
             }
         };
         self.unlink_merged(merge, &seen)?;
@@ -231,7 +229,18 @@ impl Work<'_> {
                 }
             }
         }
+        self.clear_spare();
         Ok(())
+    }
+
+    /// What the record has and nobody needs any more. What cannot be removed now is, when the machine is looked at later.
+    pub(super) fn clear_spare(&mut self) {
+        let Ok(seen) = self.seen() else { return };
+        if let Some(owned) = self.shared.machines.owned()
+            && let Err(error) = owned::clear_spare(&*self.shared.hypervisor, owned, &seen)
+        {
+            tracing::warn!(?error, "files that nobody needs could not be removed");
+        }
     }
 
     fn elsewhere(&mut self) -> Result<BTreeSet<String>, Halt> {

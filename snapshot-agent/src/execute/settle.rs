@@ -27,6 +27,7 @@ use super::external::{After, endangered};
 use super::operation::{Operation, Phase, Progress};
 use super::work::{Halt, Work};
 use super::{Shared, overdue};
+use crate::clock::unix_now;
 use crate::hypervisor::{Failure, Observed};
 use crate::journal::Recorded;
 use crate::locks::Guard;
@@ -171,6 +172,14 @@ impl Work<'_> {
             }
             (Request::Revert { .. }, Step::RevertExternal { snapshot, then }) => {
                 let seen = self.look()?;
+                let ago = self
+                    .entry
+                    .accepted
+                    .elapsed()
+                    .map_or(i64::MAX, |ago| i64::try_from(ago.as_secs()).unwrap_or(i64::MAX));
+                if let Some(owned) = self.shared.machines.owned() {
+                    owned.laid(&seen, &snapshot, unix_now().saturating_sub(ago).saturating_sub(2));
+                }
                 self.unguard(&endangered(&seen.layers));
                 self.settle_revert(next, begun, &snapshot, then)
             }

@@ -20,6 +20,7 @@ use snapshot_core::plan::{PowerState, Step};
 use snapshot_core::vm::VmState;
 use snapshot_core::{Error, Reason};
 
+use super::waiting::Tries;
 use super::work::{Halt, Work};
 use crate::hypervisor::{Failure, Observed, PausedBy};
 
@@ -27,8 +28,6 @@ use crate::hypervisor::{Failure, Observed, PausedBy};
 const REVERT_TRIES: u32 = 3;
 /// How often a machine is switched off.
 const POWER_OFF_TRIES: u32 = 3;
-/// How often a deletion is tried when libvirt goes away in the middle.
-const DELETE_TRIES: u32 = 3;
 
 impl Work<'_> {
     pub(super) fn step(&mut self, step: &Step) -> Result<(), Halt> {
@@ -162,9 +161,8 @@ impl Work<'_> {
 
     fn revert(&mut self, id: &SnapshotId, then: PowerState, external: bool) -> Result<(), Halt> {
         let vm = self.entry.vm;
-        let mut attempt = 0;
+        let mut tries = Tries::new(REVERT_TRIES);
         loop {
-            attempt += 1;
             let result = if external {
                 self.call_revert_external(id, then)?
             } else {
@@ -191,10 +189,10 @@ impl Work<'_> {
             };
             let lost = matches!(failure, Failure::Unreachable(_));
             let gone = matches!(failure, Failure::SnapshotGone);
-            if attempt == REVERT_TRIES || gone || (self.is_untouched(&seen) && !lost) {
+            if tries.is_last(&failure) || gone || (self.is_untouched(&seen) && !lost) {
                 return Err(self.revert_error(&failure, id, &seen).into());
             }
-            tracing::warn!(%failure, attempt, "the revert failed and may have been half done; trying again");
+            tracing::warn!(%failure, "the revert failed and may have been half done; trying again");
         }
     }
 
@@ -227,17 +225,16 @@ impl Work<'_> {
     }
 
     fn power_off(&mut self) -> Result<(), Halt> {
-        let mut attempt = 0;
+        let mut tries = Tries::new(POWER_OFF_TRIES);
         loop {
-            attempt += 1;
             self.stale = true;
             let result = self.shared.hypervisor.power_off(self.entry.vm);
             if self.look()?.vm.state == VmState::Shutoff {
                 return Ok(());
             }
             let failure = result.err().unwrap_or_else(|| Failure::Unintelligible("it is not off".to_owned()));
-            tracing::warn!(%failure, attempt, "switching off failed");
-            if attempt == POWER_OFF_TRIES {
+            tracing::warn!(%failure, "switching off failed");
+            if tries.is_last(&failure) {
                 let doing = "the machine was taken back to the snapshot and is paused; it could not be switched off";
                 return Err(self.error(&failure, None, doing).into());
             }
@@ -246,16 +243,15 @@ impl Work<'_> {
 
     fn delete(&mut self, id: &SnapshotId) -> Result<(), Halt> {
         let vm = self.entry.vm;
-        let mut attempt = 0;
+        let mut tries = Tries::new(1);
         loop {
-            attempt += 1;
             self.stale = true;
             let failure = match self.shared.hypervisor.delete_internal(vm, id) {
                 Ok(()) | Err(Failure::SnapshotGone) => return Ok(()),
                 Err(Failure::VmGone) if self.is_purge() => return self.clear_left_behind(),
                 Err(failure) => failure,
             };
-            tracing::warn!(%failure, attempt, "a deletion failed; looking what came of it");
+            tracing::warn!(%failure, "a deletion failed; looking what came of it");
             let seen = self.look()?;
             match seen.snapshot(id) {
                 None => return Ok(()),
@@ -264,7 +260,7 @@ impl Work<'_> {
                     self.stale = true;
                     return forgotten.map_err(|failure| self.delete_error(&failure, id).into());
                 }
-                Some(_) if attempt < DELETE_TRIES && matches!(failure, Failure::Unreachable(_)) => {}
+                Some(_) if !tries.is_last(&failure) => {}
                 Some(_) => return Err(self.delete_error(&failure, id).into()),
             }
         }

@@ -135,6 +135,7 @@ impl Work<'_> {
             tracing::warn!(%id, "a snapshot that is not listed is still in an image; removing it");
             self.clear_remains(id, false)?;
         }
+        self.clear_spare();
         // An image that the machine no longer has is out of libvirt's reach.
         let elsewhere = record.is_some_and(|record| record.images.keys().any(|image| !seen.images.contains_key(image)));
         match self.shared.machines.owned() {

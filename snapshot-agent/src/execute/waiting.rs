@@ -17,6 +17,27 @@ const MOST_LOOKS: u32 = 20;
 /// How often something is called that libvirt goes away from each time.
 const MOST_CALLS: u32 = 10;
 
+/// How often something is tried again: not long where libvirt refuses, and longer where it goes away, which says nothing about
+/// what was asked.
+pub(super) struct Tries {
+    refusals: u32,
+    losses: u32,
+}
+
+impl Tries {
+    /// So many for refusals.
+    pub(super) fn new(refusals: u32) -> Self {
+        Self { refusals, losses: MOST_CALLS }
+    }
+
+    /// Counts a failure; returns whether it was the last try.
+    pub(super) fn is_last(&mut self, failure: &Failure) -> bool {
+        let left = if matches!(failure, Failure::Unreachable(_)) { &mut self.losses } else { &mut self.refusals };
+        *left = left.saturating_sub(1);
+        *left == 0
+    }
+}
+
 impl Work<'_> {
     /// Calls something that may be repeated, and once more whenever libvirt was away and has come back.
     pub(super) fn patiently<T>(

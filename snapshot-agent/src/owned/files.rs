@@ -200,6 +200,30 @@ pub(super) fn after_revert(previous: &Files, seen: &Observed, id: &SnapshotId) -
     files
 }
 
+/// The files after a call that was to take the machine back to this snapshot, whatever came of it: libvirt lays overlays in
+/// seconds from `since` on, and may have gone on to the next without ever using them.
+pub(super) fn after_laying(previous: &Files, seen: &Observed, id: &SnapshotId, since: i64) -> Files {
+    let mut files = previous.clone();
+    let Some(parts) = seen.layers.snapshots.get(id).filter(|_| id.is_ours()) else { return files };
+    for frozen in parts.frozen.values() {
+        let laid = Path::new(frozen).parent().and_then(|folder| fs::read_dir(folder).ok()).into_iter().flatten();
+        for path in laid.flatten().map(|entry| entry.path()) {
+            let name = path.to_string_lossy();
+            let second = path.extension().and_then(|last| last.to_str()?.parse::<i64>().ok());
+            let is_laid = is_reverted_from(&name, frozen) && second.is_some_and(|second| second >= since);
+            let below = backing(&path).ok().flatten();
+            if !is_laid || files.contains_key(&path) || below.as_deref() != Some(Path::new(frozen)) {
+                continue;
+            }
+            if let Ok(found) = fs::symlink_metadata(&path).map(|found| Identity::of(&found)) {
+                let made = Made { snapshot: id.clone(), kind: Kind::Reverted, identity: Some(found), backing: below };
+                files.insert(path, made);
+            }
+        }
+    }
+    files
+}
+
 /// A file that libvirt has for a snapshot of ours.
 fn see(files: &mut Files, path: &str, id: &SnapshotId, kind: Kind, seen: &Observed) {
     let Ok(found) = fs::symlink_metadata(path) else { return };

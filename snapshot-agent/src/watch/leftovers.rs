@@ -1,5 +1,5 @@
-//! What an operation could not remove of a snapshot that failed, for instance because a disk was full: it is tried again at
-//! intervals, whenever its machine is looked at and no operation has it.
+//! What an operation could not remove of a snapshot that failed, for instance because a disk was full, and files that an
+//! interrupted one has left: it is tried again at intervals, whenever its machine is looked at and no operation has it.
 //!
 //! Only what was noted as such ([`crate::owned`]) is removed. That an image holds something which libvirt does not list says
 //! nothing: somebody may have had libvirt forget it for a moment.
@@ -8,11 +8,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use snapshot_core::Error;
 use snapshot_core::ids::{OperationId, SnapshotId, VmId};
 
-use crate::hypervisor::{Hypervisor, Observed};
+use crate::hypervisor::{Hypervisor, Observed, Reread};
 use crate::locks::Locks;
 use crate::machines::Machines;
+use crate::owned;
 
 /// How long after it was tried on a machine it is tried again.
 const AGAIN: Duration = Duration::from_secs(20);
@@ -29,13 +31,14 @@ impl Leftovers {
         &mut self,
         hypervisor: &Arc<dyn Hypervisor>,
         locks: &Arc<Locks>,
-        machines: &Machines,
+        machines: &Arc<Machines>,
         seen: &Observed,
     ) -> Option<impl FnOnce() + Send + use<>> {
         let vm = seen.vm.id;
         let noted = machines.owned().and_then(|owned| owned.get(vm)).map(|record| record.remains).unwrap_or_default();
         let left: Vec<SnapshotId> = noted.into_iter().filter(|id| seen.has_stray(id)).collect();
-        if left.is_empty() {
+        let has_spare = machines.owned().is_some_and(|owned| owned.has_spare(seen));
+        if left.is_empty() && !has_spare {
             self.tried.remove(&vm);
             return None;
         }
@@ -45,7 +48,7 @@ impl Leftovers {
         // Whoever comes meanwhile is told that the machine is busy, and comes again.
         let guard = locks.take(vm, OperationId::from_uuid(uuid::Uuid::now_v7())).ok()?;
         self.tried.insert(vm, Instant::now());
-        let (hypervisor, facts) = (Arc::clone(hypervisor), seen.vm.clone());
+        let (hypervisor, machines, facts) = (Arc::clone(hypervisor), Arc::clone(machines), seen.vm.clone());
         Some(move || {
             for id in left {
                 match hypervisor.remove_stray(&facts, &id) {
@@ -55,7 +58,17 @@ impl Leftovers {
                     }
                 }
             }
+            if has_spare && let Err(error) = clear_spare(&*hypervisor, &machines, vm) {
+                tracing::warn!(%vm, ?error, "files that nobody needs could not be removed yet");
+            }
             drop(guard);
         })
     }
+}
+
+/// By a look of its own: the one from before may be older than the last operation.
+fn clear_spare(hypervisor: &dyn Hypervisor, machines: &Machines, vm: VmId) -> Result<(), Error> {
+    let seen = hypervisor.observe(vm, Reread::New);
+    let seen = seen.map_err(|failure| failure.to_error(vm, None, "the machine cannot be read"))?;
+    machines.owned().map_or(Ok(()), |owned| owned::clear_spare(hypervisor, owned, &seen))
 }

@@ -333,3 +333,33 @@ fn a_file_that_was_there_before_is_not_expected() {
     fixture.owned.expect_files(&seen, &id(1), &label(), &overlays, None);
     assert!(fixture.owned.get(vm()).is_none());
 }
+
+#[test]
+fn of_a_machine_that_is_there_only_what_it_has_no_use_for_goes() {
+    let scene = Scene::new();
+    // A revert that was interrupted: one overlay was laid on what the first snapshot froze, and never used.
+    let (laid, earlier, strange) = (scene.at("vda.1700000005"), scene.at("vda.1600000000"), scene.at("vda.1700000006"));
+    overlay(&scene.at("vda.qcow2"), &laid);
+    overlay(&scene.at("vda.qcow2"), &earlier);
+    fs::write(&strange, "somebody's").unwrap();
+    scene.owned().saw(&scene.seen);
+    scene.owned().laid(&scene.seen, &id(1), 1_700_000_001);
+    assert!(scene.owned().has_spare(&scene.seen));
+    let needed = needed(&scene.seen);
+    let needed: Vec<&Path> = needed.iter().map(Path::new).collect();
+    scene.remove(&needed).unwrap();
+    // The overlay of the second snapshot is of a branch that was left.
+    assert_eq!(scene.there(), [true, false, true, true]);
+    assert_eq!([&laid, &earlier, &strange].map(|path| path.exists()), [false, true, true]);
+    assert!(!scene.owned().has_spare(&scene.seen));
+}
+
+#[test]
+fn what_may_hold_somebodys_work_is_nobodys_to_remove() {
+    let scene = Scene::new();
+    scene.owned().saw(&scene.seen);
+    scene.owned().give_up(vm(), &id(2));
+    assert!(!scene.owned().has_spare(&scene.seen));
+    scene.remove(&[]).unwrap();
+    assert_eq!(scene.there(), [true, true, true, false], "{:?}", scene.made);
+}
