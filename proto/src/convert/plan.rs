@@ -1,9 +1,10 @@
 //! Plans and capabilities, for the eyes of the caller.
 
 use snapshot_core::ids::VmId;
-use snapshot_core::plan::{Capability, Plan, Step};
+use snapshot_core::plan::{Capability, Loss, Plan, Step};
+use snapshot_core::snapshot::SnapshotFacts;
 
-use super::duration_millis;
+use super::{duration_millis, timestamp};
 use crate::{names, v1};
 
 /// A plan as the caller sees it.
@@ -19,6 +20,7 @@ pub fn plan(vm: VmId, plan: &Plan) -> v1::OperationPlan {
         pauses: plan.predicted_pause_ms.is_some(),
         predicted_pause: plan.predicted_pause_ms.map(duration_millis),
         losses: plan.losses.iter().map(ToString::to_string).collect(),
+        loss_details: plan.losses.iter().map(|lost| loss(vm, lost)).collect(),
         deleted_snapshots: plan.deleted().map(|id| names::snapshot(vm, id)).collect(),
         ..v1::OperationPlan::default()
     };
@@ -26,6 +28,23 @@ pub fn plan(vm: VmId, plan: &Plan) -> v1::OperationPlan {
         wire.set_method(method.into());
     }
     wire
+}
+
+fn loss(vm: VmId, loss: &Loss) -> v1::Loss {
+    let (kind, snapshot, disk) = match loss {
+        Loss::ChangesSince(snapshot) => (v1::LossKind::Changes, snapshot.as_deref(), ""),
+        Loss::RunningState => (v1::LossKind::RunningState, None, ""),
+        Loss::DiskDetached(disk) => (v1::LossKind::DiskDetached, None, disk.as_str()),
+        Loss::UefiVariables => (v1::LossKind::UefiVariables, None, ""),
+        Loss::Snapshot(snapshot) => (v1::LossKind::Snapshot, Some(&**snapshot), ""),
+    };
+    let name = |snapshot: &SnapshotFacts| names::snapshot(vm, &snapshot.id);
+    v1::Loss {
+        kind: kind.into(),
+        snapshot: snapshot.map(name).unwrap_or_default(),
+        since: snapshot.map(|snapshot| timestamp(snapshot.create_time)),
+        disk: disk.to_owned(),
+    }
 }
 
 impl From<&Capability> for v1::Capability {

@@ -49,6 +49,7 @@ pub fn with_capabilities(app: &App, row: &VmRow) -> Result<v1::Vm, StoreError> {
     let tree = SnapshotTree::new(snapshots).map_err(|error| StoreError::Corrupt(error.to_string()))?;
     let policy = app.agents.get(&row.host).map(Agent::policy).unwrap_or_default();
     let situation = Situation { vm: &row.facts, tree: &tree, layers: &Layers::default(), policy: &policy };
+    wire.snapshot_limit = i32::try_from(policy.max_snapshots_per_vm).unwrap_or(i32::MAX);
     wire.capabilities = capabilities(situation).iter().map(v1::Capability::from).collect();
     Ok(wire)
 }

@@ -62,6 +62,10 @@ async fn who_only_asks_gets_the_plan_and_changes_nothing() {
     let revert = v1::RevertToSnapshotRequest { name: parent.name.clone(), validate_only: true, ..Default::default() };
     let plan = lab.client.revert_as(revert.clone()).await.unwrap().plan.unwrap();
     assert_eq!((steps(&plan), plan.losses.len()), (vec!["REVERT_INTERNAL".to_owned()], 2), "disk and memory: {plan:?}");
+    let [changes, running] = plan.loss_details.as_slice() else { panic!("one detail for each loss: {plan:?}") };
+    assert_eq!((changes.kind(), &changes.snapshot), (v1::LossKind::Changes, &child.name), "since the present's own");
+    assert_eq!(changes.since, child.create_time);
+    assert_eq!((running.kind(), running.since), (v1::LossKind::RunningState, None));
     let saving = v1::RevertToSnapshotRequest { save_current: true, run_after: v1::RunAfter::Off.into(), ..revert };
     let plan = lab.client.revert_as(saving).await.unwrap().plan.unwrap();
     assert_eq!(steps(&plan), ["CREATE_INTERNAL", "REVERT_INTERNAL", "POWER_OFF"]);
@@ -73,6 +77,9 @@ async fn who_only_asks_gets_the_plan_and_changes_nothing() {
     let plan = lab.client.delete_as(delete).await.unwrap().plan.unwrap();
     assert_eq!(plan.deleted_snapshots, [&child.name, &parent.name].map(Clone::clone), "leaf first");
     assert_eq!(plan.losses.len(), 2);
+    let lost = plan.loss_details.iter().map(|loss| (loss.kind(), &loss.snapshot)).collect::<Vec<_>>();
+    assert_eq!(lost, [(v1::LossKind::Snapshot, &child.name), (v1::LossKind::Snapshot, &parent.name)]);
+    assert_eq!(lab.client.vm(&guest.vm()).await.unwrap().snapshot_limit, 100, "as the host's policy has it");
     let purge = v1::PurgeVmRequest { name: guest.vm(), validate_only: true, ..Default::default() };
     assert_eq!(lab.client.purge(purge).await.unwrap().plan.unwrap().deleted_snapshots.len(), 2);
 
