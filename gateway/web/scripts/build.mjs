@@ -13,16 +13,21 @@ const path = (name) => new URL(name, root).pathname;
 
 await rm(path("dist"), { recursive: true, force: true });
 await mkdir(path("dist"), { recursive: true });
-await build({
+const scripts = await build({
   absWorkingDir: path(""),
   entryPoints: { app: "src/main.ts", element: "src/embed.ts" },
   outdir: "dist",
+  // What both have is one file, and each language is one that only its readers fetch. Their names hold a hash of what is in
+  // them, by which the gateway knows that browsers may keep them.
+  splitting: true,
+  chunkNames: "[name]-[hash]",
   bundle: true,
   minify: true,
   format: "esm",
   target: "es2022",
   charset: "utf8",
   legalComments: "none",
+  metafile: true,
 });
 await build({
   absWorkingDir: path(""),
@@ -37,10 +42,23 @@ for (const name of ["index.html", "icon.svg"]) {
 }
 
 for (const name of ["app.js", "element.js"]) {
-  const size = gzipSync(await readFile(path(`dist/${name}`)), { level: 9 }).length;
+  const files = [...parts(`dist/${name}`)];
+  const sizes = await Promise.all(files.map(async (file) => gzipSync(await readFile(path(file)), { level: 9 }).length));
+  const size = sizes.reduce((sum, one) => sum + one, 0);
   console.log(`dist/${name}: ${(size / 1024).toFixed(1)} KiB gzipped`);
   if (size > LIMIT_BYTES) {
     console.error(`dist/${name} is over its limit of ${LIMIT_BYTES / 1024} KiB gzipped`);
     process.exit(1);
   }
+}
+
+/** A script with all that it needs at once: what it fetches later, a language, is not counted. */
+function parts(file, found = new Set()) {
+  found.add(file);
+  for (const { path: other, kind } of scripts.metafile.outputs[file].imports) {
+    if (kind === "import-statement" && !found.has(other)) {
+      parts(other, found);
+    }
+  }
+  return found;
 }

@@ -89,6 +89,12 @@ export class Api {
     return this.#snapshots.watchVm({ name, resumeToken }, { signal, timeoutMs: 0 });
   }
 
+  /** What taking a snapshot would do. It is asked before the user has named it, so under a name of no meaning. */
+  async planCreate(vm: string, content: SnapshotContent, signal: AbortSignal): Promise<OperationPlan | undefined> {
+    const snapshot = { displayName: "?" };
+    return (await this.#snapshots.createSnapshot({ parent: vm, snapshot, content, validateOnly: true }, { signal })).plan;
+  }
+
   /** Takes a snapshot. */
   create(vm: string, wanted: NewSnapshot, intention: Intention): Promise<Operation> {
     return intention.carryOut([vm, wanted], (requestId) =>

@@ -2,6 +2,7 @@
 //
 //   attribute  vm        the machine's libvirt UUID; anything else shows nothing
 //   attribute  endpoint  where the gateway serves the API; by default the origin of the page
+//   attribute  lang      the language of its texts; by default that of the page, or else the browser's
 //   property   tokenSource  a TokenSource; without one, nothing is shown
 //   event      ravada-vm    bubbles; detail is the machine (Vm) as it is now
 //
@@ -12,6 +13,7 @@
 
 import { ConnectError } from "@connectrpc/connect";
 import { Api } from "./api";
+import { isRevertible, mayChange, revertAnswer } from "./capabilities";
 import { explain, isTransport } from "./errors";
 import { CreateForm } from "./forms/create";
 import type { FormContext } from "./forms/context";
@@ -24,7 +26,7 @@ import type { Snapshot } from "./gen/ravada/snapshot/v1/snapshot_pb";
 import type { WatchVmResponse } from "./gen/ravada/snapshot/v1/snapshot_service_pb";
 import type { Vm } from "./gen/ravada/snapshot/v1/vm_pb";
 import { applyAnswer, applyMessages, dismiss, EMPTY, forgetUnsettled, outcomes, type Model } from "./state";
-import { t } from "./text";
+import { chooseLanguage, t, textDirection, textLanguage, useLanguage } from "./text";
 import type { TokenSource } from "./tokens";
 import { errorAlert } from "./view/alert";
 import { ConnectionView } from "./view/connection";
@@ -43,10 +45,12 @@ export const VM_EVENT = "ravada-vm";
 
 /** The element. */
 export class RavadaSnapshots extends HTMLElement {
-  static readonly observedAttributes = ["vm", "endpoint"];
+  static readonly observedAttributes: readonly string[] = ["vm", "endpoint", "lang"];
 
   #tokens: TokenSource | undefined;
   #session: Session | undefined;
+  /** Which start is the last; undefined when there is none to wait for. */
+  #turn: object | undefined;
 
   get tokenSource(): TokenSource | undefined {
     return this.#tokens;
@@ -80,24 +84,41 @@ export class RavadaSnapshots extends HTMLElement {
 
   #restart(): void {
     this.#end();
-    const vm = this.getAttribute("vm") ?? "";
     // Frameworks set an attribute to their placeholder first and to the value later.
-    if (this.isConnected && this.#tokens && isUuid(vm)) {
+    if (this.isConnected && this.#tokens && isUuid(this.getAttribute("vm") ?? "")) {
+      void this.#start(this.#tokens);
+    }
+  }
+
+  async #start(tokens: TokenSource): Promise<void> {
+    const turn = (this.#turn = {});
+    await useLanguage(wantedLanguage(this));
+    // While the texts were fetched it may have been taken away, or been given another machine.
+    if (turn === this.#turn) {
+      const vm = `vms/${(this.getAttribute("vm") ?? "").toLowerCase()}`;
       const endpoint = new URL(this.getAttribute("endpoint") ?? "/", document.baseURI).href.replace(/\/$/, "");
-      this.#session = new Session(this, new Api(endpoint, this.#tokens), this.#tokens, `vms/${vm.toLowerCase()}`);
+      this.#session = new Session(this, new Api(endpoint, tokens), tokens, vm);
     }
   }
 
   #end(): void {
+    this.#turn = undefined;
     this.#session?.stop();
     this.#session = undefined;
   }
 }
 
+/** The language that a piece of the page is to be in: what is written on it or around it, else what the browser wants. */
+export function wantedLanguage(element: Element): ReturnType<typeof chooseLanguage> {
+  return chooseLanguage([element.closest("[lang]")?.getAttribute("lang"), ...navigator.languages]);
+}
+
 /** One machine in the element, from the choice of the machine until the next. */
 class Session implements FormContext {
-  readonly parent: HTMLElement;
+  /** Everything that the element shows, in the language and the direction of its texts. */
+  readonly parent = h("div", { class: "rs-root", lang: textLanguage(), dir: textDirection() });
   readonly api: Api;
+  readonly #host: HTMLElement;
   readonly #watch: Watch;
   readonly #connectionView = new ConnectionView(() => this.#watch.retryNow());
   readonly #loading = h("p", { class: "rs-empty", "data-testid": "loading" }, t("machine.loading"));
@@ -116,12 +137,17 @@ class Session implements FormContext {
   #dialog: FormDialog | undefined;
   #stopped = false;
 
-  constructor(parent: HTMLElement, api: Api, tokens: TokenSource, vm: string) {
-    this.parent = parent;
+  constructor(host: HTMLElement, api: Api, tokens: TokenSource, vm: string) {
+    this.#host = host;
     this.api = api;
     this.#operations = new OperationsView({
       cancel: (operation) => void this.#cancel(operation),
-      dismiss: (operation) => this.#update(dismiss(this.#model, operation)),
+      dismiss: (operation) => {
+        this.#update(dismiss(this.#model, operation));
+        this.#keepFocus();
+      },
+      undo: (saved) => this.#open(saved, (snapshot) => openRevert(this, snapshot)),
+      canUndo: (saved) => this.#canRevert(saved),
     });
     this.#create = new CreateForm(this);
     this.#tree = new TreeView({
@@ -131,8 +157,9 @@ class Session implements FormContext {
         this.#open(name, (snapshot) => openRemove(this, snapshot, this.#model.shown?.snapshots ?? new Map())),
     });
     this.#main.append(this.#create.element, this.#tree.element);
+    fill(host, this.parent);
     fill(
-      parent,
+      this.parent,
       this.#machine.element,
       this.#connectionView.element,
       this.#loading,
@@ -154,8 +181,8 @@ class Session implements FormContext {
     this.#connectionView.stop();
     clearInterval(this.#ages);
     this.#dialog?.close();
-    setAttribute(this.parent, "data-connection", undefined);
-    fill(this.parent);
+    setAttribute(this.#host, "data-connection", undefined);
+    fill(this.#host);
   }
 
   accepted(operation: Operation, displayName?: string): void {
@@ -176,6 +203,11 @@ class Session implements FormContext {
   closed(): void {
     this.#dialog = undefined;
     // The browser gives the focus back to the button that opened the dialog, unless that cannot be pressed any more.
+    this.#keepFocus();
+  }
+
+  /** Whoever works by the keyboard must not fall out of the element because what had the focus is gone. */
+  #keepFocus(): void {
     if (!this.#stopped && (document.activeElement === document.body || document.activeElement === null)) {
       this.#main.focus({ preventScroll: true });
     }
@@ -186,6 +218,18 @@ class Session implements FormContext {
     if (snapshot && !this.#dialog) {
       this.#dialog = open(snapshot);
     }
+  }
+
+  #canRevert(name: string): boolean {
+    const { shown } = this.#model;
+    const snapshot = shown?.snapshots.get(name);
+    return (
+      shown?.vm !== undefined &&
+      snapshot !== undefined &&
+      isRevertible(snapshot) &&
+      revertAnswer(shown.vm).possible &&
+      mayChange(shown, this.#connection.state === "live")
+    );
   }
 
   async #cancel(operation: string): Promise<void> {
@@ -221,7 +265,7 @@ class Session implements FormContext {
 
   #connect(connection: Connection): void {
     this.#connection = connection;
-    setAttribute(this.parent, "data-connection", connection.state);
+    setAttribute(this.#host, "data-connection", connection.state);
     this.#connectionView.show(connection);
     this.#update(this.#flush());
   }
@@ -275,7 +319,7 @@ class Session implements FormContext {
     this.#tree.show(shown, live, now);
     if (vm !== this.#told) {
       this.#told = vm;
-      this.parent.dispatchEvent(new CustomEvent<Vm>(VM_EVENT, { bubbles: true, detail: vm }));
+      this.#host.dispatchEvent(new CustomEvent<Vm>(VM_EVENT, { bubbles: true, detail: vm }));
     }
   }
 }
@@ -287,8 +331,8 @@ declare global {
 }
 
 /** Makes the element known to the browser. */
-export function defineElement(): void {
+export function defineElement(element: typeof RavadaSnapshots = RavadaSnapshots): void {
   if (!customElements.get("ravada-snapshots")) {
-    customElements.define("ravada-snapshots", RavadaSnapshots);
+    customElements.define("ravada-snapshots", element);
   }
 }

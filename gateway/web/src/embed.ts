@@ -1,54 +1,82 @@
-// The element for another page, such as Ravada's: `<ravada-snapshots vm endpoint token-url refresh-url>` and this script.
-// Tokens come from `token-url`, which answers a POST of the page's own origin (see fetched.ts). Nothing is asked for
-// before the element is seen for the first time: in a tab, most visitors never open it.
+// The element for another page, such as Ravada's: `<ravada-snapshots vm endpoint lang token-url refresh-url>` and this script.
+//
+//   attribute  token-url    where tokens come from: it answers a POST of the page's own origin (see fetched.ts)
+//   attribute  refresh-url  where the page's server is told, by a POST, that the machine is in another state than before
+//
+// Nothing is asked for before the element is seen for the first time: in a tab, most visitors never open it. Frameworks may
+// put it into the page, fill in its attributes, and take it away, at any time.
 
-import { defineElement, VM_EVENT, type RavadaSnapshots } from "./element";
+import { defineElement, RavadaSnapshots, VM_EVENT } from "./element";
 import { FetchedTokens } from "./fetched";
 import type { Vm } from "./gen/ravada/snapshot/v1/vm_pb";
 import { h } from "./view/dom";
 
-defineElement();
-for (const element of document.querySelectorAll("ravada-snapshots")) {
-  const url = element.getAttribute("token-url");
-  if (url !== null) {
-    new IntersectionObserver((entries, observer) => {
+/** The element with tokens of its own. */
+class EmbeddedSnapshots extends RavadaSnapshots {
+  static override readonly observedAttributes = [...RavadaSnapshots.observedAttributes, "token-url"];
+
+  /** Stands before the element: an empty element has no area that could be seen, and refusals are shown here. */
+  readonly #box = h("div", { class: "rs-access", role: "status", "data-testid": "access" });
+  #observer: IntersectionObserver | undefined;
+  #before: string | undefined;
+
+  constructor() {
+    super();
+    this.#box.style.minHeight = "1px";
+    this.addEventListener(VM_EVENT, (event) => this.#tellChange((event as CustomEvent<Vm>).detail));
+  }
+
+  override connectedCallback(): void {
+    super.connectedCallback();
+    this.#await();
+  }
+
+  override disconnectedCallback(): void {
+    this.#observer?.disconnect();
+    this.#box.remove();
+    super.disconnectedCallback();
+  }
+
+  override attributeChangedCallback(name: string, before: string | null, after: string | null): void {
+    if (name !== "token-url") {
+      super.attributeChangedCallback(name, before, after);
+    } else if (this.isConnected && before !== after) {
+      this.#await();
+    }
+  }
+
+  /** Begins when the element is seen. */
+  #await(): void {
+    this.#observer?.disconnect();
+    const url = this.getAttribute("token-url") ?? "";
+    // A framework's placeholder, which it will exchange for the address.
+    if (url === "" || url.includes("{{")) {
+      return;
+    }
+    this.before(this.#box);
+    this.#observer = new IntersectionObserver((entries, observer) => {
       if (entries.some((entry) => entry.isIntersecting)) {
         observer.disconnect();
-        start(element, url);
+        this.tokenSource = new FetchedTokens(url, (message) => this.#refuse(message));
       }
-    }).observe(visible(element));
+    });
+    this.#observer.observe(this.#box);
   }
-}
 
-/** An empty element has no area, so what stands before it is looked at: the box for refusals, a pixel high. */
-function visible(element: RavadaSnapshots): HTMLElement {
-  const box = h("div", { class: "rs-access", role: "status", "data-testid": "access" });
-  box.style.minHeight = "1px";
-  element.before(box);
-  return box;
-}
-
-function start(element: RavadaSnapshots, url: string): void {
-  const box = element.previousElementSibling;
-  element.tokenSource = new FetchedTokens(url, (message) => {
-    box?.replaceChildren(...(message === undefined ? [] : [h("div", { class: "alert alert-warning" }, message)]));
-  });
-  const refresh = element.getAttribute("refresh-url");
-  if (refresh !== null) {
-    tellChanges(element, refresh);
+  #refuse(message: string | undefined): void {
+    this.#box.replaceChildren(...(message === undefined ? [] : [h("div", { class: "alert alert-warning" }, message)]));
   }
-}
 
-/** Tells the host page's server when the machine is in another state than before, so that it looks for itself. */
-function tellChanges(element: RavadaSnapshots, url: string): void {
-  let before: string | undefined;
-  element.addEventListener(VM_EVENT, (event) => {
-    const { state, currentSnapshot } = (event as CustomEvent<Vm>).detail;
-    const now = `${state} ${currentSnapshot}`;
-    if (before !== undefined && before !== now) {
+  /** Tells the page's server when the machine is in another state than before, so that it looks for itself. */
+  #tellChange({ name, state, currentSnapshot }: Vm): void {
+    const url = this.getAttribute("refresh-url");
+    const now = `${name} ${state} ${currentSnapshot}`;
+    if (url !== null && this.#before?.startsWith(`${name} `) && this.#before !== now) {
       // It looks now and then by itself, too.
       fetch(url, { method: "POST", credentials: "same-origin" }).catch(() => undefined);
     }
-    before = now;
-  });
+    this.#before = now;
+  }
 }
+
+defineElement(EmbeddedSnapshots);

@@ -1,6 +1,7 @@
 // Tokens from the server of the page that the element is in: it knows who is logged in and what that user may do. It answers
 // a POST with `{token, expiresIn}`, or with `{error: {reason, message, retryable}}`.
 
+import { explainReason } from "./errors";
 import { t } from "./text";
 import type { TokenSource } from "./tokens";
 
@@ -16,7 +17,7 @@ export type ShowRefusal = (message: string | undefined) => void;
 interface Answer {
   readonly token?: string;
   readonly expiresIn?: number;
-  readonly error?: { readonly message?: string; readonly retryable?: boolean };
+  readonly error?: { readonly reason?: string; readonly message?: string; readonly retryable?: boolean };
 }
 
 /** A source that fetches a token when one is needed and the last is about to end. */
@@ -68,7 +69,8 @@ export class FetchedTokens implements TokenSource {
       return answer.token;
     }
     this.#token = undefined;
-    this.#show(answer.error?.message ?? t("error.API_UNAVAILABLE"));
+    const { reason = "", message } = answer.error ?? {};
+    this.#show(explainReason(reason, message ?? t("error.API_UNAVAILABLE")));
     if (answer.error?.retryable ?? true) {
       setTimeout(() => this.#tell(), this.#pause);
       this.#pause = Math.min(this.#pause * 2, LONGEST_PAUSE_MS);
@@ -81,7 +83,7 @@ export class FetchedTokens implements TokenSource {
       const response = await fetch(this.#url, { method: "POST", credentials: "same-origin" });
       if (response.status === HTTP_UNAUTHORIZED) {
         // Often with the login form for a body. Only the user can help: by logging in on this site again.
-        return { error: { message: t("error.TOKEN_MISSING"), retryable: false } };
+        return { error: { reason: "SIGNED_OUT", retryable: false } };
       }
       return (await response.json()) as Answer;
     } catch {

@@ -19,6 +19,16 @@ export function bytes(count: bigint): string {
   return `${number} ${BYTE_UNITS[unit]}`;
 }
 
+/** A whole number: `1,024`. */
+export function number(value: number): string {
+  return new Intl.NumberFormat(locale()).format(value);
+}
+
+/** A part of a hundred: `42%`. */
+export function percentage(percent: number): string {
+  return new Intl.NumberFormat(locale(), { style: "percent" }).format(percent / 100);
+}
+
 /** A length of time: `40 ms`, `2.5 s`, `3 min`. */
 export function duration(length: Duration): string {
   return milliseconds(durationMs(length));

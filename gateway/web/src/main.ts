@@ -4,14 +4,20 @@ import { Api } from "./api";
 import { defineElement, VM_EVENT } from "./element";
 import { readFragment, writeFragment } from "./fragment";
 import type { Vm } from "./gen/ravada/snapshot/v1/vm_pb";
-import { t } from "./text";
+import { chooseLanguage, t, textDirection, textLanguage, useLanguage } from "./text";
 import { cleanToken, PastedTokens } from "./tokens";
+import { LanguageView, rememberedLanguage } from "./view/language";
 import { AccessView } from "./view/access";
 import { fill, h } from "./view/dom";
 import { MachinesView } from "./view/machines";
 
 /** The API is beside the page, wherever a reverse proxy has put both. */
 const ENDPOINT = ".";
+
+await useLanguage(chooseLanguage([rememberedLanguage(), ...navigator.languages]));
+document.documentElement.lang = textLanguage();
+document.documentElement.dir = textDirection();
+document.title = t("page.title");
 
 const tokens = new PastedTokens(sessionStorage);
 const api = new Api(new URL(ENDPOINT, document.baseURI).href.replace(/\/$/, ""), tokens);
@@ -26,7 +32,8 @@ let listing: AbortController | undefined;
 defineElement();
 element.tokenSource = tokens;
 element.addEventListener(VM_EVENT, (event) => machines.update((event as CustomEvent<Vm>).detail));
-fill(place("access"), access.element);
+fill(place("access"), access.element, new LanguageView().element);
+place("machines").setAttribute("aria-label", t("page.machines"));
 fill(place("machines"), machines.element);
 tokens.onChange(() => void list());
 window.addEventListener("hashchange", takeFragment);

@@ -81,7 +81,7 @@ describe("tokens from the page's server", () => {
     tokens.onChange(() => (told += 1));
     await tokens.get();
     mock.timers.tick(3_600_000);
-    assert.deepEqual(shown, ["You are not signed in."]);
+    assert.deepEqual(shown, ["You are not signed in any more. Sign in again; nothing on this page is lost."]);
     assert.equal(told, 0);
   });
 

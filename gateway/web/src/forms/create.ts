@@ -4,11 +4,12 @@ import { createOffer, createPause, mayChange } from "../capabilities";
 import { explain } from "../errors";
 import { SnapshotContent } from "../gen/ravada/snapshot/v1/snapshot_pb";
 import type { Vm } from "../gen/ravada/snapshot/v1/vm_pb";
-import { duration } from "../format";
+import { bytes, duration, number } from "../format";
+import type { OperationPlan } from "../gen/ravada/snapshot/v1/operation_pb";
 import { Intention } from "../requests";
 import { descriptionProblem, nameProblem, oneLine } from "../rules";
 import type { Contents } from "../state";
-import { t } from "../text";
+import { t, tn } from "../text";
 import { errorAlert } from "../view/alert";
 import { button, choice, field, fill, h, setText, uniqueId } from "../view/dom";
 import type { FormContext } from "./context";
@@ -18,11 +19,12 @@ export class CreateForm {
   readonly element: HTMLFormElement;
   readonly #context: FormContext;
   readonly #intention = new Intention();
-  readonly #name = h("input", { type: "text", required: true, autocomplete: "off", "data-testid": "create-name" });
-  readonly #description = h("textarea", { rows: 1, "data-testid": "create-description" });
+  readonly #name = h("input", { type: "text", required: true, autocomplete: "off", dir: "auto", "data-testid": "create-name" });
+  readonly #description = h("textarea", { rows: 1, dir: "auto", "data-testid": "create-description" });
   readonly #memory = h("input", { type: "checkbox", "data-testid": "create-memory" });
   readonly #memoryHint = h("p", { class: "rs-small", id: uniqueId(), "data-testid": "create-memory-hint" });
-  readonly #pause = h("p", { class: "rs-small", "data-testid": "create-pause" });
+  readonly #cost = h("p", { class: "rs-small", "data-testid": "create-cost" });
+  readonly #left = h("p", { class: "rs-small", "data-testid": "create-left" });
   readonly #reason = h("p", { class: "alert alert-warning", "data-testid": "create-reason", role: "status" });
   readonly #submit = button("primary", t("create.submit"), { type: "submit", "data-testid": "create-submit" });
   readonly #error = h("div", { "aria-live": "assertive" });
@@ -31,6 +33,9 @@ export class CreateForm {
   #busy = false;
   /** Whether the user has decided about the running state; until then the machine's state does. */
   #chosen = false;
+  /** What the service says that taking it will cost, and of which situation that is. */
+  #plan: { readonly of: string; readonly answer?: OperationPlan } | undefined;
+  #planning: AbortController | undefined;
 
   constructor(context: FormContext) {
     this.#context = context;
@@ -52,7 +57,7 @@ export class CreateForm {
       choice(t("create.memory"), this.#memory),
       this.#memoryHint,
       this.#error,
-      h("div", { class: "rs-actions" }, this.#submit, this.#pause),
+      h("div", { class: "rs-actions" }, this.#submit, h("div", {}, this.#cost, this.#left)),
     );
     this.element.addEventListener("submit", (event) => {
       event.preventDefault();
@@ -83,14 +88,46 @@ export class CreateForm {
     }
     // When nothing can be taken, the reason has been said above.
     setText(this.#memoryHint, offer.create.possible ? this.#hint(offer.memory, offer.memoryReason) : "");
-    const pause = createPause(vm, this.#content());
-    setText(
-      this.#pause,
-      pause === undefined || !offer.create.possible ? ""
-      : pause === null ? t("create.pause.unknown")
-      : t("create.pause", { time: duration(pause) }),
-    );
+    if (offer.create.possible && this.#allowed) {
+      void this.#askPlan(vm);
+    }
+    setText(this.#cost, offer.create.possible ? this.#costs(vm) : "");
+    const left = Math.max(0, vm.snapshotLimit - vm.snapshotCount);
+    const told = offer.create.possible && vm.snapshotLimit > 0;
+    setText(this.#left, told ? tn("create.left", left, { most: number(vm.snapshotLimit) }) : "");
     this.#submit.disabled = this.#busy || !this.#allowed || !offer.create.possible;
+  }
+
+  /** How long the machine will stand still and how much will be written. */
+  #costs(vm: Vm): string {
+    const pause = createPause(vm, this.#content());
+    const written = this.#plan?.answer?.bytesWritten ?? 0n;
+    return [
+      pause === undefined ? "" : pause === null ? t("create.pause.unknown") : t("create.pause", { time: duration(pause) }),
+      written > 0n ? t("create.size", { size: bytes(written) }) : "",
+    ]
+      .filter((text) => text !== "")
+      .join(" ");
+  }
+
+  /** Asks the service what a snapshot would cost now; once for each situation. */
+  async #askPlan(vm: Vm): Promise<void> {
+    const of = JSON.stringify([vm.name, vm.state, vm.snapshotCount, this.#content()]);
+    if (this.#plan?.of === of) {
+      return;
+    }
+    this.#planning?.abort();
+    const call = (this.#planning = new AbortController());
+    this.#plan = { of };
+    try {
+      const answer = await this.#context.api.planCreate(vm.name, this.#content(), call.signal);
+      if (!call.signal.aborted && answer) {
+        this.#plan = { of, answer };
+        this.#showOffer();
+      }
+    } catch {
+      // It is only a forecast. What stands in the way of a snapshot is told by the machine's capabilities, or by the click.
+    }
   }
 
   #hint(memory: "choice" | "required" | "impossible", reason: string): string {
@@ -98,7 +135,7 @@ export class CreateForm {
       case "choice":
         return t(this.#memory.checked ? "create.memory.on" : "create.memory.off");
       case "required":
-        return t("create.memory.required", { reason });
+        return reason;
       case "impossible":
         return t("create.memory.impossible", { reason });
     }

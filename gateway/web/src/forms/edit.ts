@@ -14,8 +14,8 @@ import { valid } from "./create";
 /** Opens the dialog. */
 export function openEdit(context: FormContext, snapshot: Snapshot): FormDialog {
   const intention = new Intention();
-  const name = h("input", { type: "text", autocomplete: "off", "data-testid": "edit-name" });
-  const description = h("textarea", { rows: 4, "data-testid": "edit-description" });
+  const name = h("input", { type: "text", autocomplete: "off", dir: "auto", "data-testid": "edit-name" });
+  const description = h("textarea", { rows: 4, dir: "auto", "data-testid": "edit-description" });
   const protect = h("input", { type: "checkbox", "data-testid": "edit-protected" });
   name.value = snapshot.displayName;
   description.value = snapshot.description;

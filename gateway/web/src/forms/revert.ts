@@ -1,12 +1,12 @@
 // The dialog before a revert: what will be lost, whether to keep the present first, and what the machine does then.
 
-import type { OperationPlan } from "../gen/ravada/snapshot/v1/operation_pb";
+import { LossKind, type Loss, type OperationPlan } from "../gen/ravada/snapshot/v1/operation_pb";
 import { SnapshotVmState, type Snapshot } from "../gen/ravada/snapshot/v1/snapshot_pb";
 import { RunAfter } from "../gen/ravada/snapshot/v1/snapshot_service_pb";
-import { duration, moment } from "../format";
+import { age, duration, moment } from "../format";
 import { Intention } from "../requests";
 import { nameProblem, oneLine } from "../rules";
-import { t } from "../text";
+import { locale, t } from "../text";
 import { FormDialog } from "../view/dialog";
 import { choice, field, h, type Child } from "../view/dom";
 import type { FormContext } from "./context";
@@ -17,7 +17,7 @@ import { PlanPart } from "./plan";
 export function openRevert(context: FormContext, snapshot: Snapshot): FormDialog {
   const intention = new Intention();
   const save = h("input", { type: "checkbox", checked: true, "data-testid": "revert-save-current" });
-  const saveName = h("input", { type: "text", autocomplete: "off", "data-testid": "revert-save-name" });
+  const saveName = h("input", { type: "text", autocomplete: "off", dir: "auto", "data-testid": "revert-save-name" });
   const saveNameField = field("revert.saveName", saveName);
   const run = h(
     "select",
@@ -26,7 +26,7 @@ export function openRevert(context: FormContext, snapshot: Snapshot): FormDialog
     option(RunAfter.RUNNING, t("revert.run.running")),
     option(RunAfter.OFF, t("revert.run.off")),
   );
-  const plan = new PlanPart("revert-plan", losses);
+  const plan = new PlanPart("revert-plan", (answer) => losses(context, answer));
   const chosen = () => ({
     snapshot,
     saveCurrent: save.checked,
@@ -39,7 +39,7 @@ export function openRevert(context: FormContext, snapshot: Snapshot): FormDialog
     confirm: t("revert.confirm"),
     kind: "primary",
     body: [
-      snapshot.createTime && h("p", {}, t("revert.intro", { time: moment(snapshot.createTime) })),
+      snapshot.createTime && h("p", {}, t("revert.intro", { time: moment(snapshot.createTime), age: age(snapshot.createTime, new Date()) })),
       choice(t("revert.save"), save),
       saveNameField,
       field("revert.run", run),
@@ -70,15 +70,34 @@ export function openRevert(context: FormContext, snapshot: Snapshot): FormDialog
   return dialog;
 }
 
-function losses(plan: OperationPlan): Child[] {
+function losses(context: FormContext, plan: OperationPlan): Child[] {
+  // A service that does not tell them one by one tells them in its own words.
+  const lost = plan.lossDetails.map((loss, index) => lossText(context, loss, plan.losses[index] ?? ""));
+  const list = lost.length > 0 ? lost : plan.losses;
   const pause = plan.pauses && plan.predictedPause && duration(plan.predictedPause);
   return [
-    plan.losses.length > 0 && h("p", {}, t("revert.losses")),
-    plan.losses.length > 0 &&
-      h("ul", { "data-testid": "revert-losses" }, ...plan.losses.map((loss) => h("li", {}, loss))),
-    plan.losses.length === 0 && h("p", { "data-testid": "revert-no-losses" }, t("revert.noLosses")),
+    list.length > 0 && h("p", {}, t("revert.losses")),
+    list.length > 0 && h("ul", { "data-testid": "revert-losses" }, ...list.map((loss) => h("li", {}, loss))),
+    list.length === 0 && h("p", { "data-testid": "revert-no-losses" }, t("revert.noLosses")),
     pause !== undefined && pause !== false && h("p", { class: "rs-small" }, t("revert.pause", { time: pause })),
   ];
+}
+
+/** What is lost, in the user's language; in the service's words where this page does not know the kind. */
+function lossText(context: FormContext, loss: Loss, words: string): string {
+  const name = context.nameOf(loss.snapshot);
+  switch (loss.kind) {
+    case LossKind.CHANGES:
+      return loss.snapshot === "" || !loss.since ? t("loss.all") : t("loss.changes", { name, time: moment(loss.since) });
+    case LossKind.RUNNING_STATE:
+      return t("loss.running");
+    case LossKind.DISK_DETACHED:
+      return t("loss.disk", { disk: loss.disk });
+    case LossKind.SNAPSHOT:
+      return t("loss.snapshot", { name });
+    default:
+      return words;
+  }
 }
 
 function option(value: RunAfter, text: string): HTMLOptionElement {
@@ -88,13 +107,13 @@ function option(value: RunAfter, text: string): HTMLOptionElement {
 function recordedState(snapshot: Snapshot): string {
   switch (snapshot.vmState) {
     case SnapshotVmState.RUNNING:
-      return t("state.RUNNING").toLowerCase();
+      return t("state.RUNNING").toLocaleLowerCase(locale());
     case SnapshotVmState.PAUSED:
-      return t("state.PAUSED").toLowerCase();
+      return t("state.PAUSED").toLocaleLowerCase(locale());
     case SnapshotVmState.SHUTOFF:
     case SnapshotVmState.DISK_ONLY:
-      return t("state.SHUTOFF").toLowerCase();
+      return t("state.SHUTOFF").toLocaleLowerCase(locale());
     case SnapshotVmState.UNSPECIFIED:
-      return t("state.UNSPECIFIED").toLowerCase();
+      return t("state.UNSPECIFIED").toLocaleLowerCase(locale());
   }
 }

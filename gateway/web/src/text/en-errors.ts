@@ -109,6 +109,14 @@ export const errors = {
   "error.INTERNAL": "The service made a mistake.",
   "next.INTERNAL": "Try again; if it fails again, show the message below to your administrator.",
 
+  // Refusals of a token, by Ravada's front end (Mojolicious::Plugin::RavadaSnapshots).
+  "error.SIGNED_OUT": "You are not signed in any more.",
+  "next.SIGNED_OUT": "Sign in again; nothing on this page is lost.",
+  "error.VM_IS_BASE": "This machine is a base for others, and bases have no snapshots.",
+  "next.VM_IS_BASE": "Take snapshots of the machines that are made from it.",
+  "error.VM_NOT_KVM": "This machine is of a kind that has no snapshots.",
+  "next.VM_NOT_KVM": "Snapshots work on KVM machines.",
+
   // Answers that carry no reason of ours: from the browser, a proxy, or the network between.
   "error.code.unreachable": "The service cannot be reached.",
   "next.code.unreachable": "Check your connection; the page keeps trying by itself.",

@@ -23,12 +23,12 @@ export function errorAlert(problem: Problem, title?: string, onDismiss?: () => v
 }
 
 /** News that need nothing from the user. */
-export function notice(testId: string, text: readonly Child[], onDismiss: () => void): HTMLElement {
+export function notice(testId: string, text: readonly Child[], onDismiss: () => void, more?: HTMLElement): HTMLElement {
   return h(
     "div",
-    { class: "alert alert-success rs-alert", role: "status", "data-testid": testId },
+    { class: "alert alert-success rs-alert", "data-testid": testId },
     h("div", { class: "rs-alert-text" }, ...text),
-    dismissButton(onDismiss),
+    h("div", { class: "rs-alert-actions" }, more, dismissButton(onDismiss)),
   );
 }
 

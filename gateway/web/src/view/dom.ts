@@ -29,6 +29,24 @@ export function fill(element: Element, ...children: readonly Child[]): void {
   element.replaceChildren(...present(children));
 }
 
+/** Makes these the children, in this order. What is a child already and in its place is not touched. */
+export function place(parent: Element, children: readonly Element[]): void {
+  const wanted = new Set(children);
+  for (const child of [...parent.children]) {
+    if (!wanted.has(child)) {
+      child.remove();
+    }
+  }
+  let at = parent.firstElementChild;
+  for (const child of children) {
+    if (child === at) {
+      at = at.nextElementSibling;
+    } else {
+      parent.insertBefore(child, at);
+    }
+  }
+}
+
 /** Sets the text of an element, and leaves the document alone when it is that text already. */
 export function setText(element: Element, text: string): void {
   if (element.textContent !== text) {

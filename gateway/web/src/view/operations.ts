@@ -2,32 +2,38 @@
 
 import { explainOperation } from "../errors";
 import { OperationKind, OperationState, type Operation } from "../gen/ravada/snapshot/v1/operation_pb";
-import { bytes, duration } from "../format";
+import { bytes, duration, percentage } from "../format";
 import { outcomes, type Model } from "../state";
-import { t } from "../text";
+import { t, type TextKey } from "../text";
 import { errorAlert, notice } from "./alert";
-import { button, fill, h, setAttribute, setText } from "./dom";
+import { button, fill, h, place, setAttribute, setText } from "./dom";
 
 /** What the user can ask for at an operation. */
 export interface OperationActions {
   cancel(operation: string): void;
   dismiss(operation: string): void;
+  /** Goes back to the snapshot that a revert has made of what was there before it. */
+  undo(saved: string): void;
+  /** Whether that can be asked for now. */
+  canUndo(saved: string): boolean;
 }
 
 /** The running operations and the outcomes of those that ended. */
 export class OperationsView {
   readonly element = h("div", { class: "rs-operations" });
   readonly #active = h("div");
-  readonly #outcomes = h("div");
+  // Regions must be there before what is read out from them comes. Of what begins only the name is read, not each percent.
+  readonly #begun = h("p", { class: "rs-unseen", role: "status", "data-testid": "operation-begun" });
+  readonly #outcomes = h("div", { "aria-live": "polite" });
   readonly #actions: OperationActions;
   readonly #bars = new Map<string, Bar>();
-  readonly #boxes = new Map<string, { readonly names: string; readonly element: HTMLElement }>();
+  readonly #boxes = new Map<string, { readonly names: string; readonly element: HTMLElement; readonly undo?: HTMLButtonElement }>();
   /** Display names of snapshots by resource name, kept after the snapshot is gone: its removal is yet to be told. */
   readonly #names = new Map<string, string>();
 
   constructor(actions: OperationActions) {
     this.#actions = actions;
-    this.element.append(this.#active, this.#outcomes);
+    this.element.append(this.#begun, this.#active, this.#outcomes);
   }
 
   /** Brings everything up to date. */
@@ -60,11 +66,12 @@ export class OperationsView {
       let bar = this.#bars.get(operation.name);
       if (!bar) {
         bar = new Bar(() => this.#actions.cancel(operation.name));
+        setText(this.#begun, this.#what(operation));
         this.#bars.set(operation.name, bar);
       }
       bar.show(operation, this.#what(operation));
     }
-    arrange(this.#active, [...this.#bars.values()].map((bar) => bar.element));
+    place(this.#active, [...this.#bars.values()].map((bar) => bar.element));
   }
 
   #showOutcomes(ended: readonly Operation[]): void {
@@ -78,20 +85,33 @@ export class OperationsView {
       // The end may be told before the snapshots it speaks of are: the box is made anew when their names come.
       const spoken = `${this.nameOf(operation.snapshot)}/${this.nameOf(operation.savedSnapshot)}`;
       if (this.#boxes.get(operation.name)?.names !== spoken) {
-        this.#boxes.set(operation.name, { names: spoken, element: this.#outcome(operation) });
+        const undo = this.#undo(operation);
+        this.#boxes.set(operation.name, { names: spoken, element: this.#outcome(operation, undo), ...(undo && { undo }) });
+      }
+      const { undo } = this.#boxes.get(operation.name) ?? {};
+      if (undo) {
+        undo.disabled = !this.#actions.canUndo(operation.savedSnapshot);
       }
     }
-    arrange(this.#outcomes, [...this.#boxes.values()].map((box) => box.element));
+    place(this.#outcomes, [...this.#boxes.values()].map((box) => box.element));
   }
 
-  #outcome(operation: Operation): HTMLElement {
+  /** The way back from a revert that has kept what was there before. */
+  #undo(operation: Operation): HTMLButtonElement | undefined {
+    const saved = operation.savedSnapshot;
+    return operation.state === OperationState.SUCCEEDED && kindName(operation) === "REVERT" && saved !== ""
+      ? button("plain", t("done.undo"), { "data-testid": "operation-undo" }, () => this.#actions.undo(saved))
+      : undefined;
+  }
+
+  #outcome(operation: Operation, undo: HTMLButtonElement | undefined): HTMLElement {
     const onDismiss = () => this.#actions.dismiss(operation.name);
     if (operation.state === OperationState.FAILED && operation.error) {
       const title = t("failed.title", { what: this.#what(operation) });
       return errorAlert(explainOperation(operation.error), title, onDismiss);
     }
     if (operation.state === OperationState.CANCELLED) {
-      return notice("operation-cancelled", [t("done.cancelled", { what: this.#what(operation) })], onDismiss);
+      return notice("operation-cancelled", [t(kindName(operation) === "DELETE" ? "done.cancelled.DELETE" : "done.cancelled", { what: this.#what(operation) })], onDismiss);
     }
     const kind = kindName(operation);
     const saved = operation.savedSnapshot;
@@ -100,7 +120,7 @@ export class OperationsView {
         ? t("done.REVERT.saved", { name: this.nameOf(operation.snapshot), saved: this.nameOf(saved) })
         : t(`done.${kind}`, { name: this.nameOf(operation.snapshot) });
     const pause = operation.pause && ` ${t("done.pause", { time: duration(operation.pause) })}`;
-    return notice("operation-done", [text, pause], onDismiss);
+    return notice("operation-done", [text, pause], onDismiss, undo);
   }
 
   #what(operation: Operation): string {
@@ -129,7 +149,7 @@ class Bar {
     setAttribute(this.element, "data-kind", kindName(operation));
     setAttribute(this.element, "data-state", OperationState[state]);
     setText(this.#what, what);
-    setText(this.#phase, state === OperationState.PENDING ? t("operation.pending") : (progress?.phase ?? ""));
+    setText(this.#phase, state === OperationState.PENDING ? t("operation.pending") : phase(progress?.phase ?? ""));
     setAttribute(this.#bar, "aria-label", what);
     // Without a value the browser shows that something goes on and nobody knows how far it is.
     const percent = progress && progress.percent > 0 ? Math.min(progress.percent, 100) : undefined;
@@ -138,19 +158,32 @@ class Bar {
       progress && progress.bytesTotal > 0n
         ? t("operation.bytes", { done: bytes(progress.bytesDone), total: bytes(progress.bytesTotal) })
         : "";
-    setText(this.#percent, [percent === undefined ? "" : `${percent} %`, amount].filter((text) => text !== "").join(" · "));
+    setText(this.#percent, [percent === undefined ? "" : percentage(percent), amount].filter((text) => text !== "").join(" · "));
     this.#cancel.hidden = !operation.cancellable;
   }
 }
 
-function kindName(operation: Operation): keyof typeof OperationKind {
-  return (OperationKind[operation.kind] as keyof typeof OperationKind | undefined) ?? "UNSPECIFIED";
+/** The service's words for what it is at, and ours. */
+export const PHASES: Readonly<Record<string, TextKey>> = {
+  "saving the disks and the running state": "phase.saveAll",
+  "saving the running state and laying overlays on the disks": "phase.saveAll",
+  "saving the disks": "phase.saveDisks",
+  "laying overlays on the disks": "phase.saveDisks",
+  "writing the name and description": "phase.label",
+  "going back to the snapshot": "phase.revert",
+  "switching the machine off": "phase.off",
+  "deleting a snapshot": "phase.delete",
+  "merging what deleted snapshots leave": "phase.tidy",
+  "removing what nothing needs": "phase.tidy",
+  "waiting for libvirt": "operation.pending",
+};
+
+/** What is being done, in the user's language where it is known. */
+function phase(words: string): string {
+  const key = PHASES[words];
+  return key ? t(key) : words;
 }
 
-/** Makes these the children, and touches nothing when they are already: what is put in anew is read out anew. */
-function arrange(parent: Element, children: readonly HTMLElement[]): void {
-  const same = parent.childElementCount === children.length && children.every((child, i) => parent.children[i] === child);
-  if (!same) {
-    fill(parent, ...children);
-  }
+function kindName(operation: Operation): keyof typeof OperationKind {
+  return (OperationKind[operation.kind] as keyof typeof OperationKind | undefined) ?? "UNSPECIFIED";
 }

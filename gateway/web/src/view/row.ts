@@ -28,11 +28,11 @@ export interface RowContext {
 /** A snapshot in the tree. */
 export class Row {
   readonly element = h("div", { class: "rs-row", "data-testid": "snapshot-row" });
-  readonly #title = h("span", { class: "rs-title", "data-testid": "snapshot-title" });
+  readonly #title = h("span", { class: "rs-title", dir: "auto", "data-testid": "snapshot-title" });
   readonly #marks = h("span", { class: "rs-marks" });
   readonly #facts = h("p", { class: "rs-facts" });
   readonly #age = h("span", { class: "rs-age" });
-  readonly #description = h("p", { class: "rs-description", "data-testid": "snapshot-description" });
+  readonly #description = h("p", { class: "rs-description", dir: "auto", "data-testid": "snapshot-description" });
   readonly #revert: HTMLButtonElement;
   readonly #edit: HTMLButtonElement;
   readonly #remove: HTMLButtonElement;
@@ -85,8 +85,14 @@ export class Row {
 }
 
 function marks(snapshot: Snapshot): Child[] {
-  const mark = (id: string, text: string, title?: string, kind = "secondary") =>
-    h("span", { class: `badge badge-${kind} rs-badge`, "data-testid": `mark-${id}`, title }, text);
+  const mark = (id: string, text: string, more?: string, kind = "light") =>
+    h(
+      "span",
+      { class: `badge badge-${kind} rs-badge`, "data-testid": `mark-${id}`, title: more },
+      text,
+      // What a mouse finds by waiting is there for those who have none, too.
+      more !== undefined && h("span", { class: "rs-unseen" }, ` (${more})`),
+    );
   const list: Child[] = [];
   if (snapshot.content === SnapshotContent.DISKS_AND_MEMORY) {
     list.push(mark("memory", t("mark.memory")));
@@ -104,10 +110,10 @@ function marks(snapshot: Snapshot): Child[] {
       list.push(mark("broken", t("mark.broken"), explainReason(snapshot.stateReason, t("mark.broken.text")), "danger"));
       break;
     case SnapshotState.CREATING:
-      list.push(mark("creating", t("mark.creating"), undefined, "info"));
+      list.push(mark("creating", t("mark.creating"), undefined, "light"));
       break;
     case SnapshotState.DELETING:
-      list.push(mark("deleting", t("mark.deleting"), undefined, "info"));
+      list.push(mark("deleting", t("mark.deleting"), undefined, "light"));
       break;
     default:
       break;

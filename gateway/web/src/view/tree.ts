@@ -4,7 +4,7 @@ import { revertAnswer, removeAnswer, mayChange } from "../capabilities";
 import { currentSnapshot, type Contents } from "../state";
 import { t, tn } from "../text";
 import { buildTree, type TreeItem, type TreeLine } from "../tree";
-import { fill, h, setText } from "./dom";
+import { fill, h, place, setAttribute, setText } from "./dom";
 import { Row, type RowActions, type RowContext } from "./row";
 
 /** The list of snapshots with its title. */
@@ -15,7 +15,10 @@ export class TreeView {
   readonly #blocked = h("div", { class: "rs-small" });
   readonly #body = h("div", { "data-testid": "snapshot-tree" });
   readonly #rows = new Map<string, Row>();
+  /** The lists and items of the tree, by what they are for. */
+  readonly #kept = new Map<string, HTMLElement>();
   #structure = "";
+  #told = "";
 
   constructor(actions: RowActions) {
     this.#actions = actions;
@@ -71,42 +74,75 @@ export class TreeView {
       !revert.possible && h("p", { "data-testid": "revert-unavailable" }, t("revert.unavailable", { reason: revert.reason })),
       !remove.possible && h("p", { "data-testid": "remove-unavailable" }, t("remove.unavailable", { reason: remove.reason })),
     ];
-    fill(this.#blocked, ...(any ? reasons : []));
+    const told = any ? `${revert.reason}/${remove.reason}` : "";
+    if (told !== this.#told) {
+      this.#told = told;
+      fill(this.#blocked, ...(any ? reasons : []));
+    }
   }
 
-  /** Puts the rows where they belong. Moving an element takes its focus away, so that is given back. */
+  /**
+   * Puts the rows where they belong. Lists and items are kept and only what is new, gone or elsewhere is touched: with
+   * hundreds of snapshots one more costs one item. Moving an element takes its focus away, so that is given back.
+   */
   #arrange(lines: readonly TreeLine[]): void {
     const focused = document.activeElement;
-    const list = lines.length === 0 ? this.#empty() : h("div", { class: "rs-tree" }, ...lines.map((line) => this.#line(line)));
-    fill(this.#body, list);
-    if (focused instanceof HTMLElement && this.#body.contains(focused)) {
+    const stale = new Set(this.#kept.keys());
+    if (lines.length === 0) {
+      fill(this.#body, this.#empty());
+    } else {
+      const tree = this.#keep("tree", () => h("div", { class: "rs-tree" }), stale);
+      place(tree, lines.map((line) => this.#line(line, undefined, stale)));
+      place(this.#body, [tree]);
+    }
+    for (const key of stale) {
+      this.#kept.delete(key);
+    }
+    if (focused instanceof HTMLElement && focused !== document.activeElement && this.#body.contains(focused)) {
       focused.focus({ preventScroll: true });
     }
   }
 
-  #line(line: TreeLine, label?: string): HTMLElement {
-    return h("ol", { class: "rs-line", role: "list", "aria-label": label }, ...line.map((item) => this.#item(item)));
+  #line(line: TreeLine, label: string | undefined, stale: Set<string>): HTMLElement {
+    const key = `line ${line[0]?.snapshot?.name ?? ""}`;
+    const list = this.#keep(key, () => h("ol", { class: "rs-line", role: "list" }), stale);
+    setAttribute(list, "aria-label", label);
+    place(list, line.map((item) => this.#item(item, stale)));
+    return list;
   }
 
-  #item(item: TreeItem): HTMLElement {
-    const { snapshot, branches } = item;
+  #item({ snapshot, branches }: TreeItem, stale: Set<string>): HTMLElement {
     if (!snapshot) {
-      return h(
-        "li",
-        { class: "rs-here", "data-testid": "you-are-here", "aria-current": "true" },
-        h("strong", {}, t("tree.here")),
-        " ",
-        h("span", { class: "rs-small" }, t("tree.here.text")),
-      );
+      return this.#keep("here", here, stale);
     }
     const label = t("tree.branch", { name: snapshot.displayName });
-    const side = branches.map((branch) => this.#line(branch, label));
-    return h("li", {}, this.#rows.get(snapshot.name)?.element, ...side);
+    const item = this.#keep(`item ${snapshot.name}`, () => h("li"), stale);
+    const row = this.#rows.get(snapshot.name)?.element;
+    place(item, [...(row ? [row] : []), ...branches.map((branch) => this.#line(branch, label, stale))]);
+    return item;
+  }
+
+  /** The element of a key: the one that there is, or a new one. */
+  #keep(key: string, make: () => HTMLElement, stale: Set<string>): HTMLElement {
+    stale.delete(key);
+    const kept = this.#kept.get(key) ?? make();
+    this.#kept.set(key, kept);
+    return kept;
   }
 
   #empty(): HTMLElement {
     return h("p", { class: "rs-empty", "data-testid": "snapshot-empty" }, t("tree.empty"));
   }
+}
+
+function here(): HTMLElement {
+  return h(
+    "li",
+    { class: "rs-here", "data-testid": "you-are-here", "aria-current": "true" },
+    h("strong", {}, t("tree.here")),
+    " ",
+    h("span", { class: "rs-small" }, t("tree.here.text")),
+  );
 }
 
 /** What decides where rows stand, and what the labels of side lines say: nothing else needs them moved. */

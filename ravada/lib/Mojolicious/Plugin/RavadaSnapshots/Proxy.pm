@@ -12,7 +12,8 @@ our $VERSION = '0.1.0';
 
 # The services of the page and of scripts with a user's token. Hosts, health and reflection are not for here.
 my $CALL = qr{\Aravada\.snapshot\.v1\.(?:SnapshotService|OperationService)/(\w+)\z};
-my $FILE = qr{\Aelement\.(?:js|css)\z};
+# The element, and the parts that it loads when they are needed: named by what is in them, such as `ca-QK5TN3ZV.js`.
+my $FILE = qr{\A(?:element\.(?:js|css)|[a-zA-Z-]{2,12}-[A-Z0-9]{8}\.js)\z};
 
 # What the gateway has to know of a request. All else, the session's cookie before all, stays here.
 my @REQUEST_HEADERS = qw(

@@ -1,0 +1,39 @@
+// The languages there are texts in, each with how to fetch them. The names of the files are written out, because the
+// bundler makes a file of each only where it can read its name.
+
+import type { Catalogue } from "../text";
+import { en } from "./en";
+
+interface Texts {
+  /** Whether it is written from right to left. */
+  readonly rtl?: boolean;
+  readonly load: () => Promise<{ readonly default: Catalogue }>;
+}
+
+export const LANGUAGES = {
+  ar: { rtl: true, load: () => import("./ar") },
+  ca: { load: () => import("./ca") },
+  cs: { load: () => import("./cs") },
+  de: { load: () => import("./de") },
+  // Always there: see text.ts.
+  en: { load: () => Promise.resolve({ default: en }) },
+  es: { load: () => import("./es") },
+  fr: { load: () => import("./fr") },
+  gl: { load: () => import("./gl") },
+  id: { load: () => import("./id") },
+  it: { load: () => import("./it") },
+  ja: { load: () => import("./ja") },
+  ko: { load: () => import("./ko") },
+  nb: { load: () => import("./nb") },
+  pt: { load: () => import("./pt") },
+  ru: { load: () => import("./ru") },
+  tr: { load: () => import("./tr") },
+  vi: { load: () => import("./vi") },
+  "zh-CN": { load: () => import("./zh-CN") },
+  "zh-TW": { load: () => import("./zh-TW") },
+} satisfies Readonly<Record<string, Texts>> as Readonly<Record<LanguageTag, Texts>>;
+
+type LanguageTag = "ar" | "ca" | "cs" | "de" | "en" | "es" | "fr" | "gl" | "id" | "it" | "ja" | "ko" | "nb" | "pt" | "ru" | "tr" | "vi" | "zh-CN" | "zh-TW";
+
+/** A language there are texts in, by its BCP 47 tag. */
+export type Language = LanguageTag;
