@@ -36,10 +36,12 @@ simulate: setup-build ## API and agents over a failing network in simulated time
 	$(if $(SEED),SEED=$(SEED)) SEEDS=$(or $(SEEDS),$(if $(SEED),1,1000)) cargo test -p snapshot-api --test simulation -- --nocapture
 
 .PHONY: screenshots
-screenshots: setup-test web ## Take the picture in README.md anew: docs/page.png
+screenshots: setup-test web ## Take the pictures in README.md anew: docs/page.png, docs/screenshots
 	cargo build --workspace
 	cargo test -p tests --test e2e_page the_picture_of_the_page
 	cp target/screenshots/page.png docs/page.png
+	mkdir -p docs/screenshots
+	cp target/screenshots/{create,revert,remove,edit}.png docs/screenshots/
 
 .PHONY: lint
 lint: setup-test web ## Formatting, lints, the rules of the .proto files

@@ -86,6 +86,10 @@ subtest 'the tab' => sub {
         ->text_like(h1 => qr/caf\x{e9} \x{2615} desk/, 'what was there is as it was')
         ->element_exists('#v-pills-share-tab')->element_exists('#v-pills-tabContent > #v-pills-screenshot');
     $test->get_ok('/')->content_is('the list of machines', 'other pages are not touched');
+    for my $case ([ en => 'en' ], [ zh_CN => 'zh-CN' ], [ 'ca@valencia' => 'ca-valencia' ], [ q{en" x="} => '' ]) {
+        local $Test::RavadaFront::LANGUAGE = $case->[0];
+        $test->get_ok("/machine/manage/$desk")->attr_is('ravada-snapshots', lang => $case->[1], 'in the language of the page');
+    }
 };
 
 subtest 'no tab' => sub {
@@ -206,12 +210,13 @@ subtest 'the way to the gateway' => sub {
     $test->post_ok('/snapshots-api/ravada.snapshot.v1.SnapshotService/CreateSnapshot' => \%headers => '{}')->status_is(200);
     ok $test->tx->res->headers->set_cookie, 'what the user does keeps the session';
     $test->get_ok('/snapshots-api/element.js')->status_is(200);
+    $test->get_ok('/snapshots-api/zh-CN-QK5TN3ZV.js')->status_is(200, 'what the element loads, too');
     my $count = $gateway->asked;
     for my $path (
         '', 'index.html', 'app.js', 'metrics', 'grpc.health.v1.Health/Check', 'ravada.snapshot.v1.HostService/ListHosts',
         'ravada.snapshot.v1.SnapshotService/', 'ravada.snapshot.v1.SnapshotService/../../metrics',
         'ravada.snapshot.v1.SnapshotService%2f..%2f..%2fmetrics', 'ravada.snapshot.v1.SnapshotServiceX/GetVm',
-        'x/element.js', 'element.js/x', 'ravada.snapshot.agent.v1.AgentService/Execute', "element.js%0a",
+        'x/element.js', 'element.js/x', 'ca-qk5tn3zv.js', '../ca-QK5TN3ZV.js', 'ravada.snapshot.agent.v1.AgentService/Execute', "element.js%0a",
     ) {
         $test->post_ok("/snapshots-api/$path" => \%headers => '{}')->status_is(404, "not served: '$path'");
         $test->get_ok("/snapshots-api/$path")->status_is(404);

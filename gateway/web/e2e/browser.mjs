@@ -3,12 +3,14 @@
 //
 //   {"do": "open", "tab": "student", "url": "http://127.0.0.1:…/#token=…"}   ->   {"ok": …} or {"error": "…"}
 //
-// `open` makes a tab with a storage of its own; every other command is a method of Tab, with the command as its argument.
+// `open` makes a tab with a storage of its own, in a language, a colour scheme and a size if these are given, and with `tokens`
+// on a page of somebody else's (host.mjs); every other command is a method of Tab, with the command as its argument.
 // The browser is Debian's, or the one that $CHROMIUM names. It ends with stdin, and so with the test, however that ends.
 
 import { createInterface } from "node:readline";
 import { chromium } from "playwright-core";
 import { Complaints } from "./complaints.mjs";
+import { serveHost } from "./host.mjs";
 import { COMMANDS, Tab } from "./tab.mjs";
 import { watchEverything } from "./witness.mjs";
 
@@ -59,18 +61,22 @@ function carryOut(command) {
   return tab[command.do](command);
 }
 
-async function open({ tab: name, url }) {
+async function open({ tab: name, url, locale = "en-GB", dark = false, width = 1100, height = 720, tokens }) {
   const context = await browser.newContext({
-    viewport: { width: 1100, height: 720 },
-    locale: "en-GB",
+    viewport: { width, height },
+    locale,
     timezoneId: "UTC",
-    colorScheme: "light",
+    colorScheme: dark ? "dark" : "light",
     reducedMotion: "reduce",
   });
   context.setDefaultTimeout(DEADLINE_MS);
   await context.addInitScript(watchEverything);
   const page = await context.newPage();
-  complaints.listen(page, name, new URL(url).origin);
+  const { origin } = new URL(url);
+  complaints.listen(page, name, origin);
+  if (tokens !== undefined) {
+    await serveHost(page, origin, tokens);
+  }
   const tab = new Tab(page);
   tabs.set(name, tab);
   await page.goto(url);

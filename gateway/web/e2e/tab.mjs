@@ -1,5 +1,7 @@
 // What a person does on the page, by what stands there: fills in, presses, waits until it is done, reads.
 
+import { audit, beginCounting, measureEverything } from "./audit.mjs";
+import { byKeyboard, readFocus } from "./keyboard.mjs";
 import { readEverything } from "./witness.mjs";
 
 /** What the test may ask of a tab. */
@@ -17,6 +19,19 @@ export const COMMANDS = [
   "offline",
   "resize",
   "screenshot",
+  "picture",
+  "close",
+  "begin",
+  "undo",
+  "stop",
+  "ask",
+  "press",
+  "keys",
+  "focus",
+  "audit",
+  "measure",
+  "count",
+  "counted",
 ];
 
 /** A tab with the page in it. */
@@ -120,6 +135,71 @@ export class Tab {
     return { ...outcome, named };
   }
 
+  /** Presses the button of the form and does not wait for the end. */
+  async begin({ name }) {
+    await this.#at("create-name").fill(name);
+    await this.#at("create-submit").click();
+    await this.#at("operation-progress").waitFor();
+    return this.read();
+  }
+
+  /** Takes the way back that the outcome of a revert offers. */
+  undo() {
+    return this.#outcome(async () => {
+      await this.#at("operation-undo").click();
+      await this.#planned("revert");
+      await this.#at("revert-confirm").click();
+    }, "and leave the outcome");
+  }
+
+  /** Asks for what goes on to be stopped. */
+  async stop() {
+    await this.#at("operation-cancel").click();
+  }
+
+  /** Opens a dialog (`revert`, `edit`, `remove`) at a snapshot, and leaves it open. */
+  async ask({ name, what, screenshot }) {
+    await this.#row(name).getByTestId(`snapshot-${what}`).click();
+    await this.#page.locator(`[data-testid=${what}-dialog]:not(:has([aria-busy]))`).waitFor();
+    await this.#shoot(screenshot, this.#at(`${what}-dialog`));
+    return this.#at(`${what}-dialog`).innerText();
+  }
+
+  /** Presses whatever has this test id. */
+  press({ id }) {
+    return this.#at(id).click();
+  }
+
+  /** Works by the keyboard alone; tells what has the focus then. */
+  keys({ steps }) {
+    return byKeyboard(this.#page, steps);
+  }
+
+  /** Tells what has the focus. */
+  focus() {
+    return this.#page.evaluate(readFocus);
+  }
+
+  /** Tells what axe-core finds wrong. */
+  audit({ within }) {
+    return audit(this.#page, within);
+  }
+
+  /** Tells where things stand. */
+  measure() {
+    return this.#page.evaluate(measureEverything);
+  }
+
+  /** Begins to count what is touched in the list of snapshots. */
+  count() {
+    return this.#page.evaluate(beginCounting);
+  }
+
+  /** Tells what has been touched since. */
+  counted() {
+    return this.#page.evaluate(() => window.touched);
+  }
+
   /** Closes a dialog with its own button. */
   async cancel({ dialog }) {
     await this.#at(`${dialog}-cancel`).click();
@@ -150,14 +230,28 @@ export class Tab {
     await this.#shoot(file);
   }
 
+  /** Closes the tab. */
+  close() {
+    return this.#page.context().close();
+  }
+
+  /** Makes a picture of the part of the page that has this test id. */
+  picture({ id, file }) {
+    return this.#shoot(file, this.#at(id));
+  }
+
   /** Does something and waits for its end, good or bad; tells what was shown meanwhile. */
-  async #outcome(act) {
+  async #outcome(act, leave) {
     const dismiss = this.#at("alert-dismiss");
-    while ((await dismiss.count()) > 0) {
+    while (leave === undefined && (await dismiss.count()) > 0) {
       await dismiss.first().click();
     }
     const before = (await this.read()).witnessed.progress.length;
     await act();
+    if (leave !== undefined) {
+      // The old outcome goes when the next thing begins.
+      await this.#at("operation-undo").first().waitFor({ state: "detached" });
+    }
     await this.#page.locator("[data-testid=operation-done], [data-testid=error-alert]").first().waitFor();
     const { done, problems, witnessed } = await this.read();
     return { done, problems, progress: witnessed.progress.slice(before) };
@@ -170,9 +264,9 @@ export class Tab {
     return this.#page.locator(`[data-testid=${dialog}-dialog]:has(${parts}):has(${ready})`).waitFor();
   }
 
-  async #shoot(path) {
+  async #shoot(path, what = this.#page) {
     if (path !== undefined) {
-      await this.#page.screenshot({ path });
+      await what.screenshot({ path });
     }
   }
 

@@ -52,7 +52,7 @@ export function readEverything() {
     age: row.querySelector(".rs-age")?.textContent ?? null,
     marks: [...row.querySelectorAll("[data-testid^=mark-]")].map((mark) => mark.dataset.testid.slice("mark-".length)),
     depth: depth(row),
-    may: ["revert", "edit", "remove"].filter((what) => !find(`snapshot-${what}`, row).disabled),
+    may: ["revert", "edit", "remove"].filter((what) => find(`snapshot-${what}`, row).matches(":enabled")),
   }));
   const here = find("you-are-here");
   const create = find("create-form");
@@ -84,6 +84,7 @@ export function readEverything() {
         }
       : null,
     done: findAll("operation-done").map((notice) => notice.querySelector(".rs-alert-text").textContent.trim()),
+    cancelled: findAll("operation-cancelled").map((notice) => notice.querySelector(".rs-alert-text").textContent.trim()),
     problems: findAll("error-alert")
       .filter((alert) => alert.checkVisibility())
       .map((alert) => ({
@@ -92,6 +93,16 @@ export function readEverything() {
         next: text("error-next", alert),
         detail: text("error-detail", alert),
       })),
+    cost: text("create-cost"),
+    left: text("create-left"),
+    memory: find("create-memory") && { enabled: !find("create-memory").disabled, hint: text("create-memory-hint") },
+    undo: find("operation-undo") && !find("operation-undo").disabled,
+    announced: find("operation-begun")?.textContent ?? null,
+    stoppable: find("operation-cancel")?.checkVisibility() ?? false,
+    access: text("access"),
+    losses: [...(find("revert-losses")?.children ?? [])].map((item) => item.textContent),
+    victims: findAll("remove-item").map((item) => item.textContent),
+    dialog: document.querySelector("dialog[open]")?.dataset.testid ?? null,
     running: findAll("operation-progress").map((bar) => text("operation-what", bar)),
     tooWide: document.documentElement.scrollWidth > window.innerWidth,
     witnessed: window.witnessed,

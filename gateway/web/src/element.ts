@@ -21,11 +21,11 @@ import { openEdit } from "./forms/edit";
 import { openRemove } from "./forms/remove";
 import { openRevert } from "./forms/revert";
 import { isUuid } from "./fragment";
-import { OperationState, type Operation } from "./gen/ravada/snapshot/v1/operation_pb";
+import type { Operation } from "./gen/ravada/snapshot/v1/operation_pb";
 import type { Snapshot } from "./gen/ravada/snapshot/v1/snapshot_pb";
 import type { WatchVmResponse } from "./gen/ravada/snapshot/v1/snapshot_service_pb";
 import type { Vm } from "./gen/ravada/snapshot/v1/vm_pb";
-import { applyAnswer, applyMessages, dismiss, EMPTY, forgetUnsettled, outcomes, type Model } from "./state";
+import { applyAccepted, applyAnswer, applyMessages, dismiss, EMPTY, forgetUnsettled, type Model } from "./state";
 import { chooseLanguage, t, textDirection, textLanguage, useLanguage } from "./text";
 import type { TokenSource } from "./tokens";
 import { errorAlert } from "./view/alert";
@@ -33,6 +33,7 @@ import { ConnectionView } from "./view/connection";
 import type { FormDialog } from "./view/dialog";
 import { fill, h, setAttribute } from "./view/dom";
 import { MachineView } from "./view/machine";
+import { fitSurroundings } from "./view/surroundings";
 import { OperationsView } from "./view/operations";
 import { TreeView } from "./view/tree";
 import { Watch, type Connection } from "./watch";
@@ -110,7 +111,11 @@ export class RavadaSnapshots extends HTMLElement {
 
 /** The language that a piece of the page is to be in: what is written on it or around it, else what the browser wants. */
 export function wantedLanguage(element: Element): ReturnType<typeof chooseLanguage> {
-  return chooseLanguage([element.closest("[lang]")?.getAttribute("lang"), ...navigator.languages]);
+  const written: (string | null)[] = [];
+  for (let around = element.closest("[lang]"); around; around = around.parentElement?.closest("[lang]") ?? null) {
+    written.push(around.getAttribute("lang"));
+  }
+  return chooseLanguage([...written, ...navigator.languages]);
 }
 
 /** One machine in the element, from the choice of the machine until the next. */
@@ -158,6 +163,7 @@ class Session implements FormContext {
     });
     this.#main.append(this.#create.element, this.#tree.element);
     fill(host, this.parent);
+    fitSurroundings(this.parent, host);
     fill(
       this.parent,
       this.#machine.element,
@@ -189,11 +195,8 @@ class Session implements FormContext {
     if (displayName !== undefined) {
       this.#operations.learn(operation.snapshot, displayName);
     }
-    // Good news of before would only stand in the way of what comes now.
-    const old = outcomes(this.#flush()).filter((ended) => ended.state !== OperationState.FAILED);
-    const model = old.reduce((before, ended) => dismiss(before, ended.name), this.#model);
     fill(this.#error);
-    this.#update(applyAnswer(model, operation));
+    this.#update(applyAccepted(this.#flush(), operation));
   }
 
   nameOf(snapshot: string): string {
@@ -201,7 +204,10 @@ class Session implements FormContext {
   }
 
   closed(): void {
-    this.#dialog = undefined;
+    // The browser tells of it a moment later: by then another one may be open.
+    if (!this.#dialog?.isOpen) {
+      this.#dialog = undefined;
+    }
     // The browser gives the focus back to the button that opened the dialog, unless that cannot be pressed any more.
     this.#keepFocus();
   }
@@ -215,7 +221,7 @@ class Session implements FormContext {
 
   #open(name: string, open: (snapshot: Snapshot) => FormDialog): void {
     const snapshot = this.#model.shown?.snapshots.get(name);
-    if (snapshot && !this.#dialog) {
+    if (snapshot && !this.#dialog?.isOpen) {
       this.#dialog = open(snapshot);
     }
   }

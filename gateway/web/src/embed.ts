@@ -18,6 +18,8 @@ class EmbeddedSnapshots extends RavadaSnapshots {
   /** Stands before the element: an empty element has no area that could be seen, and refusals are shown here. */
   readonly #box = h("div", { class: "rs-access", role: "status", "data-testid": "access" });
   #observer: IntersectionObserver | undefined;
+  /** Where the tokens in use come from. */
+  #source: string | undefined;
   #before: string | undefined;
 
   constructor() {
@@ -34,6 +36,7 @@ class EmbeddedSnapshots extends RavadaSnapshots {
   override disconnectedCallback(): void {
     this.#observer?.disconnect();
     this.#box.remove();
+    this.#source = undefined;
     super.disconnectedCallback();
   }
 
@@ -49,6 +52,12 @@ class EmbeddedSnapshots extends RavadaSnapshots {
   #await(): void {
     this.#observer?.disconnect();
     const url = this.getAttribute("token-url") ?? "";
+    if (url === this.#source) {
+      return;
+    }
+    // Tokens of another address may be for another machine.
+    this.#source = undefined;
+    this.tokenSource = undefined;
     // A framework's placeholder, which it will exchange for the address.
     if (url === "" || url.includes("{{")) {
       return;
@@ -57,6 +66,7 @@ class EmbeddedSnapshots extends RavadaSnapshots {
     this.#observer = new IntersectionObserver((entries, observer) => {
       if (entries.some((entry) => entry.isIntersecting)) {
         observer.disconnect();
+        this.#source = url;
         this.tokenSource = new FetchedTokens(url, (message) => this.#refuse(message));
       }
     });

@@ -76,7 +76,7 @@ export function applyMessages(model: Model, messages: readonly WatchVmResponse[]
         target().snapshots.set(event.value.name, event.value);
         break;
       case "removedSnapshot":
-        target().snapshots.delete(event.value);
+        removeSnapshot(target().snapshots, event.value);
         break;
       case "operation":
         ends = takeOperation(target().active, shown?.active, ends, event.value);
@@ -119,6 +119,16 @@ export function applyAnswer(model: Model, operation: Operation): Model {
     active.set(operation.name, operation);
   }
   return { ...model, shown: { ...model.shown, active }, unsettled };
+}
+
+/**
+ * As `applyAnswer`, for what the user has just asked for: good news of before would only stand in the way of what comes
+ * now. News of the operation itself are not of before, even if the watch was faster than the answer.
+ */
+export function applyAccepted(model: Model, operation: Operation): Model {
+  const isOld = (ended: Operation) => ended.state !== OperationState.FAILED && ended.name !== operation.name;
+  const old = outcomes(model).filter(isOld);
+  return applyAnswer(old.reduce((before, ended) => dismiss(before, ended.name), model), operation);
 }
 
 /** The model after the user has read how an operation ended. */
@@ -166,6 +176,20 @@ interface Ends {
   readonly ended: readonly Operation[];
   readonly unsettled: readonly string[];
   readonly early: readonly Operation[];
+}
+
+/**
+ * Takes a snapshot out. What was built on it is built on its parent from then on; the service says so as well, before or
+ * after, and in between nothing shall look as if it had lost its place.
+ */
+function removeSnapshot(snapshots: Map<string, Snapshot>, name: string): void {
+  const parentSnapshot = snapshots.get(name)?.parentSnapshot ?? "";
+  snapshots.delete(name);
+  for (const snapshot of snapshots.values()) {
+    if (snapshot.parentSnapshot === name) {
+      snapshots.set(snapshot.name, { ...snapshot, parentSnapshot });
+    }
+  }
 }
 
 function takeOperation(

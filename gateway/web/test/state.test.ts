@@ -2,6 +2,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { OperationState } from "../src/gen/ravada/snapshot/v1/operation_pb";
 import {
+  applyAccepted,
   applyAnswer,
   applyMessages,
   currentSnapshot,
@@ -177,4 +178,20 @@ test("the machine says where it is; a snapshot's own mark counts where the machi
   assert.equal(currentSnapshot({ vm: vm({ currentSnapshot: "a" }), snapshots, active: none }), "a");
   assert.equal(currentSnapshot({ vm: vm(), snapshots, active: none }), "b");
   assert.equal(currentSnapshot({ vm: vm(), snapshots: new Map([["a", snapshot("a")]]), active: none }), "");
+});
+
+test("what was built on a snapshot that goes is built on its parent, before anybody says so", () => {
+  const three = applyMessages(told(), messages(snapshotEvent(snapshot("c", "b"))));
+  const model = applyMessages(three, messages(removedEvent("b")));
+  assert.equal(model.shown?.snapshots.get("c")?.parentSnapshot, "a");
+  assert.equal(three.shown?.snapshots.get("c")?.parentSnapshot, "b", "and the state before is as it was");
+});
+
+test("what is asked for takes old good news away, and not its own that came before the answer", () => {
+  const before = applyMessages(told(), messages(operationEvent(operation("old", RUNNING)), operationEvent(operation("old", SUCCEEDED))));
+  const failed = applyMessages(before, messages(operationEvent(operation("bad", RUNNING)), operationEvent(operation("bad", FAILED))));
+  const faster = applyMessages(failed, messages(operationEvent(operation("new", RUNNING)), operationEvent(operation("new", SUCCEEDED))));
+  const model = applyAccepted(faster, operation("new", PENDING));
+  assert.deepEqual(ended(model), [["bad", FAILED], ["new", SUCCEEDED]]);
+  assert.deepEqual(active(model), []);
 });

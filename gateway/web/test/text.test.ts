@@ -69,16 +69,17 @@ test("the plural form is that of the language", async () => {
 test("a name in a text that runs from right to left does not turn it around", async () => {
   await useLanguage("ar");
   assert.equal(textDirection(), "rtl");
-  assert.ok(t("row.revert.label", { name: "a) b" }).includes("\u2068a) b\u2069"));
+  assert.ok(t("revert.title", { name: "a) b" }).includes("\u2068a) b\u2069"));
   await useLanguage("en");
   assert.equal(textDirection(), "ltr");
-  assert.equal(t("row.edit.label", { name: "x" }), "Edit “x”");
+  assert.equal(t("edit.title", { name: "x" }), "Edit “x”");
 });
 
 test("the language is the first that there are texts in", () => {
   assert.equal(chooseLanguage(["ca"]), "ca");
   assert.equal(chooseLanguage([null, "", "tlh", "pt-BR", "fr"]), "pt");
   assert.equal(chooseLanguage(["no"]), "nb");
+  assert.equal(chooseLanguage(["iw-IL"]), "he");
   assert.equal(chooseLanguage(["ca-valencia"]), "ca");
   assert.equal(chooseLanguage(["zh_TW"]), "zh-TW");
   assert.equal(chooseLanguage(["zh-Hant-HK"]), "zh-TW");

@@ -50,8 +50,15 @@ impl Browser {
 
     /// Opens an address in a tab that shares nothing with the others.
     pub fn open(&self, name: &str, url: &str) -> Result<(Tab<'_>, Seen)> {
+        self.open_as(name, url, json!({}))
+    }
+
+    /// As [`Browser::open`], for somebody with other wishes: `locale`, `dark`, `width`, `height`, or, with `tokens` by
+    /// machine, on a page of somebody else's.
+    pub fn open_as(&self, name: &str, url: &str, mut how: Value) -> Result<(Tab<'_>, Seen)> {
         self.tabs.borrow_mut().push(name.to_owned());
-        let seen = self.ask(&json!({"do": "open", "tab": name, "url": url}))?;
+        (how["do"], how["tab"], how["url"]) = ("open".into(), name.into(), url.into());
+        let seen = self.ask(&how)?;
         Ok((Tab { browser: self, name: name.to_owned() }, Seen(seen)))
     }
 
@@ -140,6 +147,24 @@ impl Tab<'_> {
             Ok(so.then_some(last.insert(seen).clone()))
         });
         waited.with_context(|| format!("{} shows {last:?}", self.name))
+    }
+
+    /// Closes it: each open one works on.
+    pub fn close(self) -> Result<()> {
+        self.act("close", json!({}))?;
+        self.browser.tabs.borrow_mut().retain(|name| *name != self.name);
+        Ok(())
+    }
+
+    /// Fails unless axe-core finds nothing wrong.
+    pub fn audit(&self, state: &str) -> Result<()> {
+        self.audit_within("html", state)
+    }
+
+    /// As [`Tab::audit`], for a part of the page: what somebody else's page does wrong is theirs.
+    pub fn audit_within(&self, part: &str, state: &str) -> Result<()> {
+        let wrong = texts(&self.act("audit", json!({ "within": part }))?);
+        if wrong.is_empty() { Ok(()) } else { bail!("{}: {state}: {wrong:#?}", self.name) }
     }
 
     /// Makes a picture in `target/screenshots`.

@@ -7,9 +7,14 @@ use tests::cluster::{ALL_ACTIONS, Cluster};
 
 use self::browser::Browser;
 
+mod access;
 mod browser;
 mod contact;
+mod host;
+mod languages;
 mod limits;
+mod live;
+mod many;
 mod picture;
 mod story;
 

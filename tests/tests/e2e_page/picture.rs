@@ -1,4 +1,4 @@
-//! The picture in README.md: `make screenshots` copies it to `docs/page.png`.
+//! The pictures in README.md: `make screenshots` copies them to `docs/`.
 
 use std::fs;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -8,7 +8,7 @@ use serde_json::json;
 use tests::guest::Guest;
 use tests::lab::{HOST, Lab, id, key};
 
-use super::browser::{Browser, Seen};
+use super::browser::{Browser, Seen, pictures};
 use super::{link, no_complaints};
 
 const MINUTE: u64 = 60;
@@ -60,6 +60,34 @@ async fn the_picture_of_the_page() {
     );
     assert_eq!(seen.here(), "before exam");
     student.screenshot("page").unwrap();
+
+    // Each form by itself.
+    let file = |name: &str| pictures().unwrap().join(format!("{name}.png"));
+    let typed = json!([{"to": "create-name", "type": "before the upgrade"}, {"press": "Tab"}]);
+    student.act("keys", json!({ "steps": typed })).unwrap();
+    student.until("what it costs", |seen| seen["cost"].as_str().is_some_and(|cost| cost.contains("takes up"))).unwrap();
+    student.act("picture", json!({"id": "create-form", "file": file("create")})).unwrap();
+    for (what, of) in
+        [("revert", "packages of the course"), ("edit", "before exam"), ("remove", "packages of the course")]
+    {
+        student.act("ask", json!({"name": of, "what": what})).unwrap();
+        let more = |list: &str, count: usize| {
+            student.until(list, |seen| seen[list].as_array().is_some_and(|all| all.len() == count)).unwrap();
+        };
+        match what {
+            "revert" => {
+                student.act("press", json!({"id": "revert-save-current"})).unwrap();
+                more("losses", 2);
+            }
+            "remove" => {
+                student.act("press", json!({"id": "remove-scope-subtree"})).unwrap();
+                more("victims", 2);
+            }
+            _ => {}
+        }
+        student.act("picture", json!({"id": format!("{what}-dialog"), "file": file(what)})).unwrap();
+        student.act("cancel", json!({"dialog": what})).unwrap();
+    }
 
     // On a telephone it is one column, and as wide as that.
     student.act("resize", json!({"width": 390, "height": 844})).unwrap();

@@ -64,11 +64,8 @@ export const en = {
   "mark.protected.text": "It is not removed unless you say so explicitly.",
   "row.size": "{size} of its own",
   "row.revert": "Revert",
-  "row.revert.label": "Revert to “{name}”",
   "row.edit": "Edit",
-  "row.edit.label": "Edit “{name}”",
   "row.remove": "Remove",
-  "row.remove.label": "Remove “{name}”",
 
   "create.title": "Take a snapshot",
   "create.name": "Name",

@@ -18,8 +18,12 @@ export const LANGUAGES = {
   // Always there: see text.ts.
   en: { load: () => Promise.resolve({ default: en }) },
   es: { load: () => import("./es") },
+  eu: { load: () => import("./eu") },
+  fa: { rtl: true, load: () => import("./fa") },
   fr: { load: () => import("./fr") },
   gl: { load: () => import("./gl") },
+  he: { rtl: true, load: () => import("./he") },
+  hi: { load: () => import("./hi") },
   id: { load: () => import("./id") },
   it: { load: () => import("./it") },
   ja: { load: () => import("./ja") },
@@ -33,7 +37,7 @@ export const LANGUAGES = {
   "zh-TW": { load: () => import("./zh-TW") },
 } satisfies Readonly<Record<string, Texts>> as Readonly<Record<LanguageTag, Texts>>;
 
-type LanguageTag = "ar" | "ca" | "cs" | "de" | "en" | "es" | "fr" | "gl" | "id" | "it" | "ja" | "ko" | "nb" | "pt" | "ru" | "tr" | "vi" | "zh-CN" | "zh-TW";
+type LanguageTag = "ar" | "ca" | "cs" | "de" | "en" | "es" | "eu" | "fa" | "fr" | "gl" | "he" | "hi" | "id" | "it" | "ja" | "ko" | "nb" | "pt" | "ru" | "tr" | "vi" | "zh-CN" | "zh-TW";
 
 /** A language there are texts in, by its BCP 47 tag. */
 export type Language = LanguageTag;

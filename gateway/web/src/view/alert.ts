@@ -33,5 +33,5 @@ export function notice(testId: string, text: readonly Child[], onDismiss: () => 
 }
 
 function dismissButton(onDismiss: () => void): HTMLElement {
-  return button("plain", t("alert.dismiss"), { "data-testid": "alert-dismiss" }, onDismiss);
+  return button("inAlert", t("alert.dismiss"), { "data-testid": "alert-dismiss" }, onDismiss);
 }

@@ -35,7 +35,7 @@ export class ConnectionView {
           this.element,
           this.#banner(
             this.#wait,
-            button("plain", t("connection.now"), { "data-testid": "connection-retry" }, this.#onRetry),
+            button("inAlert", t("connection.now"), { "data-testid": "connection-retry" }, this.#onRetry),
           ),
         );
         this.#ticker = setInterval(() => this.#tick(), 1000);

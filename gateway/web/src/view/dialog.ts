@@ -58,6 +58,11 @@ export class FormDialog {
     this.#element.showModal();
   }
 
+  /** Whether it is before the user. */
+  get isOpen(): boolean {
+    return this.#element.open;
+  }
+
   /** Closes the dialog, whatever it is doing. */
   close(): void {
     this.#element.close();

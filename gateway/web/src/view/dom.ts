@@ -67,12 +67,14 @@ export function setAttribute(element: Element, name: string, value: Attributes[s
 }
 
 /** How much a button stands out. */
-export type ButtonKind = "primary" | "danger" | "plain";
+export type ButtonKind = "primary" | "danger" | "plain" | "inAlert";
 
 const BUTTON_CLASSES: Readonly<Record<ButtonKind, string>> = {
   primary: "btn btn-primary",
   danger: "btn btn-danger",
   plain: "btn btn-outline-secondary btn-sm",
+  // On Bootstrap's coloured boxes its grey is too faint to be read.
+  inAlert: "btn btn-outline-dark btn-sm",
 };
 
 /** Makes a button; of type `button` unless the attributes say otherwise. */

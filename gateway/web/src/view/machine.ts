@@ -32,7 +32,7 @@ export class MachineView {
     const since = vm.observeTime ? age(vm.observeTime, now) : "";
     fill(
       this.element,
-      h("h2", { dir: "auto", "data-testid": "vm-name" }, vm.displayName),
+      h("h2", {}, h("bdi", { "data-testid": "vm-name" }, vm.displayName)),
       h(
         "p",
         { class: "rs-facts" },

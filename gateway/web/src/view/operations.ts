@@ -100,7 +100,7 @@ export class OperationsView {
   #undo(operation: Operation): HTMLButtonElement | undefined {
     const saved = operation.savedSnapshot;
     return operation.state === OperationState.SUCCEEDED && kindName(operation) === "REVERT" && saved !== ""
-      ? button("plain", t("done.undo"), { "data-testid": "operation-undo" }, () => this.#actions.undo(saved))
+      ? button("inAlert", t("done.undo"), { "data-testid": "operation-undo" }, () => this.#actions.undo(saved))
       : undefined;
   }
 

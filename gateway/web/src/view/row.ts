@@ -18,8 +18,6 @@ export interface RowActions {
 
 /** What all rows of a tree have in common. */
 export interface RowContext {
-  /** Whether anything can be asked for now. */
-  readonly mayChange: boolean;
   readonly revert: Answer;
   readonly remove: Answer;
   readonly now: Date;
@@ -28,41 +26,41 @@ export interface RowContext {
 /** A snapshot in the tree. */
 export class Row {
   readonly element = h("div", { class: "rs-row", "data-testid": "snapshot-row" });
-  readonly #title = h("span", { class: "rs-title", dir: "auto", "data-testid": "snapshot-title" });
+  readonly #title = h("bdi", { class: "rs-title", "data-testid": "snapshot-title" });
   readonly #marks = h("span", { class: "rs-marks" });
   readonly #facts = h("p", { class: "rs-facts" });
   readonly #age = h("span", { class: "rs-age" });
-  readonly #description = h("p", { class: "rs-description", dir: "auto", "data-testid": "snapshot-description" });
+  readonly #description = h("bdi", { "data-testid": "snapshot-description" });
+  readonly #described = h("p", { class: "rs-description" }, this.#description);
   readonly #revert: HTMLButtonElement;
   readonly #edit: HTMLButtonElement;
   readonly #remove: HTMLButtonElement;
-  #shown: Snapshot | undefined;
-  #orphan = false;
+  #shown = "";
 
   constructor(name: string, actions: RowActions) {
     this.#revert = button("plain", t("row.revert"), { "data-testid": "snapshot-revert" }, () => actions.revert(name));
     this.#edit = button("plain", t("row.edit"), { "data-testid": "snapshot-edit" }, () => actions.edit(name));
     this.#remove = button("plain", t("row.remove"), { "data-testid": "snapshot-remove" }, () => actions.remove(name));
     this.element.append(
-      h("div", { class: "rs-row-text" }, h("p", { class: "rs-head" }, this.#title, this.#marks), this.#facts, this.#description),
+      h("div", { class: "rs-row-text" }, h("p", { class: "rs-head" }, this.#title, this.#marks), this.#facts, this.#described),
       h("div", { class: "rs-row-actions" }, this.#revert, this.#edit, this.#remove),
     );
   }
 
   /** Brings the row up to date. */
   show(snapshot: Snapshot, orphan: boolean, context: RowContext): void {
-    if (snapshot !== this.#shown || orphan !== this.#orphan) {
-      this.#shown = snapshot;
-      this.#orphan = orphan;
-      this.#showSnapshot(snapshot);
+    const shown = fingerprint(snapshot, orphan);
+    if (shown !== this.#shown) {
+      this.#shown = shown;
+      this.#showSnapshot(snapshot, orphan);
     }
     setText(this.#age, snapshot.createTime ? age(snapshot.createTime, context.now) : "");
-    this.#revert.disabled = !(context.mayChange && context.revert.possible && isRevertible(snapshot));
-    this.#edit.disabled = !(context.mayChange && isChangeable(snapshot));
-    this.#remove.disabled = !(context.mayChange && context.remove.possible && isChangeable(snapshot));
+    setAttribute(this.#revert, "disabled", !(context.revert.possible && isRevertible(snapshot)));
+    setAttribute(this.#edit, "disabled", !isChangeable(snapshot));
+    setAttribute(this.#remove, "disabled", !(context.remove.possible && isChangeable(snapshot)));
   }
 
-  #showSnapshot(snapshot: Snapshot): void {
+  #showSnapshot(snapshot: Snapshot, orphan: boolean): void {
     const { displayName: name, description, createTime, sizeBytes } = snapshot;
     setAttribute(this.element, "data-snapshot-name", name);
     setAttribute(this.element, "data-snapshot-id", lastPart(snapshot.name));
@@ -74,14 +72,23 @@ export class Row {
       createTime && h("time", { datetime: machineTime(createTime), "data-testid": "snapshot-time" }, moment(createTime)),
       createTime && this.#age,
       sizeBytes > 0n && h("span", { "data-testid": "snapshot-size" }, t("row.size", { size: bytes(sizeBytes) })),
-      this.#orphan && h("span", { "data-testid": "snapshot-orphan" }, t("tree.orphan")),
+      orphan && h("span", { "data-testid": "snapshot-orphan" }, t("tree.orphan")),
     );
     setText(this.#description, description);
-    this.#description.hidden = description === "";
-    setAttribute(this.#revert, "aria-label", t("row.revert.label", { name }));
-    setAttribute(this.#edit, "aria-label", t("row.edit.label", { name }));
-    setAttribute(this.#remove, "aria-label", t("row.remove.label", { name }));
+    this.#described.hidden = description === "";
+    // What is written on a button stays the beginning of its name: people speak to it as they see it.
+    setAttribute(this.#revert, "aria-label", `${t("row.revert")}: ${name}`);
+    setAttribute(this.#edit, "aria-label", `${t("row.edit")}: ${name}`);
+    setAttribute(this.#remove, "aria-label", `${t("row.remove")}: ${name}`);
   }
+}
+
+/** All of a snapshot that a row shows: one whose depth or parent alone is another looks as before. */
+function fingerprint(snapshot: Snapshot, orphan: boolean): string {
+  const { displayName, description, createTime, sizeBytes, content, origin, state, stateReason } = snapshot;
+  const time = createTime ? machineTime(createTime) : "";
+  const size = sizeBytes.toString();
+  return JSON.stringify([displayName, description, time, size, content, origin, state, stateReason, snapshot.protected, orphan]);
 }
 
 function marks(snapshot: Snapshot): Child[] {

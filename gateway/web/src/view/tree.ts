@@ -13,7 +13,8 @@ export class TreeView {
   readonly #actions: RowActions;
   readonly #count = h("span", { class: "rs-count", "data-testid": "snapshot-count" });
   readonly #blocked = h("div", { class: "rs-small" });
-  readonly #body = h("div", { "data-testid": "snapshot-tree" });
+  // Switches the buttons of all rows off and on at once: while something goes on nothing else can be asked for.
+  readonly #body = h("fieldset", { role: "none", "data-testid": "snapshot-tree" });
   readonly #rows = new Map<string, Row>();
   /** The lists and items of the tree, by what they are for. */
   readonly #kept = new Map<string, HTMLElement>();
@@ -33,11 +34,11 @@ export class TreeView {
       return;
     }
     const context: RowContext = {
-      mayChange: mayChange(contents, live),
       revert: revertAnswer(vm),
       remove: removeAnswer(vm),
       now,
     };
+    setAttribute(this.#body, "disabled", !mayChange(contents, live));
     setText(this.#count, snapshots.size === 0 ? "" : tn("snapshots", snapshots.size));
     this.#showBlocked(context, snapshots.size > 0);
     for (const name of this.#rows.keys()) {

@@ -164,6 +164,7 @@ sub _insert ($self, $c, $output) {
     my ($html, $problem) = Mojolicious::Plugin::RavadaSnapshots::Tab::insert(
         Mojo::Util::decode('UTF-8', $$output) // $$output,
         label       => _translated($c, 'Snapshots'),
+        lang        => _language($c),
         vm          => $uuid,
         path        => $c->url_for($self->{config}->get('path'))->to_string,
         token_url   => $c->url_for(ROUTES . '/token/' . $domain->id)->to_string,
@@ -183,6 +184,12 @@ sub _warn_once ($self, $c, $problem) {
 sub _translated ($c, $text) {
     my $translated = eval { $c->l($text) };
     return defined $translated && length $translated ? $translated : $text;
+}
+
+# The language that Ravada shows its pages in, as a language tag; none when it does not say.
+sub _language ($c) {
+    my ($language) = eval { $c->languages };
+    return defined $language && $language =~ /\A[a-z]{2,3}(?:[-_@]\w+)*\z/i ? $language =~ tr{_@}{-}r : undef;
 }
 
 1;

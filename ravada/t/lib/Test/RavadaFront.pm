@@ -9,6 +9,8 @@ use Mojolicious;
 use Test::RavadaHost;
 
 # The page has these three anchors; a test leaves one out.
+# The language that Mojolicious::Plugin::I18N has chosen.
+our $LANGUAGE = 'en';
 our %ANCHOR = (
     tabs  => '<div class="nav flex-column" id="v-pills-tab" role="tablist">',
     panes => '<div class="tab-content" id="v-pills-tabContent">',
@@ -26,6 +28,7 @@ sub app ($class, $config_file) {
     $app->log->level('fatal');
     # As Ravada does: first the file, whose plugins are loaded at once, then everything else.
     $app->plugin(Config => { file => $config_file, default => {} });
+    $app->helper(languages => sub ($c) { return $LANGUAGE });
     $app->helper(l => sub ($c, $text) { return $text eq 'Snapshots' ? "Instant\x{e0}nies" : $text });
     $app->hook(
         before_routes => sub ($c) {

@@ -22,7 +22,9 @@ sub insert ($html, %tab) {
         my $count = () = $html =~ /$anchor/g;
         return (undef, "$what is there $count times") if $count != 1;
     }
-    my %text = map { $_ => xml_escape($tab{$_} // '') } keys %tab;
+    my %text = (lang => '', map { $_ => xml_escape($tab{$_} // '') } keys %tab);
+    # A page without this is in the browser's language.
+    $text{lang} &&= qq{ lang="$text{lang}"};
     my ($link, $pane, $script) = (_link(%text), _pane(%text), _script(%text));
 
     my $after = $html =~ m{<a\b[^>]*\bid="v-pills-screenshot-tab"[^>]*>[^<]*</a>} ? $+[0] : undef;
@@ -48,7 +50,7 @@ sub _pane (%text) {
     return <<"HTML";
 
     <div class="tab-pane fade" id="v-pills-snapshots" role="tabpanel" aria-labelledby="v-pills-snapshots-tab" ng-non-bindable>
-        <ravada-snapshots vm="$text{vm}" endpoint="$text{path}" token-url="$text{token_url}" refresh-url="$text{refresh_url}"></ravada-snapshots>
+        <ravada-snapshots$text{lang} vm="$text{vm}" endpoint="$text{path}" token-url="$text{token_url}" refresh-url="$text{refresh_url}"></ravada-snapshots>
     </div>
 HTML
 }
@@ -72,7 +74,7 @@ Mojolicious::Plugin::RavadaSnapshots::Tab - the Snapshots tab in the machine's s
 
 =head1 FUNCTIONS
 
-=head2 insert($html, label => $text, vm => $uuid, path => $path, token_url => $url, refresh_url => $url)
+=head2 insert($html, label => $text, lang => $tag, vm => $uuid, path => $path, token_url => $url, refresh_url => $url)
 
 The page with the tab, or undefined and the reason why it cannot be put in.
 
