@@ -19,6 +19,7 @@ export const COMMANDS = [
   "offline",
   "resize",
   "screenshot",
+  "choice",
   "picture",
   "close",
   "begin",
@@ -168,6 +169,11 @@ export class Tab {
   /** Presses whatever has this test id. */
   press({ id }) {
     return this.#at(id).click();
+  }
+
+  /** Chooses from the list that has this test id. */
+  async choice({ id, value }) {
+    await this.#at(id).selectOption(value);
   }
 
   /** Works by the keyboard alone; tells what has the focus then. */

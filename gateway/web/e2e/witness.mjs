@@ -100,6 +100,7 @@ export function readEverything() {
     announced: find("operation-begun")?.textContent ?? null,
     stoppable: find("operation-cancel")?.checkVisibility() ?? false,
     access: text("access"),
+    loading: text("loading"),
     losses: [...(find("revert-losses")?.children ?? [])].map((item) => item.textContent),
     victims: findAll("remove-item").map((item) => item.textContent),
     dialog: document.querySelector("dialog[open]")?.dataset.testid ?? null,

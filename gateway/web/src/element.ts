@@ -38,7 +38,7 @@ import { OperationsView } from "./view/operations";
 import { TreeView } from "./view/tree";
 import { Watch, type Connection } from "./watch";
 
-/** How often the ages ("3 minutes ago") are brought up to date. */
+/** How often the ages ("3 minutes ago") and the colours are brought up to date. */
 const AGES_MS = 30_000;
 
 /** The name of the element's event about its machine. */
@@ -133,7 +133,8 @@ class Session implements FormContext {
   readonly #create: CreateForm;
   readonly #tree: TreeView;
   readonly #error = h("div");
-  readonly #ages = setInterval(() => this.#render(), AGES_MS);
+  readonly #ages = setInterval(() => this.#keepUp(), AGES_MS);
+  readonly #end = new AbortController();
   readonly #asked = new Set<string>();
   #connection: Connection = { state: "connecting", again: false };
   #model: Model = EMPTY;
@@ -163,7 +164,9 @@ class Session implements FormContext {
     });
     this.#main.append(this.#create.element, this.#tree.element);
     fill(host, this.parent);
-    fitSurroundings(this.parent, host);
+    const fit = () => fitSurroundings(this.parent, host);
+    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", fit, { signal: this.#end.signal });
+    fit();
     fill(
       this.parent,
       this.#machine.element,
@@ -186,6 +189,7 @@ class Session implements FormContext {
     this.#watch.stop();
     this.#connectionView.stop();
     clearInterval(this.#ages);
+    this.#end.abort();
     this.#dialog?.close();
     setAttribute(this.#host, "data-connection", undefined);
     fill(this.#host);
@@ -244,6 +248,12 @@ class Session implements FormContext {
     } catch (error) {
       fill(this.#error, errorAlert(explain(error), undefined, () => fill(this.#error)));
     }
+  }
+
+  /** What changes without being told of: the ages, and a page that turns dark in the evening. */
+  #keepUp(): void {
+    fitSurroundings(this.parent, this.#host);
+    this.#render();
   }
 
   /** Messages are gathered until the next frame: the whole state of a machine comes in hundreds of them. */

@@ -1,5 +1,6 @@
 //! Everybody can use it: by the keyboard alone, by ear, on light and on dark.
 
+use rustix::process::Signal;
 use serde_json::{Value, json};
 use tests::lab::{Lab, Power};
 
@@ -16,6 +17,17 @@ async fn no_state_of_the_page_shuts_anybody_out() {
     let (light, _) = browser.open("light-2", &link(&lab.cluster, "student")).unwrap();
     light.until("the form", |seen| seen["create"]["possible"] == true).unwrap();
     light.audit("no snapshots").unwrap();
+
+    // Nothing has come yet.
+    let slow = format!("{}&vm={}", link(&lab.cluster, "student"), guest.uuid());
+    lab.cluster.api().signal(Signal::STOP).unwrap();
+    let (waiting, _) = browser.open("waiting", &slow).unwrap();
+    waiting.until("that it loads", |seen| seen["loading"] == "Loading the snapshots…").unwrap();
+    waiting.audit("loading").unwrap();
+    waiting.screenshot("loading").unwrap();
+    lab.cluster.api().signal(Signal::CONT).unwrap();
+    waiting.until("the form", |seen| seen["create"]["possible"] == true).unwrap();
+    waiting.close().unwrap();
 
     // A tree with a fork, a protected one, one of another tool.
     let first = lab.take(&guest, "before exam").await.unwrap();

@@ -78,9 +78,11 @@ async fn on_a_dark_page_it_is_dark() {
     lab.take(&guest, "before exam").await.unwrap();
     let browser = Browser::start(lab.cluster.folder()).unwrap();
     let url = format!("{}host/dark.html#{}", page(&lab.cluster), guest.uuid());
-    let (student, _) = browser.open_as("dark", &url, json!({"tokens": tokens(&lab, &[&guest])})).unwrap();
+    let (student, _) =
+        browser.open_as("dark", &url, json!({"tokens": tokens(&lab, &[&guest]), "locale": "de-DE"})).unwrap();
     student.until("the machine", |seen| seen.is_live() && seen["create"]["possible"] == true).unwrap();
     let measured = student.act("measure", json!({})).unwrap();
+    assert_eq!(measured["language"], "en", "the page's language comes before the browser's");
     assert!(measured["surface"].as_f64().unwrap() < 0.3, "what it stands on is dark: {measured}");
     assert!(measured["text"].as_f64().unwrap() > 0.7, "and what is written is light: {measured}");
     student.audit("a dark page").unwrap();

@@ -64,8 +64,11 @@ async fn everybody_reads_their_own_language() {
     english.until("the news", |seen| seen.here() == "قبل الامتحان").unwrap();
 
     // Whoever chooses another than the browser's keeps it.
-    let (tab, _) = browser.open_as("catalan", &link(&lab.cluster, "student"), json!({"locale": "ca-ES"})).unwrap();
-    let seen = tab.until("the tree", |seen| seen.names().len() == 4).unwrap();
-    assert_eq!(seen["count"], "4 instantànies");
+    english.act("choice", json!({"id": "language", "value": "ca"})).unwrap();
+    english.until("Catalan", |seen| seen["count"] == "4 instantànies").unwrap();
+    english.act("reload", json!({})).unwrap();
+    english.until("Catalan still", |seen| seen.is_live() && seen["count"] == "4 instantànies").unwrap();
+    let (tab, _) = browser.open_as("brazilian", &link(&lab.cluster, "student"), json!({"locale": "pt-BR"})).unwrap();
+    tab.until("Portuguese", |seen| seen["count"] == "4 instantâneos").unwrap();
     no_complaints(&browser, false);
 }
