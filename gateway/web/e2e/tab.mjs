@@ -171,9 +171,9 @@ export class Tab {
     return this.#at(id).click();
   }
 
-  /** Chooses from the list that has this test id. */
-  async choice({ id, value }) {
-    await this.#at(id).selectOption(value);
+  /** Chooses another language from the page's list, which loads the page anew. */
+  async choice({ value }) {
+    await Promise.all([this.#page.waitForEvent("load"), this.#at("language").selectOption(value)]);
   }
 
   /** Works by the keyboard alone; tells what has the focus then. */

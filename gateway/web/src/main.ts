@@ -14,12 +14,13 @@ import { MachinesView } from "./view/machines";
 /** The API is beside the page, wherever a reverse proxy has put both. */
 const ENDPOINT = ".";
 
+const tokens = new PastedTokens(sessionStorage);
+takeToken();
 await useLanguage(chooseLanguage([rememberedLanguage(), ...navigator.languages]));
 document.documentElement.lang = textLanguage();
 document.documentElement.dir = textDirection();
 document.title = t("page.title");
 
-const tokens = new PastedTokens(sessionStorage);
 const api = new Api(new URL(ENDPOINT, document.baseURI).href.replace(/\/$/, ""), tokens);
 const access = new AccessView(tokens);
 const machines = new MachinesView(choose, () => void list());
@@ -40,8 +41,14 @@ window.addEventListener("hashchange", takeFragment);
 takeFragment();
 void list();
 
-/** Takes over what the address says, and takes a token out of it before anything else can see it there. */
+/** Takes over what the address says. */
 function takeFragment(): void {
+  takeToken();
+  show(readFragment(location.hash).vm);
+}
+
+/** Takes a token out of the address, before anything else can see it there. */
+function takeToken(): void {
   const { token, vm } = readFragment(location.hash);
   if (token !== undefined) {
     history.replaceState(null, "", `${location.pathname}${location.search}${writeFragment(vm)}`);
@@ -50,7 +57,6 @@ function takeFragment(): void {
       tokens.set(clean);
     }
   }
-  show(vm);
 }
 
 function choose(vm: string): void {

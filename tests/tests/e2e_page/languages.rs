@@ -64,7 +64,7 @@ async fn everybody_reads_their_own_language() {
     english.until("the news", |seen| seen.here() == "قبل الامتحان").unwrap();
 
     // Whoever chooses another than the browser's keeps it.
-    english.act("choice", json!({"id": "language", "value": "ca"})).unwrap();
+    english.act("choice", json!({"value": "ca"})).unwrap();
     english.until("Catalan", |seen| seen["count"] == "4 instantànies").unwrap();
     english.act("reload", json!({})).unwrap();
     english.until("Catalan still", |seen| seen.is_live() && seen["count"] == "4 instantànies").unwrap();
