@@ -93,6 +93,8 @@ function lossText(context: FormContext, loss: Loss, words: string): string {
       return t("loss.running");
     case LossKind.DISK_DETACHED:
       return t("loss.disk", { disk: loss.disk });
+    case LossKind.UEFI_VARIABLES:
+      return t("loss.uefi");
     case LossKind.SNAPSHOT:
       return t("loss.snapshot", { name });
     default:

@@ -88,6 +88,7 @@ const texts: Catalogue = {
   "loss.all": "tot el que s'ha escrit als discs des que es va crear la màquina",
   "loss.running": "els programes que ara són en marxa i el que no hagin desat",
   "loss.disk": "el disc {disk} es va afegir després: deixa la màquina (el seu fitxer d'imatge es conserva)",
+  "loss.uefi": "les variables UEFI de llavors (com l'ordre d'arrencada) no són a la instantània: la màquina conserva les que té ara",
   "loss.snapshot": "la instantània «{name}»",
   "revert.pause": "Mentrestant la màquina s'atura uns {time}.",
   "revert.save": "Desa abans l'estat actual com a instantània",

@@ -90,6 +90,7 @@ const texts: Catalogue = {
   "loss.all": "vše, co se zapsalo na disky od vytvoření stroje",
   "loss.running": "programy, které teď běží, a to, co neuložily",
   "loss.disk": "disk {disk} byl přidán později: stroj o něj přijde (soubor s obrazem zůstane)",
+  "loss.uefi": "tehdejší proměnné UEFI (třeba pořadí zavádění) ve snímku nejsou: stroji zůstanou nynější",
   "loss.snapshot": "snímek „{name}“",
   "revert.pause": "Stroj přitom bude stát asi {time}.",
   "revert.save": "Nejdřív uchovat současnost jako snímek",

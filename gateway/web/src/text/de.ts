@@ -86,6 +86,7 @@ const texts: Catalogue = {
   "loss.all": "alles, was auf die Datenträger geschrieben wurde, seit es die Maschine gibt",
   "loss.running": "die jetzt laufenden Programme und was sie nicht gespeichert haben",
   "loss.disk": "der Datenträger {disk} kam später hinzu: Er verlässt die Maschine (seine Abbilddatei bleibt)",
+  "loss.uefi": "die UEFI-Variablen von damals (etwa die Startreihenfolge) sind nicht im Snapshot: Die Maschine behält die jetzigen",
   "loss.snapshot": "der Snapshot „{name}“",
   "revert.pause": "Die Maschine steht dabei etwa {time} still.",
   "revert.save": "Vorher den jetzigen Stand als Snapshot sichern",

@@ -97,6 +97,7 @@ export const en = {
   "loss.all": "everything written to the disks since the machine was made",
   "loss.running": "the programs that are running now, and what they have not saved",
   "loss.disk": "disk {disk} was added later: it leaves the machine (its image file stays)",
+  "loss.uefi": "the UEFI variables of that time (such as the order in which it boots) are not in the snapshot: the machine keeps those it has now",
   "loss.snapshot": "the snapshot “{name}”",
   "revert.pause": "The machine stands still for about {time} meanwhile.",
   "revert.save": "Keep the present as a snapshot first",

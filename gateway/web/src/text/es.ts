@@ -88,6 +88,7 @@ const texts: Catalogue = {
   "loss.all": "todo lo escrito en los discos desde que se creó la máquina",
   "loss.running": "los programas que están en marcha ahora y lo que no hayan guardado",
   "loss.disk": "el disco {disk} se añadió después: deja la máquina (su archivo de imagen se conserva)",
+  "loss.uefi": "las variables UEFI de entonces (como el orden de arranque) no están en la instantánea: la máquina conserva las que tiene ahora",
   "loss.snapshot": "la instantánea «{name}»",
   "revert.pause": "Mientras tanto la máquina se detiene unos {time}.",
   "revert.save": "Guardar antes el estado actual como instantánea",

@@ -86,6 +86,7 @@ const texts: Catalogue = {
   "loss.all": "makina sortu zenetik diskoetan idatzitako guztia",
   "loss.running": "orain martxan dauden programak eta gorde ez dutena",
   "loss.disk": "{disk} diskoa geroago gehitu zen: makinatik aterako da (irudi-fitxategia geratzen da)",
+  "loss.uefi": "orduko UEFI aldagaiak (abio-ordena, adibidez) ez daude argazkian: makinak oraingoak gordetzen ditu",
   "loss.snapshot": "“{name}” argazkia",
   "revert.pause": "Bitartean makina geldirik egongo da, gutxi gorabehera {time}.",
   "revert.save": "Gorde lehenik oraingo egoera argazki gisa",

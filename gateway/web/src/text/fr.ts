@@ -88,6 +88,7 @@ const texts: Catalogue = {
   "loss.all": "tout ce qui a été écrit sur les disques depuis la création de la machine",
   "loss.running": "les programmes en marche maintenant et ce qu’ils n’ont pas enregistré",
   "loss.disk": "le disque {disk} a été ajouté plus tard : il quitte la machine (son fichier image reste)",
+  "loss.uefi": "les variables UEFI d’alors (comme l’ordre de démarrage) ne sont pas dans l’instantané : la machine garde celles qu’elle a maintenant",
   "loss.snapshot": "l’instantané « {name} »",
   "revert.pause": "Pendant ce temps, la machine s’arrête environ {time}.",
   "revert.save": "Conserver d’abord l’état actuel dans un instantané",

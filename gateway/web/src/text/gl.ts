@@ -86,6 +86,7 @@ const texts: Catalogue = {
   "loss.all": "todo o escrito nos discos desde que se creou a máquina",
   "loss.running": "os programas que están en marcha agora e o que non gardasen",
   "loss.disk": "o disco {disk} engadiuse despois: deixa a máquina (o seu ficheiro de imaxe consérvase)",
+  "loss.uefi": "as variables UEFI de daquela (como a orde de arranque) non están na instantánea: a máquina conserva as que ten agora",
   "loss.snapshot": "a instantánea «{name}»",
   "revert.pause": "Mentres tanto a máquina detense uns {time}.",
   "revert.save": "Gardar antes o estado actual como instantánea",

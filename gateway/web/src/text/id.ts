@@ -84,6 +84,7 @@ const texts: Catalogue = {
   "loss.all": "semua yang ditulis ke disk sejak mesin dibuat",
   "loss.running": "program yang berjalan sekarang dan yang belum disimpannya",
   "loss.disk": "disk {disk} ditambahkan kemudian: disk itu meninggalkan mesin (berkas citranya tetap ada)",
+  "loss.uefi": "variabel UEFI saat itu (seperti urutan boot) tidak ada dalam snapshot: mesin tetap memakai yang sekarang",
   "loss.snapshot": "snapshot “{name}”",
   "revert.pause": "Sementara itu mesin berhenti sekitar {time}.",
   "revert.save": "Simpan dahulu keadaan sekarang sebagai snapshot",

@@ -88,6 +88,7 @@ const texts: Catalogue = {
   "loss.all": "tutto ciò che è stato scritto sui dischi da quando la macchina è stata creata",
   "loss.running": "i programmi in esecuzione ora e ciò che non hanno salvato",
   "loss.disk": "il disco {disk} è stato aggiunto dopo: lascia la macchina (il suo file immagine resta)",
+  "loss.uefi": "le variabili UEFI di allora (come l’ordine di avvio) non sono nell’istantanea: la macchina tiene quelle che ha ora",
   "loss.snapshot": "l’istantanea «{name}»",
   "revert.pause": "Nel frattempo la macchina si ferma per circa {time}.",
   "revert.save": "Prima conserva lo stato attuale come istantanea",

@@ -84,6 +84,7 @@ const texts: Catalogue = {
   "loss.all": "가상 머신을 만든 이후 디스크에 기록된 모든 것",
   "loss.running": "지금 실행 중인 프로그램과 저장하지 않은 내용",
   "loss.disk": "디스크 {disk}은(는) 나중에 추가되어 가상 머신에서 빠집니다(이미지 파일은 남습니다)",
+  "loss.uefi": "당시의 UEFI 변수(예: 부팅 순서)는 스냅샷에 없습니다. 가상 머신은 지금의 변수를 유지합니다",
   "loss.snapshot": "스냅샷 “{name}”",
   "revert.pause": "그동안 가상 머신이 약 {time} 멈춥니다.",
   "revert.save": "먼저 현재 상태를 스냅샷으로 보관",

@@ -86,6 +86,7 @@ const texts: Catalogue = {
   "loss.all": "alt som er skrevet til diskene siden maskinen ble laget",
   "loss.running": "programmene som kjører nå, og det de ikke har lagret",
   "loss.disk": "disken {disk} kom til senere: den forlater maskinen (avbildningsfilen blir igjen)",
+  "loss.uefi": "UEFI-variablene fra den gang (som oppstartsrekkefølgen) er ikke i øyeblikksbildet: maskinen beholder dem den har nå",
   "loss.snapshot": "øyeblikksbildet «{name}»",
   "revert.pause": "Maskinen står stille i omtrent {time} imens.",
   "revert.save": "Ta først vare på nåtilstanden som et øyeblikksbilde",

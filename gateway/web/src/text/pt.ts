@@ -88,6 +88,7 @@ const texts: Catalogue = {
   "loss.all": "tudo o que foi escrito nos discos desde que a máquina foi criada",
   "loss.running": "os programas em execução agora e o que não gravaram",
   "loss.disk": "o disco {disk} foi acrescentado depois: sai da máquina (o seu ficheiro de imagem fica)",
+  "loss.uefi": "as variáveis UEFI de então (como a ordem de arranque) não estão no instantâneo: a máquina fica com as que tem agora",
   "loss.snapshot": "o instantâneo «{name}»",
   "revert.pause": "Entretanto a máquina para cerca de {time}.",
   "revert.save": "Guardar primeiro o estado atual como instantâneo",

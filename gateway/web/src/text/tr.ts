@@ -86,6 +86,7 @@ const texts: Catalogue = {
   "loss.all": "makine oluşturulduğundan beri disklere yazılan her şey",
   "loss.running": "şu anda çalışan programlar ve kaydetmedikleri",
   "loss.disk": "{disk} diski sonradan eklendi: makineden ayrılır (görüntü dosyası kalır)",
+  "loss.uefi": "o zamanki UEFI değişkenleri (açılış sırası gibi) anlık görüntüde yok: makine şimdikileri korur",
   "loss.snapshot": "“{name}” anlık görüntüsü",
   "revert.pause": "Bu sırada makine yaklaşık {time} durur.",
   "revert.save": "Önce şimdiki durumu anlık görüntü olarak sakla",

@@ -84,6 +84,7 @@ const texts: Catalogue = {
   "loss.all": "mọi thứ đã ghi vào ổ đĩa từ khi tạo máy",
   "loss.running": "các chương trình đang chạy và những gì chúng chưa lưu",
   "loss.disk": "ổ đĩa {disk} được thêm sau: nó rời khỏi máy (tệp ảnh đĩa của nó vẫn còn)",
+  "loss.uefi": "các biến UEFI lúc ấy (như thứ tự khởi động) không có trong ảnh chụp: máy giữ những biến hiện có",
   "loss.snapshot": "ảnh chụp “{name}”",
   "revert.pause": "Trong lúc đó máy dừng khoảng {time}.",
   "revert.save": "Trước hết giữ hiện tại thành một ảnh chụp",

@@ -84,6 +84,7 @@ const texts: Catalogue = {
   "loss.all": "自虚拟机创建以来写入磁盘的所有内容",
   "loss.running": "现在运行的程序及其未保存的内容",
   "loss.disk": "磁盘 {disk} 是后来添加的：它将离开虚拟机（其映像文件会保留）",
+  "loss.uefi": "当时的 UEFI 变量（例如启动顺序）不在快照中：虚拟机将保留现在的变量",
   "loss.snapshot": "快照“{name}”",
   "revert.pause": "期间虚拟机将停顿约 {time}。",
   "revert.save": "先把当前状态保存为快照",

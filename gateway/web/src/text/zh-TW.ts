@@ -84,6 +84,7 @@ const texts: Catalogue = {
   "loss.all": "自虛擬機器建立以來寫入磁碟的所有內容",
   "loss.running": "現在執行中的程式及其未儲存的內容",
   "loss.disk": "磁碟 {disk} 是後來加入的：它將離開虛擬機器（其映像檔會保留）",
+  "loss.uefi": "當時的 UEFI 變數（例如開機順序）不在快照中：虛擬機器將保留現在的變數",
   "loss.snapshot": "快照「{name}」",
   "revert.pause": "期間虛擬機器將停頓約 {time}。",
   "revert.save": "先將目前狀態保存為快照",
