@@ -57,7 +57,8 @@ pub async fn check(world: &World, client: &Client, lane: &mut Lane, open: &[v1::
     let machine = world.machines.iter().position(|machine| machine.guest.name() == lane.model.name);
     let guest = &world.machines[machine.context("a machine of this world")?].guest;
     let (catalogue, libvirt) = agreement(world, client, guest).await?;
-    let known: BTreeSet<String> = libvirt.iter().map(|listed| listed.name.clone()).collect();
+    let listed = block_in_place(|| world.virsh(&["snapshot-list", guest.name(), "--name"]))?;
+    let known: BTreeSet<String> = listed.split_whitespace().map(str::to_owned).collect();
     let Files { tags, kept, .. } = settled(world, guest, &known).await?;
     let power = match lane.model.powers.first() {
         Some(power) => *power,

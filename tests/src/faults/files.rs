@@ -75,8 +75,9 @@ pub fn chain(file: &Path) -> Result<Vec<PathBuf>> {
 pub fn living(world: &World, guest: &Guest, mut listed: Vec<Listed>) -> Result<Vec<Listed>> {
     let mut gone = Vec::new();
     for one in &listed {
-        let description = world.cluster().host(HOST)?.libvirtd()?.description(guest, &one.name)?;
-        if Label::is_deleted(&description) {
+        // One of virsh's has no description.
+        let description = world.cluster().host(HOST)?.libvirtd()?.description(guest, &one.name);
+        if description.is_ok_and(|description| Label::is_deleted(&description)) {
             gone.push(one.clone());
         }
     }
