@@ -237,6 +237,19 @@ pub fn key() -> String {
     Uuid::new_v4().to_string()
 }
 
+/// The request for an external snapshot of the disks with the guest's file systems frozen.
+pub fn quiesced(guest: &Guest) -> v1::CreateSnapshotRequest {
+    v1::CreateSnapshotRequest {
+        parent: guest.vm(),
+        snapshot: Some(v1::Snapshot { display_name: "quiesced".to_owned(), ..Default::default() }),
+        content: v1::SnapshotContent::Disks.into(),
+        storage: v1::StorageKind::External.into(),
+        quiesce: true,
+        request_id: key(),
+        ..Default::default()
+    }
+}
+
 /// A snapshot of the catalogue as virsh would list it.
 pub fn as_listed(snapshot: &v1::Snapshot) -> Listed {
     let state = match snapshot.vm_state() {

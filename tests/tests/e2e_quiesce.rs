@@ -6,7 +6,7 @@ use std::process::Command;
 
 use proto::v1;
 use tests::guest::Guest;
-use tests::lab::{Lab, Power, key};
+use tests::lab::{Lab, Power, key, quiesced};
 use tests::tools::run;
 
 /// What the guest's agent says of its file systems: `thawed` or `frozen`.
@@ -14,18 +14,6 @@ fn status(lab: &Lab, guest: &Guest) -> String {
     let ask = r#"{"execute":"guest-fsfreeze-status"}"#;
     let told = lab.daemon().unwrap().virsh(&["qemu-agent-command", guest.name(), ask]).unwrap();
     told.trim().trim_start_matches("{\"return\":\"").trim_end_matches("\"}").to_owned()
-}
-
-fn quiesced(guest: &Guest) -> v1::CreateSnapshotRequest {
-    v1::CreateSnapshotRequest {
-        parent: guest.vm(),
-        snapshot: Some(v1::Snapshot { display_name: "quiesced".to_owned(), ..Default::default() }),
-        content: v1::SnapshotContent::Disks.into(),
-        storage: v1::StorageKind::External.into(),
-        quiesce: true,
-        request_id: key(),
-        ..Default::default()
-    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

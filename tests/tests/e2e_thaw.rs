@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use proto::v1;
 use tests::guest::Guest;
-use tests::lab::{HOST, Lab, key};
+use tests::lab::{HOST, Lab, quiesced};
 use tests::tools::{run, wait_for};
 
 /// How long anything may take here that is not held up on purpose.
@@ -43,16 +43,7 @@ impl Desk {
         guest.shell(HOOK).unwrap().ok().unwrap();
         guest.shell(AGENT).unwrap().ok().unwrap();
         wait_for("the guest agent", SOON, || Ok(status(&lab, &guest).ok())).unwrap();
-        let request = v1::CreateSnapshotRequest {
-            parent: guest.vm(),
-            snapshot: Some(v1::Snapshot { display_name: "quiesced".to_owned(), ..Default::default() }),
-            content: v1::SnapshotContent::Disks.into(),
-            storage: v1::StorageKind::External.into(),
-            quiesce: true,
-            request_id: key(),
-            ..Default::default()
-        };
-        let operation = lab.client.create_as(request).await.unwrap();
+        let operation = lab.client.create_as(quiesced(&guest)).await.unwrap();
         let desk = Self { lab, guest, operation };
         desk.wait_in_guest("test -e /run/asked");
         desk
