@@ -17,6 +17,7 @@
 mod abandoned;
 mod files;
 mod removal;
+mod spare;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, DirBuilder, File, OpenOptions};
@@ -34,10 +35,10 @@ use snapshot_core::vm::{Nvram, VmFacts, VmState};
 
 use crate::clock::unix_now;
 use crate::hypervisor::Observed;
-pub(crate) use abandoned::clear_spare;
 use files::{Files, Kind};
 pub use files::{Identity, Made};
 pub(crate) use removal::{clear, sweep};
+pub(crate) use spare::clear_spare;
 
 const EXTENSION: &str = "json";
 const SET_ASIDE: &str = "unreadable";
@@ -252,32 +253,6 @@ impl Owned {
             let files = files::after_revert(record.map_or(&Files::new(), |record| &record.files), seen, id);
             Record::with_files(record, seen, files)
         });
-    }
-
-    /// libvirt was told to take the machine back to an external snapshot, in some second from this one on.
-    pub fn laid(&self, seen: &Observed, id: &SnapshotId, since: i64) {
-        self.change(seen.vm.id, |record| {
-            let files = files::after_laying(record.map_or(&Files::new(), |record| &record.files), seen, id, since);
-            Record::with_files(record, seen, files)
-        });
-    }
-
-    /// What is in the files of a snapshot that was never whole is not known to be of no use: they are nobody's to remove.
-    pub fn give_up(&self, vm: VmId, id: &SnapshotId) {
-        self.change(vm, |record| {
-            let mut record = record?.clone();
-            record.files.retain(|_, made| made.snapshot != *id);
-            record.forget_the_gone();
-            (!record.is_empty()).then_some(record)
-        });
-    }
-
-    /// Whether files of the record are there that a machine has no use for, as it was seen.
-    pub fn has_spare(&self, seen: &Observed) -> bool {
-        let files = self.get(seen.vm.id).map(|record| record.files).unwrap_or_default();
-        let needed = abandoned::needed(seen);
-        seen.layers.unreadable.is_none()
-            && files.keys().any(|path| !needed.contains(&*path.to_string_lossy()) && path.exists())
     }
 
     /// An external snapshot is deleted for everybody; its files may be needed for longer.

@@ -79,6 +79,8 @@ pub struct Layers {
     pub snapshots: BTreeMap<SnapshotId, Parts>,
     /// Files that have to stay for another reason, such as a definition that differs from what runs.
     pub kept: BTreeSet<String>,
+    /// Overlays that are on record as made for this machine: what they lie on was its active file.
+    pub ours: BTreeSet<String>,
     /// A file that could not be read: then nothing is known for certain, and nothing may be removed.
     pub unreadable: Option<String>,
 }
@@ -175,17 +177,23 @@ impl Layers {
         }
     }
 
-    /// The boundaries, from an overlay to its backing file, that the deletion of `gone` leaves without a purpose.
-    /// `elsewhere` is what others on the host reach.
-    fn boundaries(&self, gone: &BTreeSet<SnapshotId>, elsewhere: &BTreeSet<String>) -> BTreeMap<&str, (&str, &str)> {
+    /// By file, what lies on it and is needed when these are gone. A file that nothing reaches will be removed, and nobody will
+    /// miss what it lay on.
+    fn on_top(&self, gone: &BTreeSet<SnapshotId>) -> BTreeMap<&str, Vec<&str>> {
         let reached = self.reached(gone);
         let mut on_top: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
-        // A file that nothing reaches will be removed, and nobody will miss what it lay on.
         for (path, layer) in self.files.iter().filter(|(path, _)| reached.contains(path.as_str())) {
             if let Some(backing) = &layer.backing {
                 on_top.entry(backing).or_default().push(path);
             }
         }
+        on_top
+    }
+
+    /// The boundaries, from an overlay to its backing file, that the deletion of `gone` leaves without a purpose.
+    /// `elsewhere` is what others on the host reach.
+    fn boundaries(&self, gone: &BTreeSet<SnapshotId>, elsewhere: &BTreeSet<String>) -> BTreeMap<&str, (&str, &str)> {
+        let on_top = self.on_top(gone);
         let staying = self.snapshots.iter().filter(|(id, _)| !gone.contains(*id));
         let roots: BTreeSet<&str> = staying
             .flat_map(|(_, parts)| parts.frozen.values())
@@ -207,16 +215,20 @@ impl Layers {
         found
     }
 
-    /// Overlays that no snapshot has as its frozen file any more, because another branch lay on them when theirs was
+    /// Files that no snapshot has as its frozen file any more, because another branch lay on them when theirs was
     /// deleted, and the disks they belong to. Known by their names, and by those of what lies on them: an image that a
-    /// disk was cloned from is no such thing, whatever it is called.
+    /// disk was cloned from is no such thing, whatever it is called. The machine's own image is known by what lies on it being
+    /// on record as made for this machine.
     fn unnamed<'a>(&'a self, on_top: &BTreeMap<&'a str, Vec<&'a str>>) -> BTreeMap<&'a str, &'a str> {
         let disks = self.live.iter().chain(self.snapshots.values().flat_map(|parts| &parts.frozen));
         let mut found = BTreeMap::new();
         for (target, root) in disks {
             for path in self.chain(root) {
                 let related = |top: &&str| is_made_by_snapshots(top) && stem(top) == stem(path);
-                if is_made_by_snapshots(path) && on_top.get(path).is_some_and(|tops| tops.iter().all(related)) {
+                let is_ours = |top: &&str| self.ours.contains(*top);
+                let tops = on_top.get(path).map_or(&[][..], Vec::as_slice);
+                let is_known = is_made_by_snapshots(path) || tops.iter().all(is_ours);
+                if is_known && !tops.is_empty() && tops.iter().all(related) {
                     found.insert(path, target.as_str());
                 }
             }

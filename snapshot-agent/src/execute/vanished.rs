@@ -44,8 +44,16 @@ impl Shared {
                 let record = self.machines.owned().and_then(|owned| owned.get(spec.vm)).ok_or(Failure::VmGone)?;
                 Ok((record.recalled(), Some(*force)))
             }
-            (seen, _) => seen.map(|seen| (seen, None)),
+            (seen, _) => seen.map(|seen| (self.with_record(seen), None)),
         }
+    }
+
+    /// With what is on record of the machine beside what the host tells.
+    pub(super) fn with_record(&self, mut seen: Observed) -> Observed {
+        if let Some(owned) = self.machines.owned() {
+            seen.layers.ours = owned.overlays(seen.vm.id);
+        }
+        seen
     }
 
     /// Remembers a snapshot that is about to be taken: the machine may vanish before it is seen.

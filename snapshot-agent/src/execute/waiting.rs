@@ -65,6 +65,7 @@ impl Work<'_> {
         loop {
             match self.shared.hypervisor.observe(vm, Reread::New) {
                 Ok(seen) => {
+                    let seen = self.shared.with_record(seen);
                     self.stale = false;
                     self.seen = Some(seen.clone());
                     return Ok(seen);
@@ -96,6 +97,7 @@ impl Work<'_> {
         let Some(before) = self.seen.take() else { return self.look() };
         match self.shared.hypervisor.observe_again(&before) {
             Ok(seen) => {
+                let seen = self.shared.with_record(seen);
                 self.stale = false;
                 self.seen = Some(seen.clone());
                 Ok(seen)

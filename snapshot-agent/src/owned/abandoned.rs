@@ -26,7 +26,7 @@ use snapshot_core::{Error, Reason};
 
 use super::Owned;
 use super::files::{Files, Standing, backing, guarded, resolved};
-use crate::hypervisor::{Failure, Hypervisor, Observed};
+use crate::hypervisor::{Failure, Hypervisor};
 use crate::qcow2::ImageError;
 
 /// How long a file that is open is waited for: whoever only looks at it has it open for a moment.
@@ -34,12 +34,12 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const POLL: Duration = Duration::from_millis(50);
 
 /// What has to be known of the host.
-struct Host<'a> {
+pub(super) struct Host<'a> {
     /// What its machines reach.
-    used: BTreeSet<String>,
+    pub(super) used: BTreeSet<String>,
     /// Whether there is a machine of this UUID again.
-    is_back: &'a dyn Fn() -> Result<bool, Failure>,
-    unlink: &'a dyn Fn(&[String]) -> Result<(), Failure>,
+    pub(super) is_back: &'a dyn Fn() -> Result<bool, Failure>,
+    pub(super) unlink: &'a dyn Fn(&[String]) -> Result<(), Failure>,
 }
 
 /// Removes the files that the record of a machine names.
@@ -55,33 +55,7 @@ pub(super) fn clear(hypervisor: &dyn Hypervisor, owned: &Owned, vm: VmId) -> Res
     remove(owned, vm, &files, &host)
 }
 
-/// Removes the files that the record of a machine names and that the machine, as it was seen, has no use for: the branches that
-/// it has left, and what was brought back for nothing.
-pub(crate) fn clear_spare(hypervisor: &dyn Hypervisor, owned: &Owned, seen: &Observed) -> Result<(), Error> {
-    let vm = seen.vm.id;
-    if !owned.has_spare(seen) {
-        return Ok(());
-    }
-    let mut used = needed(seen);
-    let mut files = owned.get(vm).map(|record| record.files).unwrap_or_default();
-    files.retain(|path, _| !used.contains(&text(path)));
-    let elsewhere = hypervisor.elsewhere(vm);
-    used.extend(
-        elsewhere
-            .map_err(|failure| failure.to_error(vm, None, "which files other machines use could not be found out"))?,
-    );
-    let host = Host { used, is_back: &|| Ok(false), unlink: &|paths| hypervisor.unlink(paths) };
-    remove(owned, vm, &files, &host)
-}
-
-/// What a machine and its snapshots need.
-pub(super) fn needed(seen: &Observed) -> BTreeSet<String> {
-    let layers = &seen.layers;
-    let memory = layers.snapshots.values().filter_map(|parts| parts.memory_file.clone());
-    layers.reached(&BTreeSet::new()).into_iter().map(str::to_owned).chain(memory).collect()
-}
-
-fn remove(owned: &Owned, vm: VmId, files: &Files, host: &Host<'_>) -> Result<(), Error> {
+pub(super) fn remove(owned: &Owned, vm: VmId, files: &Files, host: &Host<'_>) -> Result<(), Error> {
     let held = held();
     // Another path may lead to a file of ours: a link, or a folder that is mounted twice.
     let reached: BTreeSet<(u64, u64)> = host.used.iter().filter_map(|path| number(Path::new(path)).ok()).collect();
@@ -152,7 +126,7 @@ fn failed(vm: VmId, path: &Path, error: &io::Error) -> Error {
         .with("cause", error.to_string())
 }
 
-fn text(path: &Path) -> String {
+pub(super) fn text(path: &Path) -> String {
     path.to_string_lossy().into_owned()
 }
 

@@ -84,7 +84,7 @@ impl Identity {
 
 impl Made {
     /// Whether this is the file by its name and its inode.
-    fn looks(&self, path: &Path) -> io::Result<Standing> {
+    pub(super) fn looks(&self, path: &Path) -> io::Result<Standing> {
         let found = match fs::symlink_metadata(path) {
             Ok(found) => found,
             Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {

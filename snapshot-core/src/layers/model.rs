@@ -34,6 +34,9 @@ impl Model {
         let layer = Layer { backing: backing.map(str::to_owned), format: "qcow2".to_owned(), ..Layer::default() };
         assert!(self.layers.files.insert(path.to_owned(), layer).is_none(), "{path} is overwritten");
         self.blocks.insert(path.to_owned(), Blocks::new());
+        if is_made_by_snapshots(path) {
+            self.layers.ours.insert(path.to_owned());
+        }
     }
 
     /// What is read through a file; a file that is gone is a failure of the test.

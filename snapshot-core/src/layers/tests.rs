@@ -86,6 +86,15 @@ proptest! {
                 }
             }
         }
+        if model.elsewhere.is_empty() {
+            // Without any snapshot the machine is on its own image alone, and on what that was cloned from, with what it had.
+            let before = model.content(&model.live());
+            model.ids().iter().for_each(|id| model.mark(id, false));
+            prop_assert!(model.collect(&mut usize::MAX.clone(), &mut vec![]));
+            let left = (model.layers.snapshots.len(), model.layers.files.len(), model.live());
+            prop_assert_eq!(left, (0, 2, "/images/desk.qcow2".to_owned()));
+            prop_assert_eq!(model.content(&model.live()), before);
+        }
     }
 }
 

@@ -5,6 +5,7 @@ use snapshot_core::ids::SnapshotId;
 use snapshot_core::layers::{Layer, Layers, Parts};
 use snapshot_core::snapshot::Storage;
 
+use super::super::spare::needed;
 use super::super::tests::{Fixture, disk, id, label, qemu_img, seen, vm};
 use super::*;
 use crate::hypervisor::Observed;
@@ -352,6 +353,15 @@ fn of_a_machine_that_is_there_only_what_it_has_no_use_for_goes() {
     assert_eq!(scene.there(), [true, false, true, true]);
     assert_eq!([&laid, &earlier, &strange].map(|path| path.exists()), [false, true, true]);
     assert!(!scene.owned().has_spare(&scene.seen));
+    // One that libvirt took away in the middle of a revert, and nobody brought back.
+    let second = scene.at("vda.1700000007.kept");
+    overlay(&scene.at("vda.qcow2"), &scene.at("vda.1700000007"));
+    scene.owned().laid(&scene.seen, &id(1), 1_700_000_001);
+    fs::rename(scene.at("vda.1700000007"), &second).unwrap();
+    scene.owned().saw(&scene.seen);
+    assert!(scene.owned().has_spare(&scene.seen));
+    scene.remove(&needed).unwrap();
+    assert!(!second.exists() && !scene.owned().has_spare(&scene.seen));
 }
 
 #[test]

@@ -1,0 +1,76 @@
+//! Files on record that a machine which is there has no use for: branches that it has left, overlays of reverts that were
+//! interrupted, and what was brought back for nothing.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use snapshot_core::Error;
+use snapshot_core::ids::{SnapshotId, VmId};
+
+use super::abandoned::{Host, remove, text};
+use super::files::{self, Files, Kind, Made, Standing};
+use super::{Owned, Record};
+use crate::hypervisor::{Hypervisor, Observed};
+
+impl Owned {
+    /// libvirt was told to take the machine back to an external snapshot, in some second from this one on.
+    pub fn laid(&self, seen: &Observed, id: &SnapshotId, since: i64) {
+        self.change(seen.vm.id, |record| {
+            let files = files::after_laying(record.map_or(&Files::new(), |record| &record.files), seen, id, since);
+            Record::with_files(record, seen, files)
+        });
+    }
+
+    /// What is in the files of a snapshot that was never whole is not known to be of no use: they are nobody's to remove.
+    pub fn give_up(&self, vm: VmId, id: &SnapshotId) {
+        self.change(vm, |record| {
+            let mut record = record?.clone();
+            record.files.retain(|_, made| made.snapshot != *id);
+            record.forget_the_gone();
+            (!record.is_empty()).then_some(record)
+        });
+    }
+
+    /// The overlays on record as made for a machine that are still what was made.
+    pub fn overlays(&self, vm: VmId) -> BTreeSet<String> {
+        let files = self.get(vm).map(|record| record.files).unwrap_or_default();
+        let is_it = |path: &Path, made: &Made| matches!(made.looks(path), Ok(Standing::Ours));
+        let overlays = files.iter().filter(|(path, made)| made.kind != Kind::Memory && is_it(path, made));
+        overlays.map(|(path, _)| path.to_string_lossy().into_owned()).collect()
+    }
+
+    /// Whether files of the record are there that a machine has no use for, as it was seen.
+    pub fn has_spare(&self, seen: &Observed) -> bool {
+        let files = self.get(seen.vm.id).map(|record| record.files).unwrap_or_default();
+        let needed = needed(seen);
+        let is_there = |path: &PathBuf| path.exists() || files::guarded(path).exists();
+        seen.layers.unreadable.is_none()
+            && files.keys().any(|path| !needed.contains(&*path.to_string_lossy()) && is_there(path))
+    }
+}
+
+/// Removes the files that the record of a machine names and that the machine, as it was seen, has no use for: the branches that
+/// it has left, and what was brought back for nothing.
+pub(crate) fn clear_spare(hypervisor: &dyn Hypervisor, owned: &Owned, seen: &Observed) -> Result<(), Error> {
+    let vm = seen.vm.id;
+    if !owned.has_spare(seen) {
+        return Ok(());
+    }
+    let mut used = needed(seen);
+    let mut files = owned.get(vm).map(|record| record.files).unwrap_or_default();
+    files.retain(|path, _| !used.contains(&text(path)));
+    let elsewhere = hypervisor.elsewhere(vm);
+    used.extend(
+        elsewhere
+            .map_err(|failure| failure.to_error(vm, None, "which files other machines use could not be found out"))?,
+    );
+    let host = Host { used, is_back: &|| Ok(false), unlink: &|paths| hypervisor.unlink(paths) };
+    remove(owned, vm, &files, &host)
+}
+
+/// What a machine and its snapshots need.
+pub(super) fn needed(seen: &Observed) -> BTreeSet<String> {
+    let layers = &seen.layers;
+    let memory = layers.snapshots.values().filter_map(|parts| parts.memory_file.clone());
+    layers.reached(&BTreeSet::new()).into_iter().map(str::to_owned).chain(memory).collect()
+}
