@@ -189,6 +189,10 @@ impl Work<'_> {
             let message = format!("what there is of snapshot {id} could not be taken back");
             return Err(Error::new(Reason::HypervisorFailed, message).into());
         }
+        if let Some(owned) = self.shared.machines.owned() {
+            // A file of it that could not be removed is nobody's snapshot.
+            owned.deleted(seen.vm.id, id);
+        }
         Ok(())
     }
 

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use snapshot_core::Error;
 use snapshot_core::ids::{SnapshotId, VmId};
 
-use super::abandoned::{Host, remove, text};
+use super::abandoned::{Host, remove};
 use super::files::{self, Files, Kind, Made, Standing};
 use super::{Owned, Record};
 use crate::hypervisor::{Hypervisor, Observed};
@@ -41,24 +41,34 @@ impl Owned {
 
     /// Whether files of the record are there that a machine has no use for, as it was seen.
     pub fn has_spare(&self, seen: &Observed) -> bool {
-        let files = self.get(seen.vm.id).map(|record| record.files).unwrap_or_default();
-        let needed = needed(seen);
         let is_there = |path: &PathBuf| path.exists() || files::guarded(path).exists();
-        seen.layers.unreadable.is_none()
-            && files.keys().any(|path| !needed.contains(&*path.to_string_lossy()) && is_there(path))
+        self.get(seen.vm.id).is_some_and(|record| spare(&record, seen).keys().any(is_there))
     }
 }
 
-/// Removes the files that the record of a machine names and that the machine, as it was seen, has no use for: the branches that
-/// it has left, and what was brought back for nothing.
+/// The files of a record that a machine has no use for. Those of a snapshot that libvirt does not know, and that nobody has
+/// deleted, may be all that is left of it: then libvirt has lost its word of them, or the machine was defined anew.
+fn spare(record: &Record, seen: &Observed) -> Files {
+    if seen.layers.unreadable.is_some() {
+        return Files::new();
+    }
+    let needed = needed(seen);
+    let mut files = record.files.clone();
+    files.retain(|path, made| {
+        let is_lost =
+            record.snapshots.contains_key(&made.snapshot) && !seen.layers.snapshots.contains_key(&made.snapshot);
+        !is_lost && !needed.contains(&*path.to_string_lossy())
+    });
+    files
+}
+
+/// Removes them: the branches that the machine has left, and what was brought back for nothing.
 pub(crate) fn clear_spare(hypervisor: &dyn Hypervisor, owned: &Owned, seen: &Observed) -> Result<(), Error> {
     let vm = seen.vm.id;
-    if !owned.has_spare(seen) {
+    let Some(files) = owned.get(vm).map(|record| spare(&record, seen)).filter(|files| !files.is_empty()) else {
         return Ok(());
-    }
+    };
     let mut used = needed(seen);
-    let mut files = owned.get(vm).map(|record| record.files).unwrap_or_default();
-    files.retain(|path, _| !used.contains(&text(path)));
     let elsewhere = hypervisor.elsewhere(vm);
     used.extend(
         elsewhere
