@@ -300,6 +300,11 @@ impl Owned {
         self.lock().get(&vm).cloned()
     }
 
+    /// The files on record as made for a machine.
+    fn files(&self, vm: VmId) -> Files {
+        self.lock().get(&vm).map(|record| record.files.clone()).unwrap_or_default()
+    }
+
     /// Snapshots are no longer in an image.
     fn strike(&self, vm: VmId, image: &Path, gone: impl Fn(&SnapshotId) -> bool) {
         self.change(vm, |record| {

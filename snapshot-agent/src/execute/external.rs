@@ -8,11 +8,10 @@
 //! - **Mark deleted**: a snapshot that is not listed is success. From here on nobody is offered it, so its data may change.
 
 use std::collections::BTreeSet;
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use snapshot_core::ids::SnapshotId;
-use snapshot_core::layers::{Layers, Merge, memory_path, overlay_paths};
+use snapshot_core::layers::{Layers, Merge, is_overlay_of, memory_path, overlay_paths};
 use snapshot_core::plan::PowerState;
 use snapshot_core::vm::VmState;
 use snapshot_core::{Error, Reason};
@@ -185,7 +184,7 @@ impl Work<'_> {
             tracing::warn!(%failure, "taking back a snapshot failed");
         }
         let seen = self.look()?;
-        if seen.layers.snapshots.contains_key(id) || seen.layers.live.values().any(|path| is_made_for(path, id)) {
+        if seen.layers.snapshots.contains_key(id) || seen.layers.live.values().any(|path| is_overlay_of(path, id)) {
             let message = format!("what there is of snapshot {id} could not be taken back");
             return Err(Error::new(Reason::HypervisorFailed, message).into());
         }
@@ -202,30 +201,30 @@ impl Work<'_> {
         let disks = self.look()?.layers.live.len();
         for _ in 0..disks + TRIES as usize {
             let seen = self.look()?;
-            let own = seen.layers.live.iter().find(|(_, path)| is_made_for(path, id));
+            let own = seen.layers.live.iter().find(|(_, path)| is_overlay_of(path, id));
             let Some((disk, top)) = own.map(|(disk, top)| (disk.clone(), top.clone())) else { break };
             let base = seen.layers.files.get(&top).and_then(|layer| layer.backing.clone());
             let base = base.ok_or_else(|| Error::new(Reason::HypervisorFailed, format!("{top} lies on nothing")))?;
             self.merge(&Merge { disk, above: vec![top.clone()], top, base, bytes: 0 }, false)?;
         }
-        for attempt in 1..=TRIES {
+        let mut tries = Tries::new(TRIES);
+        loop {
             let seen = self.look()?;
             self.stale = true;
             // Where the guest is switched off in the middle, the files tell the rest.
             let may_have_run = after == After::Restart;
-            match self.shared.hypervisor.take_back(&seen.vm, &seen.layers, id, may_have_run) {
-                Ok(()) => return Ok(()),
-                Err(failure) if attempt == TRIES => {
-                    if let Some(owned) = self.shared.machines.owned() {
-                        owned.give_up(seen.vm.id, id);
-                    }
-                    let doing = "the machine is on files of a snapshot that was not taken, and could not be taken back";
-                    return Err(self.error(&failure, Some(id), doing).into());
+            let Err(failure) = self.shared.hypervisor.take_back(&seen.vm, &seen.layers, id, may_have_run) else {
+                return Ok(());
+            };
+            if tries.is_last(&failure) {
+                if let Some(owned) = self.shared.machines.owned() {
+                    owned.give_up(seen.vm.id, id);
                 }
-                Err(failure) => tracing::warn!(%failure, attempt, "the machine could not be taken back"),
+                let doing = "the machine is on files of a snapshot that was not taken, and could not be taken back";
+                return Err(self.error(&failure, Some(id), doing).into());
             }
+            tracing::warn!(%failure, "the machine could not be taken back; trying again");
         }
-        Ok(())
     }
 
     /// One try of a revert to an external snapshot.
@@ -280,11 +279,6 @@ impl Work<'_> {
             }
         }
     }
-}
-
-/// Whether a file was made for this snapshot.
-fn is_made_for(path: &str, id: &SnapshotId) -> bool {
-    Path::new(path).extension().is_some_and(|last| last == id.as_str())
 }
 
 /// Files that libvirt's next revert may take for the active ones: the overlays of snapshots that the machine is not on.

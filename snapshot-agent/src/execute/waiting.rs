@@ -64,12 +64,7 @@ impl Work<'_> {
         let (mut pause, mut looks) = (FIRST_PAUSE, 0);
         loop {
             match self.shared.hypervisor.observe(vm, Reread::New) {
-                Ok(seen) => {
-                    let seen = self.shared.with_record(seen);
-                    self.stale = false;
-                    self.seen = Some(seen.clone());
-                    return Ok(seen);
-                }
+                Ok(seen) => return Ok(self.saw(seen)),
                 Err(Failure::VmGone) => return Err(Error::vm_not_found(vm).into()),
                 Err(Failure::Unreachable(why)) => {
                     tracing::debug!(why, "waiting for libvirt");
@@ -96,14 +91,16 @@ impl Work<'_> {
     pub(super) fn look_again(&mut self) -> Result<Observed, Halt> {
         let Some(before) = self.seen.take() else { return self.look() };
         match self.shared.hypervisor.observe_again(&before) {
-            Ok(seen) => {
-                let seen = self.shared.with_record(seen);
-                self.stale = false;
-                self.seen = Some(seen.clone());
-                Ok(seen)
-            }
+            Ok(seen) => Ok(self.saw(seen)),
             Err(_) => self.look(),
         }
+    }
+
+    fn saw(&mut self, seen: Observed) -> Observed {
+        let seen = self.shared.with_record(seen);
+        self.stale = false;
+        self.seen = Some(seen.clone());
+        seen
     }
 
     /// The machine as it is, without looking when nothing was changed since the last time.

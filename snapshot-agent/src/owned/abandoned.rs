@@ -44,7 +44,10 @@ pub(super) struct Host<'a> {
 
 /// Removes the files that the record of a machine names.
 pub(super) fn clear(hypervisor: &dyn Hypervisor, owned: &Owned, vm: VmId) -> Result<(), Error> {
-    let Some(files) = owned.get(vm).map(|record| record.files).filter(|files| !files.is_empty()) else { return Ok(()) };
+    let files = owned.files(vm);
+    if files.is_empty() {
+        return Ok(());
+    }
     let is_back = || Ok(hypervisor.vms()?.contains(&vm));
     let asking = |failure: Failure| failure.to_error(vm, None, "which files machines use could not be found out");
     if is_back().map_err(asking)? {

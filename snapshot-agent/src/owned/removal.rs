@@ -79,7 +79,7 @@ pub(crate) fn sweep(owned: &Owned) {
                 owned.strike(vm, &image, |id| !tags.contains(id.as_str()));
             }
         }
-        for (path, made) in owned.get(vm).into_iter().flat_map(|record| record.files) {
+        for (path, made) in owned.files(vm) {
             if matches!(made.standing(&path), Ok(Standing::Gone)) && !guarded(&path).exists() {
                 owned.strike_file(vm, &path);
             }

@@ -33,41 +33,38 @@ impl Owned {
 
     /// The overlays on record as made for a machine that are still what was made.
     pub fn overlays(&self, vm: VmId) -> BTreeSet<String> {
-        let files = self.get(vm).map(|record| record.files).unwrap_or_default();
         let is_it = |path: &Path, made: &Made| matches!(made.looks(path), Ok(Standing::Ours));
-        let overlays = files.iter().filter(|(path, made)| made.kind != Kind::Memory && is_it(path, made));
+        let overlays = self.files(vm).into_iter().filter(|(path, made)| made.kind != Kind::Memory && is_it(path, made));
         overlays.map(|(path, _)| path.to_string_lossy().into_owned()).collect()
     }
 
     /// Whether files of the record are there that a machine has no use for, as it was seen.
     pub fn has_spare(&self, seen: &Observed) -> bool {
         let is_there = |path: &PathBuf| path.exists() || files::guarded(path).exists();
-        self.get(seen.vm.id).is_some_and(|record| spare(&record, seen).keys().any(is_there))
+        self.spare(seen).keys().any(is_there)
     }
-}
 
-/// The files of a record that a machine has no use for. Those of a snapshot that libvirt does not know, and that nobody has
-/// deleted, may be all that is left of it: then libvirt has lost its word of them, or the machine was defined anew.
-fn spare(record: &Record, seen: &Observed) -> Files {
-    if seen.layers.unreadable.is_some() {
-        return Files::new();
+    /// The files on record that a machine has no use for. Those of a snapshot that libvirt does not know, and that nobody has
+    /// deleted, may be all that is left of it: then libvirt has lost its word of them, or the machine was defined anew.
+    fn spare(&self, seen: &Observed) -> Files {
+        let records = self.lock();
+        let record = records.get(&seen.vm.id).filter(|record| !record.files.is_empty());
+        let Some(record) = record.filter(|_| seen.layers.unreadable.is_none()) else { return Files::new() };
+        let (known, needed) = (&seen.layers.snapshots, needed(seen));
+        let is_lost = |id: &SnapshotId| record.snapshots.contains_key(id) && !known.contains_key(id);
+        let mut files = record.files.clone();
+        files.retain(|path, made| !is_lost(&made.snapshot) && !needed.contains(&*path.to_string_lossy()));
+        files
     }
-    let needed = needed(seen);
-    let mut files = record.files.clone();
-    files.retain(|path, made| {
-        let is_lost =
-            record.snapshots.contains_key(&made.snapshot) && !seen.layers.snapshots.contains_key(&made.snapshot);
-        !is_lost && !needed.contains(&*path.to_string_lossy())
-    });
-    files
 }
 
 /// Removes them: the branches that the machine has left, and what was brought back for nothing.
 pub(crate) fn clear_spare(hypervisor: &dyn Hypervisor, owned: &Owned, seen: &Observed) -> Result<(), Error> {
     let vm = seen.vm.id;
-    let Some(files) = owned.get(vm).map(|record| spare(&record, seen)).filter(|files| !files.is_empty()) else {
+    let files = owned.spare(seen);
+    if files.is_empty() {
         return Ok(());
-    };
+    }
     let mut used = needed(seen);
     let elsewhere = hypervisor.elsewhere(vm);
     used.extend(

@@ -10,7 +10,7 @@ interface Texts {
   readonly load: () => Promise<{ readonly default: Catalogue }>;
 }
 
-export const LANGUAGES = {
+const TEXTS = {
   ar: { rtl: true, load: () => import("./ar") },
   ca: { load: () => import("./ca") },
   cs: { load: () => import("./cs") },
@@ -35,9 +35,9 @@ export const LANGUAGES = {
   vi: { load: () => import("./vi") },
   "zh-CN": { load: () => import("./zh-CN") },
   "zh-TW": { load: () => import("./zh-TW") },
-} satisfies Readonly<Record<string, Texts>> as Readonly<Record<LanguageTag, Texts>>;
-
-type LanguageTag = "ar" | "ca" | "cs" | "de" | "en" | "es" | "eu" | "fa" | "fr" | "gl" | "he" | "hi" | "id" | "it" | "ja" | "ko" | "nb" | "pt" | "ru" | "tr" | "vi" | "zh-CN" | "zh-TW";
+} satisfies Readonly<Record<string, Texts>>;
 
 /** A language there are texts in, by its BCP 47 tag. */
-export type Language = LanguageTag;
+export type Language = keyof typeof TEXTS;
+
+export const LANGUAGES: Readonly<Record<Language, Texts>> = TEXTS;

@@ -138,7 +138,7 @@ fn abort(connection: &Connection, vm: &VmFacts, disk: &str, flags: u32) -> Resul
     Ok(())
 }
 
-fn commit_files(layers: &Layers, merge: &Merge, watch: &dyn Watch) -> Result<(), Failure> {
+pub(super) fn commit_files(layers: &Layers, merge: &Merge, watch: &dyn Watch) -> Result<(), Failure> {
     let mut command = Command::new("qemu-img");
     command.args(["commit", "-p", "-d", "-f", format(layers, &merge.top), "-b", spelled(layers, &merge.base)]);
     command.arg("--").arg(&merge.top);
@@ -288,7 +288,7 @@ impl Pauses {
 }
 
 /// For what takes no time.
-struct Nobody;
+pub(super) struct Nobody;
 
 impl Watch for Nobody {
     fn progress(&self, _: u64, _: u64) {}

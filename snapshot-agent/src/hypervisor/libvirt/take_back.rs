@@ -18,7 +18,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use snapshot_core::ids::SnapshotId;
-use snapshot_core::layers::{Layers, overlay_paths};
+use snapshot_core::layers::{Layers, Merge, is_overlay_of, overlay_paths};
 use snapshot_core::vm::VmFacts;
 use virt::domain::Domain;
 
@@ -26,6 +26,7 @@ use super::super::Failure;
 use super::super::block_nodes::{Ahead, Block, Node, ahead, nodes_of};
 use super::files::{is_same, unlink};
 use super::link::Link;
+use super::merge::{Nobody, commit_files};
 use crate::qcow2;
 
 /// How often a merge is asked how far it is, and how long it may take. It merges what was written since the daemon died.
@@ -34,17 +35,9 @@ const MERGED_WITHIN: Duration = Duration::from_secs(10 * 60);
 /// How long an empty image may take to be made.
 const MADE_WITHIN: Duration = Duration::from_secs(60);
 
-/// A block job, as `query-block-jobs` tells of it.
+/// A job, as `query-jobs` tells of it.
 #[derive(Debug, Deserialize)]
 struct Job {
-    #[serde(rename = "device")]
-    id: String,
-    ready: bool,
-}
-
-/// A job of any kind, as `query-jobs` tells of it.
-#[derive(Debug, Deserialize)]
-struct AnyJob {
     id: String,
     #[serde(rename = "type")]
     kind: String,
@@ -69,7 +62,7 @@ pub(super) fn take_back(
 }
 
 fn in_qemu(domain: &Domain, id: &SnapshotId) -> Result<(), Failure> {
-    let is_made = |path: &str| path.strip_suffix(id.as_str()).is_some_and(|rest| rest.ends_with('.'));
+    let is_made = |path: &str| is_overlay_of(path, id);
     let nodes: Vec<Node> = ask(domain, "query-named-block-nodes", json!({}))?;
     if nodes_of(&nodes, is_made).is_empty() {
         return Ok(());
@@ -99,8 +92,7 @@ fn in_qemu(domain: &Domain, id: &SnapshotId) -> Result<(), Failure> {
 fn end_creating(domain: &Domain) -> Result<(), Failure> {
     let since = Instant::now();
     loop {
-        let jobs: Vec<AnyJob> = ask(domain, "query-jobs", json!({}))?;
-        let creating: Vec<_> = jobs.into_iter().filter(|job| job.kind == "create").collect();
+        let creating: Vec<_> = jobs(domain)?.into_iter().filter(|job| job.kind == "create").collect();
         if creating.is_empty() {
             return Ok(());
         }
@@ -130,7 +122,8 @@ fn in_files(layers: &Layers, id: &SnapshotId, may_have_run: bool) -> Result<(), 
             return Err(Failure::Unintelligible(what));
         }
         tracing::warn!(%id, overlay, "a guest was on a file that libvirt does not know; merging it");
-        qemu_img(&["commit", "-q", "-d", "-f", "qcow2", "-b", live, "--", &overlay])?;
+        let merge = Merge { disk: target, above: Vec::new(), top: overlay, base: live.clone(), bytes: 0 };
+        commit_files(layers, &merge, &Nobody)?;
     }
     Ok(())
 }
@@ -142,33 +135,28 @@ fn is_empty(overlay: &str) -> Result<bool, Failure> {
         depth: u32,
         present: bool,
     }
-    let map = qemu_img(&["map", "-U", "-f", "qcow2", "--output=json", "--", overlay])?;
-    let parts: Vec<Part> = serde_json::from_slice(&map)
+    let args = ["map", "-U", "-f", "qcow2", "--output=json", "--", overlay];
+    let map = Command::new("qemu-img").args(args).stdin(Stdio::null()).output()?;
+    if !map.status.success() {
+        let words = String::from_utf8_lossy(&map.stderr);
+        return Err(Failure::Unintelligible(format!("qemu-img: {}", words.trim())));
+    }
+    let parts: Vec<Part> = serde_json::from_slice(&map.stdout)
         .map_err(|error| Failure::Unintelligible(format!("what qemu-img says of {overlay}: {error}")))?;
     Ok(!parts.iter().any(|part| part.depth == 0 && part.present))
-}
-
-fn qemu_img(args: &[&str]) -> Result<Vec<u8>, Failure> {
-    let output = Command::new("qemu-img").args(args).stdin(Stdio::null()).output()?;
-    if output.status.success() {
-        return Ok(output.stdout);
-    }
-    let words = String::from_utf8_lossy(&output.stderr);
-    Err(Failure::Unintelligible(format!("qemu-img: {}", words.trim())))
 }
 
 /// Merges the file on top into the one below it, and has QEMU go on with that.
 fn merge(domain: &Domain, disk: &Ahead) -> Result<(), Failure> {
     let job = format!("take-back-{}", disk.top);
-    let jobs = || ask::<Vec<Job>>(domain, "query-block-jobs", json!({}));
-    if !jobs()?.iter().any(|other| other.id == job) {
+    if !jobs(domain)?.iter().any(|other| other.id == job) {
         let arguments = json!({ "job-id": job, "device": disk.top, "base-node": disk.base });
         let _: Value = ask(domain, "block-commit", arguments)?;
     }
     let since = Instant::now();
     let mut completed = false;
-    while let Some(now) = jobs()?.into_iter().find(|other| other.id == job) {
-        if now.ready && !completed {
+    while let Some(now) = jobs(domain)?.into_iter().find(|other| other.id == job) {
+        if now.status == "ready" && !completed {
             let _: Value = ask(domain, "job-complete", json!({ "id": job }))?;
             completed = true;
         }
@@ -178,6 +166,10 @@ fn merge(domain: &Domain, disk: &Ahead) -> Result<(), Failure> {
         thread::sleep(ASK_EVERY);
     }
     Ok(())
+}
+
+fn jobs(domain: &Domain) -> Result<Vec<Job>, Failure> {
+    ask(domain, "query-jobs", json!({}))
 }
 
 /// Asks QEMU by QMP.
