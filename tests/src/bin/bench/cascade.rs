@@ -17,21 +17,30 @@ use uuid::Uuid;
 
 use crate::volume::Volume;
 
-/// What the guest writes in all, a part of it between each two snapshots: each to another place, so that nothing of it can
-/// be left out.
+/// What is different on the disk in the end from what it was at first.
 const WRITTEN: u64 = 60 << 20;
-/// The most parts; of a longer line, several share a place.
+/// The most parts that it is written in; of a longer line, several share a place.
 const PARTS: u64 = 30;
 /// Where the first of it is; before it are the boot sector and what the guest writes by itself.
 const FIRST: u64 = 2 << 20;
 /// The policy under which external snapshots are taken.
 const POLICY: &str = "stable_paths = false\nmax_snapshots_per_vm = 1000\nmax_layers = 100\nspace_margin_bytes = 0\n";
 
+/// Where the guest writes between each two snapshots.
+#[derive(Clone, Copy, PartialEq)]
+enum Writes {
+    /// Each time a part of it, to another place: nothing of it can be left out.
+    Apart,
+    /// Each time all of it, to the same place, as a guest does with its logs, its swap and its journal.
+    Over,
+}
+
 /// A line of snapshots.
 #[derive(Clone, Copy)]
 struct Line {
     storage: v1::StorageKind,
     length: u64,
+    writes: Writes,
     running: bool,
 }
 
@@ -56,19 +65,22 @@ pub async fn measure() -> Result<Vec<Value>> {
     let external = [Way::Ours, Way::Libvirt("leaf-first"), Way::Libvirt("root-first")];
     let internal = [Way::Ours, Way::Libvirt("leaf-first"), Way::Libvirt("root-first"), Way::Libvirt("children")];
     let mut rows = Vec::new();
-    for (storage, length, ways, states) in [
-        (v1::StorageKind::External, 6, &external[..], &[false, true][..]),
+    for (storage, length, writes, ways, states) in [
+        (v1::StorageKind::External, 6, Writes::Apart, &external[..], &[false, true][..]),
+        (v1::StorageKind::External, 6, Writes::Over, &external[..], &[false, true][..]),
         // libvirt 11.3 starts no machine on more than 25 files.
-        (v1::StorageKind::External, 20, &external[..], &[false, true][..]),
-        (v1::StorageKind::External, 30, &external[..], &[false][..]),
-        (v1::StorageKind::Internal, 200, &internal[..], &[false, true][..]),
+        (v1::StorageKind::External, 20, Writes::Apart, &external[..], &[false, true][..]),
+        (v1::StorageKind::External, 20, Writes::Over, &external[..], &[false, true][..]),
+        (v1::StorageKind::External, 30, Writes::Apart, &external[..], &[false][..]),
+        (v1::StorageKind::Internal, 200, Writes::Apart, &internal[..], &[false, true][..]),
     ] {
         for &running in states {
-            let line = Line { storage, length, running };
+            let line = Line { storage, length, writes, running };
             let mut row = json!({
                 "work": "cascade",
                 "storage": storage.as_str_name().trim_start_matches("STORAGE_KIND_").to_lowercase(),
                 "length": length,
+                "writes": if writes == Writes::Over { "over" } else { "apart" },
                 "state": if running { "running" } else { "off" },
             });
             for way in ways {
@@ -98,7 +110,8 @@ pub async fn measure() -> Result<Vec<Value>> {
 
 fn print(row: &Value) {
     let (state, storage) = (row["state"].as_str().unwrap_or(""), row["storage"].as_str().unwrap_or(""));
-    println!("deleting {} {storage} snapshots in a line, {state}: seconds, longest step, MiB written", row["length"]);
+    let (length, writes) = (&row["length"], row["writes"].as_str().unwrap_or(""));
+    println!("deleting {length} {storage} snapshots, {state}, written {writes}: seconds, longest step, MiB written");
     for way in ["ours", "leaf_first", "root_first", "children"] {
         if let Some(seconds) = row[format!("{way}_s")].as_f64() {
             let (longest, mib) = (&row[format!("{way}_longest_s")], &row[format!("{way}_written_mib")]);
@@ -153,7 +166,7 @@ async fn prepare(client: &Client, daemon: &Libvirtd, guest: &Guest, line: Line) 
         first.get_or_insert(operation.snapshot);
         let list = daemon.virsh(&["domblklist", guest.name()])?;
         let active = list.split_whitespace().nth(1).context("a guest without a disk")?;
-        let parts = line.length.min(PARTS);
+        let parts = if line.writes == Writes::Over { 1 } else { line.length.min(PARTS) };
         let (length, pattern) = (WRITTEN / parts, number % 255 + 1);
         let place = FIRST + (number % parts) * length;
         let command = format!("write -q -P {pattern} {place} {length}");
