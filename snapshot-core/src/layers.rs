@@ -122,6 +122,12 @@ impl Layers {
         std::iter::successors(Some(path), below).take(MOST_LAYERS)
     }
 
+    /// Every file that is known of: those that may have a second name, which keeps them from being lost.
+    pub fn paths(&self) -> BTreeSet<&str> {
+        let overlays = self.snapshots.values().flat_map(|parts| parts.overlays.values());
+        self.files.keys().chain(overlays).map(String::as_str).collect()
+    }
+
     /// How many files the deepest disk lies on, itself included.
     pub fn depth(&self) -> usize {
         self.live.values().map(|path| self.chain(path).count()).max().unwrap_or(0)

@@ -236,7 +236,7 @@ impl Work<'_> {
         let seen = self.seen()?;
         let hypervisor = &self.shared.hypervisor;
         let endangered = endangered(&seen.layers);
-        let guarded = hypervisor.unguard(&endangered).and_then(|()| hypervisor.guard(&endangered));
+        let guarded = hypervisor.unguard(&guardable(&seen.layers)).and_then(|()| hypervisor.guard(&endangered));
         if let Err(failure) = guarded {
             return Err(self.error(&failure, Some(id), "what the revert could lose cannot be guarded").into());
         }
@@ -286,4 +286,9 @@ pub(super) fn endangered(layers: &Layers) -> Vec<String> {
     let live: BTreeSet<&String> = layers.live.values().collect();
     let overlays = layers.snapshots.values().flat_map(|parts| parts.overlays.values());
     overlays.filter(|path| !live.contains(path)).cloned().collect()
+}
+
+/// Files that an interrupted revert may have left guarded: the machine has moved since, and may be on one of them.
+pub(super) fn guardable(layers: &Layers) -> Vec<String> {
+    layers.paths().into_iter().map(str::to_owned).collect()
 }

@@ -15,7 +15,7 @@ use snapshot_core::operation::Request;
 use snapshot_core::plan::{Step, check_merge};
 use snapshot_core::{Error, Reason};
 
-use super::external::endangered;
+use super::external::guardable;
 use super::waiting::Tries;
 use super::work::{Halt, Work};
 use crate::hypervisor::{Failure, Observed};
@@ -196,7 +196,7 @@ impl Work<'_> {
     fn try_clean_up(&mut self) -> Result<(), Halt> {
         let mut seen = self.look()?;
         self.check_readable(&seen)?;
-        self.unguard(&endangered(&seen.layers));
+        self.unguard(&guardable(&seen.layers));
         let elsewhere = self.elsewhere()?;
         let reverted = matches!(self.entry.request, Request::Revert { .. });
         let left: BTreeSet<String> = self.entry.active.iter().filter(|_| reverted).cloned().collect();

@@ -23,7 +23,7 @@ use snapshot_core::vm::VmState;
 use snapshot_core::{Error, Reason};
 use tokio::task::spawn_blocking;
 
-use super::external::{After, endangered};
+use super::external::{After, guardable};
 use super::operation::{Operation, Phase, Progress};
 use super::work::{Halt, Work};
 use super::{Shared, overdue};
@@ -180,7 +180,7 @@ impl Work<'_> {
                 if let Some(owned) = self.shared.machines.owned() {
                     owned.laid(&seen, &snapshot, unix_now().saturating_sub(ago).saturating_sub(2));
                 }
-                self.unguard(&endangered(&seen.layers));
+                self.unguard(&guardable(&seen.layers));
                 self.settle_revert(next, begun, &snapshot, then)
             }
             (Request::Revert { .. }, Step::PowerOff) => match self.look()?.vm.state {

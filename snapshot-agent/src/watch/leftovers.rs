@@ -1,17 +1,19 @@
 //! What an operation could not remove of a snapshot that failed, for instance because a disk was full, and files that an
-//! interrupted one has left: it is tried again at intervals, whenever its machine is looked at and no operation has it.
+//! interrupted one has left, or has left with a second name: it is tried again at intervals, whenever its machine is
+//! looked at and no operation has it.
 //!
 //! Only what was noted as such ([`crate::owned`]) is removed. That an image holds something which libvirt does not list says
 //! nothing: somebody may have had libvirt forget it for a moment.
 
 use std::collections::BTreeMap;
+use std::os::unix::fs::MetadataExt as _;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use snapshot_core::Error;
 use snapshot_core::ids::{OperationId, SnapshotId, VmId};
 
-use crate::hypervisor::{Hypervisor, Observed, Reread};
+use crate::hypervisor::{GUARDED, Hypervisor, Observed, Reread};
 use crate::locks::Locks;
 use crate::machines::Machines;
 use crate::owned;
@@ -38,7 +40,8 @@ impl Leftovers {
         let noted = machines.owned().and_then(|owned| owned.get(vm)).map(|record| record.remains).unwrap_or_default();
         let left: Vec<SnapshotId> = noted.into_iter().filter(|id| seen.has_stray(id)).collect();
         let has_spare = machines.owned().is_some_and(|owned| owned.has_spare(seen));
-        if left.is_empty() && !has_spare {
+        let guarded = guarded(seen);
+        if left.is_empty() && guarded.is_empty() && !has_spare {
             self.tried.remove(&vm);
             return None;
         }
@@ -58,12 +61,24 @@ impl Leftovers {
                     }
                 }
             }
+            if !guarded.is_empty()
+                && let Err(failure) = hypervisor.unguard(&guarded)
+            {
+                tracing::warn!(%vm, %failure, ?guarded, "second names of files cannot be removed yet");
+            }
             if has_spare && let Err(error) = clear_spare(&*hypervisor, &machines, vm) {
                 tracing::warn!(%vm, ?error, "files that nobody needs could not be removed yet");
             }
             drop(guard);
         })
     }
+}
+
+/// Files that an interrupted revert has left with a second name.
+fn guarded(seen: &Observed) -> Vec<String> {
+    let file = |path: &str| std::fs::symlink_metadata(path).ok().map(|found| (found.dev(), found.ino()));
+    let is_guarded = |path: &&str| file(path).is_some_and(|found| file(&format!("{path}{GUARDED}")) == Some(found));
+    seen.layers.paths().into_iter().filter(is_guarded).map(str::to_owned).collect()
 }
 
 /// By a look of its own: the one from before may be older than the last operation.

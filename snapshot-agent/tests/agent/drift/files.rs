@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use proto::status::from_status;
 use proto::v1::OperationState;
@@ -122,6 +123,28 @@ async fn the_files_of_a_machine_that_is_gone_are_purged_and_no_others() {
     desk.purge(false).await.unwrap();
     assert_eq!((made, desk.made().len()), (7, 0), "{:?}", desk.made());
     desk.nothing_is_left().await;
+}
+
+/// As an agent leaves them that dies after a revert: whatever the machine is on by then, the second names go, and nothing else.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn second_names_that_an_interrupted_revert_left_go() {
+    let (desk, _) = Desk::with_a_story("second-names").await;
+    let made = desk.made();
+    for path in made.iter().filter(|path| path.extension().is_none_or(|last| last != "mem")) {
+        fs::hard_link(path, format!("{}.kept", path.display())).unwrap();
+    }
+    assert!(desk.made().len() > made.len());
+    // The next process looks at every machine; so does anybody who hears of a change.
+    for change in ["suspend", "resume"] {
+        desk.scene.virsh(&[change, &desk.guest.vm.to_string()]);
+    }
+    let begun = std::time::Instant::now();
+    while desk.made() != made {
+        assert!(begun.elapsed() < Duration::from_secs(90), "{:?}", desk.made());
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert_eq!(desk.guest.report().disk, 'E');
+    desk.scene.agent.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
