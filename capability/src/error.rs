@@ -4,7 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use snapshot_core::Reason;
-use snapshot_core::authority::AboveCeiling;
+use snapshot_core::authority::{AboveCeiling, Action};
 
 /// Why a request's token is refused. The caller is not authenticated, whatever the variant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -124,6 +124,16 @@ pub enum KeyError {
     /// Two entries of the configuration for one issuer.
     #[error("issuer {0:?} is configured twice")]
     DuplicateIssuer(String),
+    /// A right for the service's own issuer that is for users.
+    #[error(
+        "issuer {issuer:?} is the service's own and may not have {action}: read, create and delete are all there is for it"
+    )]
+    NotForService {
+        /// The issuer.
+        issuer: String,
+        /// The right.
+        action: Action,
+    },
     /// A lifetime of less than a second or more than [`MAX_LIFETIME_SECONDS`](crate::MAX_LIFETIME_SECONDS).
     #[error("a token may live from 1 to {max} seconds, not {0}", max = crate::MAX_LIFETIME_SECONDS)]
     BadLifetime(i64),

@@ -11,6 +11,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::io;
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
@@ -43,6 +44,50 @@ pub struct IssuerConfig {
     /// Whether it may grant on `*`. No by default.
     #[serde(default)]
     pub any_vm: bool,
+    /// Whether it is the API's own, by which it reads the hosts and does what no user asked for. Its tokens open less than
+    /// their grants say ([`snapshot_core::authority::Ceiling::service`]), and more than that may not be configured. No by default.
+    #[serde(default)]
+    pub service: bool,
+    /// How many destructive operations (revert, delete, purge) one token may begin on a host: an agent counts, the API does not.
+    #[serde(default = "default_destructive_uses")]
+    pub destructive_uses: NonZeroU32,
+}
+
+/// Enough for a person with one token at a page, and an end for who has stolen it.
+fn default_destructive_uses() -> NonZeroU32 {
+    NonZeroU32::MIN.saturating_add(15)
+}
+
+impl IssuerConfig {
+    /// An issuer whose tokens may do this to machines that they name, and nothing that has to be said besides.
+    pub fn new(issuer: &str, jwks: PathBuf, actions: impl IntoIterator<Item = Action>) -> Self {
+        Self {
+            issuer: issuer.to_owned(),
+            jwks,
+            actions: actions.into_iter().collect(),
+            any_vm: false,
+            service: false,
+            destructive_uses: default_destructive_uses(),
+        }
+    }
+
+    /// Refuses what may not be configured: the service's own issuer with a right that is for users.
+    pub fn check(&self) -> Result<(), KeyError> {
+        let above = |action: &&Action| self.service && !Action::OF_SERVICE.contains(*action);
+        match self.actions.iter().find(above) {
+            None => Ok(()),
+            Some(action) => Err(KeyError::NotForService { issuer: self.issuer.clone(), action: *action }),
+        }
+    }
+
+    fn ceiling(&self) -> Ceiling {
+        Ceiling {
+            actions: self.actions.clone(),
+            any_vm: self.any_vm,
+            service: self.service,
+            destructive_uses: self.destructive_uses.get(),
+        }
+    }
 }
 
 /// Verifies tokens of the configured issuers.
@@ -75,11 +120,12 @@ impl Verifier {
     pub fn load(configs: Vec<IssuerConfig>) -> Result<Self, KeyError> {
         let mut issuers = HashMap::with_capacity(configs.len());
         for config in configs {
+            config.check()?;
             let bytes = jwks::read(&config.jwks)?;
             let keys = jwks::parse(&config.jwks, &bytes)?;
             let issuer = Issuer {
+                ceiling: config.ceiling(),
                 path: config.jwks,
-                ceiling: Ceiling { actions: config.actions, any_vm: config.any_vm },
                 keys: ArcSwap::from_pointee(keys),
                 last: Mutex::new(Ok(bytes)),
             };

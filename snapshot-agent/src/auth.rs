@@ -1,14 +1,23 @@
 //! From the token in a request to a permit.
 //!
 //! The API sends the user's own token along, and the agent verifies it with its own copy of the issuers' keys: an API
-//! that has been taken over can act only for those whose tokens pass through it at that moment.
+//! that has been taken over can act only for those whose tokens pass through it at that moment. What it does on its own, which is
+//! to read, it does by tokens of an issuer of its own: the certificate alone opens nothing.
+//!
+//! A stream of what is seen ends when its token does. The token's end is turned into a moment of the monotonic clock once.
+
+use std::time::Duration;
 
 use capability::{Verifier, bearer};
-use snapshot_core::Error;
-use snapshot_core::authority::{Action, Caller, Permit, authorize};
+use snapshot_core::authority::{Action, Caller, Denied, Permit, authorize, authorize_cancel};
 use snapshot_core::ids::VmId;
 use snapshot_core::operation::Request;
+use snapshot_core::{Error, Reason};
+use tokio::time::Instant;
 use tonic::metadata::MetadataMap;
+
+use crate::execute::operation::Operation;
+use crate::execute::unknown;
 
 /// Who asks. An error says no more than that the token does not count, and why.
 pub fn authenticate(verifier: &Verifier, metadata: &MetadataMap, now_unix: i64) -> Result<Caller, Error> {
@@ -25,4 +34,22 @@ pub fn permit(caller: &Caller, vm: VmId, request: &Request) -> Result<Permit, Er
         authorize(caller, vm, Action::Create).map_err(|denied| denied.about(vm))?;
     }
     authorize(caller, vm, request.kind().into()).map_err(|denied| denied.about(vm))
+}
+
+/// Whether the caller may stop this operation: as the API decides it. One that may not be seen is not there.
+pub fn permit_cancel(caller: &Caller, operation: &Operation) -> Result<Permit, Error> {
+    authorize_cancel(caller, operation.vm(), operation.kind()).map_err(|denied| match denied {
+        Denied::Invisible => unknown(operation.id()),
+        Denied::Forbidden { .. } => denied.about(operation.vm()),
+    })
+}
+
+/// When a token with this end has ended.
+pub fn end_of_token(expires_at_unix: i64, now_unix: i64) -> Instant {
+    Instant::now() + Duration::from_secs(u64::try_from(expires_at_unix.saturating_sub(now_unix)).unwrap_or(0))
+}
+
+/// What the reader of a stream is told whose token has ended.
+pub fn expired() -> Error {
+    Error::new(Reason::TokenExpired, "the token has expired: go on with a new one")
 }

@@ -114,6 +114,7 @@ impl Config {
         if config.issuers.is_empty() {
             return Err("without issuers nobody could ask for anything".to_owned());
         }
+        config.issuers.iter().try_for_each(IssuerConfig::check).map_err(|error| error.to_string())?;
         Ok(config)
     }
 
@@ -250,6 +251,7 @@ mod tests {
             (SMALLEST.replace("spiffe://example.test/snapshot-api", "*"), "SPIFFE"),
             (format!("max_operations = 0\n{SMALLEST}"), "at least 1"),
             (format!("{SMALLEST}\n[policy]\nallow_everything = true"), "allow_everything"),
+            (SMALLEST.replace("\"delete\"]", "\"revert\"]\nservice = true"), "may not have revert"),
         ] {
             let problem = Config::parse(&mistake).unwrap_err();
             assert!(problem.contains(word), "{problem}");

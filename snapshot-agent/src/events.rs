@@ -13,11 +13,12 @@ use proto::v1;
 use snapshot_core::ids::VmId;
 use snapshot_core::{Error, Reason};
 use tokio::sync::mpsc;
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep_until, timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
+use crate::auth;
 use crate::execute::operation::{Operation, Phase, Progress};
 use crate::journal;
 use crate::machines::Machines;
@@ -28,11 +29,13 @@ const FIRST_LOOK: Duration = Duration::from_secs(15);
 /// Events that wait for a slow reader.
 const WAITING: usize = 4;
 
-/// Follows an operation that was taken on until its end, or until the process is to end.
+/// Follows an operation that was taken on until its end, until the token does by which it is followed, or until the process is to
+/// end.
 pub fn follow<T: Send + 'static>(
     operation: Arc<Operation>,
     machines: Arc<Machines>,
     stopping: CancellationToken,
+    until: Option<Instant>,
     wrap: fn(OperationEvent) -> T,
 ) -> ReceiverStream<Result<T, Status>> {
     let (sender, receiver) = mpsc::channel(WAITING);
@@ -72,6 +75,10 @@ pub fn follow<T: Send + 'static>(
             tokio::select! {
                 changed = phases.changed() => if changed.is_err() { return },
                 () = sender.closed() => return,
+                () = ended(until) => {
+                    let _ = sender.send(Err(proto::status::to_status(&auth::expired()))).await;
+                    return;
+                }
                 () = stopping.cancelled() => {
                     let _ = sender.send(Err(proto::status::to_status(&shutting_down()))).await;
                     return;
@@ -80,6 +87,13 @@ pub fn follow<T: Send + 'static>(
         }
     });
     ReceiverStream::new(receiver)
+}
+
+async fn ended(until: Option<Instant>) {
+    match until {
+        Some(until) => sleep_until(until).await,
+        None => std::future::pending().await,
+    }
 }
 
 /// The machine after an operation. A process that began after the operation has ended may not have seen it yet, and an

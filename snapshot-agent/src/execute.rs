@@ -20,6 +20,7 @@ pub mod operation;
 mod overdue;
 mod registry;
 mod settle;
+mod spent;
 mod steps;
 mod vanished;
 mod waiting;
@@ -44,6 +45,7 @@ use tracing::Instrument as _;
 
 use self::operation::{Operation, Phase};
 use self::registry::{Entered, Registry};
+use self::spent::Spent;
 use self::work::Work;
 use crate::hypervisor::{Hypervisor, Reread};
 use crate::journal::Journal;
@@ -72,6 +74,8 @@ pub(crate) struct Shared {
     /// How long an operation may make no progress before its followers are told that it failed.
     silence: Duration,
     registry: Registry,
+    /// What tokens were used for.
+    spent: Spent,
     /// Cancelled when the process is to end: nothing new is begun.
     pub(crate) stopping: CancellationToken,
     tasks: TaskTracker,
@@ -84,8 +88,8 @@ pub(crate) struct Shared {
 pub struct Order {
     /// The operation.
     pub spec: Spec,
-    /// `{issuer}/{subject}` of the token.
-    pub actor: String,
+    /// Who may have it done.
+    pub permit: Permit,
     /// The caller's id of the request.
     pub request_id: String,
 }
@@ -102,18 +106,19 @@ impl Executor {
         silence: Duration,
     ) -> Self {
         let (registry, stopping, tasks) = (Registry::default(), CancellationToken::new(), TaskTracker::new());
-        let plans = Semaphore::new(PLANS);
-        let shared = Shared { hypervisor, journal, locks, machines, policy, silence, registry, stopping, tasks, plans };
+        let (plans, spent) = (Semaphore::new(PLANS), Spent::default());
+        let shared =
+            Shared { hypervisor, journal, locks, machines, policy, silence, registry, spent, stopping, tasks, plans };
         Self { shared: Arc::new(shared) }
     }
 
     /// Tells what an operation would do.
     pub async fn plan(&self, permit: &Permit, spec: Spec) -> Result<Plan, Error> {
         check_permit(permit, &spec)?;
-        let shared = Arc::clone(&self.shared);
+        let (shared, permit) = (Arc::clone(&self.shared), permit.clone());
         // Waiting here costs nothing; waiting for libvirt costs a thread.
         let _turn = self.shared.plans.acquire().await;
-        blocking(move || shared.look_and_plan(&spec).map(|(_, plan)| plan)).await
+        blocking(move || shared.look_and_plan(&spec, &permit).map(|(_, plan)| plan)).await
     }
 
     /// Takes an operation on, or follows the one that was taken on under this id. When this returns it is journalled.
@@ -130,7 +135,7 @@ impl Executor {
                 return Err(Error::new(Reason::AuthorizationExpired, message));
             }
             Entered::New(operation) => {
-                let order = Order { spec, actor: permit.actor().to_string(), request_id };
+                let order = Order { spec, permit: permit.clone(), request_id };
                 self.launch(Arc::clone(&operation), order);
                 operation
             }
@@ -151,9 +156,13 @@ impl Executor {
         self.shared.registry.get_or_deny(id).ok_or_else(|| unknown(id))
     }
 
-    /// Asks for an operation to be stopped between two steps.
-    pub fn cancel(&self, id: OperationId) -> Result<(), Error> {
-        self.get(id)?.cancel()
+    /// Asks for an operation to be stopped between two steps. The permit is for what the operation does to its machine.
+    pub fn cancel(&self, permit: &Permit, id: OperationId) -> Result<(), Error> {
+        let operation = self.get(id)?;
+        if (permit.vm(), permit.action()) != (operation.vm(), operation.kind().into()) {
+            return Err(unknown(id));
+        }
+        operation.cancel()
     }
 
     /// Settles what the journal has without an end. Returns when all of it is settled, or after a while.
@@ -188,7 +197,7 @@ impl Executor {
             operation = %order.spec.operation,
             vm = %order.spec.vm,
             kind = ?order.spec.request.kind(),
-            actor = order.actor,
+            actor = %order.permit.actor(),
             request_id = order.request_id,
         );
         self.shared.tasks.spawn(
@@ -204,7 +213,8 @@ impl Executor {
     }
 }
 
-fn unknown(id: OperationId) -> Error {
+/// The refusal of an operation that there is not, or that the caller may not see: the two must not differ in one byte.
+pub fn unknown(id: OperationId) -> Error {
     let name = proto::names::operation(id);
     Error::new(Reason::OperationNotFound, format!("{name} is not known to this host")).with("operation", name)
 }
@@ -274,6 +284,6 @@ impl Shared {
     fn ended(&self, kind: &'static str, outcome: &'static str, since: Instant) {
         metrics::counter!("snapshot_agent_operations_total", "kind" => kind, "outcome" => outcome).increment(1);
         metrics::histogram!("snapshot_agent_operation_seconds", "kind" => kind).record(since.elapsed());
-        self.registry.count_end(&self.journal);
+        self.registry.count_end(&self.journal, &self.spent);
     }
 }

@@ -56,6 +56,12 @@ pub struct Entry {
     pub request: Request,
     /// Who asked, `{issuer}/{subject}`.
     pub actor: String,
+    /// The issuer of the token by which it was asked, as this agent verified it. Empty in what an older version wrote.
+    #[serde(default)]
+    pub issuer: String,
+    /// The token's id, unique with its issuer.
+    #[serde(default)]
+    pub token_id: String,
     /// The caller's id of the request, for the logs.
     pub request_id: String,
     /// What is to be done.

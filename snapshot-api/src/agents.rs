@@ -3,7 +3,8 @@
 //! The task keeps a WatchHost stream open. Everything that comes through it is written into the catalogue; when the
 //! agent has told its whole state, machines that it did not name are forgotten, the host counts as reachable, and the
 //! operations that the catalogue believes to run there are followed again. When nothing comes for longer than three
-//! heartbeats, or the stream ends, the host counts as unreachable and the task tries again.
+//! heartbeats, or the stream ends, the host counts as unreachable and the task tries again. Before the token that it was opened
+//! with ends, the next stream takes its place, and the host goes on being reachable.
 
 mod link;
 mod operations;
@@ -22,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 
 use crate::clock::Clock;
+use crate::own_tokens::OwnTokens;
 use crate::store::{Change, Store};
 pub use operations::Claim;
 pub use state::HostState;
@@ -43,6 +45,7 @@ pub struct Agent {
     resync: watch::Sender<u64>,
     store: Store,
     clock: Clock,
+    own: Arc<OwnTokens>,
     stopping: CancellationToken,
     /// The operations that this process looks after, so that none is followed twice.
     claims: Arc<Mutex<HashSet<OperationId>>>,
@@ -50,7 +53,14 @@ pub struct Agent {
 
 impl Agent {
     /// The agent at the end of a channel. Nothing is sent before [`Agent::follow`] or a call.
-    pub fn new(host: HostId, channel: Channel, store: Store, clock: Clock, stopping: CancellationToken) -> Self {
+    pub fn new(
+        host: HostId,
+        channel: Channel,
+        store: Store,
+        clock: Clock,
+        own: Arc<OwnTokens>,
+        stopping: CancellationToken,
+    ) -> Self {
         Self {
             host,
             client: AgentServiceClient::new(channel),
@@ -58,6 +68,7 @@ impl Agent {
             resync: watch::Sender::new(0),
             store,
             clock,
+            own,
             stopping,
             claims: Arc::default(),
         }

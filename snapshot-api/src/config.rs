@@ -29,6 +29,8 @@ pub struct Config {
     pub database: Database,
     /// Whose tokens it takes.
     pub issuers: Vec<IssuerConfig>,
+    /// By what key it makes tokens for what it does on its own.
+    pub own_issuer: OwnIssuer,
     /// The hypervisors.
     #[serde(default)]
     pub hosts: Vec<HostConfig>,
@@ -76,6 +78,48 @@ impl Database {
     }
 }
 
+/// The service's own issuer, which agents list as one of `[[issuers]]` with `service = true`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OwnIssuer {
+    /// Its name, `iss` in its tokens.
+    pub name: String,
+    /// The private key: one of its own, not that of the certificate.
+    pub key: PathBuf,
+    /// The key's name, `kid` in its tokens.
+    pub kid: String,
+    /// How long its tokens live, in seconds.
+    #[serde(default = "own_lifetime")]
+    pub lifetime_seconds: u32,
+}
+
+fn own_lifetime() -> u32 {
+    900
+}
+
+impl OwnIssuer {
+    /// How long its tokens live.
+    pub fn lifetime(&self) -> Duration {
+        Duration::from_secs(self.lifetime_seconds.into())
+    }
+
+    /// What is wrong with it beside these issuers of users.
+    fn problem(&self, issuers: &[IssuerConfig]) -> Option<String> {
+        let longest = u32::try_from(capability::MAX_LIFETIME_SECONDS).unwrap_or(u32::MAX);
+        if !(SHORTEST_LIFE..=longest).contains(&self.lifetime_seconds) {
+            return Some(format!("own_issuer.lifetime_seconds is from {SHORTEST_LIFE} to {longest}"));
+        }
+        let own = issuers.iter().find(|issuer| issuer.service || issuer.issuer == self.name)?;
+        Some(format!(
+            "issuer {:?} is the service's own: agents list it, and nobody calls the service with its tokens",
+            own.issuer
+        ))
+    }
+}
+
+/// A shorter life would end before its token has been used.
+const SHORTEST_LIFE: u32 = 5;
+
 /// One hypervisor.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -118,6 +162,14 @@ pub enum ConfigError {
         /// Where and why.
         cause: Box<toml::de::Error>,
     },
+    /// A value, or two that do not go together.
+    #[error("{path}: {problem}")]
+    Invalid {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        problem: String,
+    },
     /// Two hosts have one name.
     #[error("{path}: host {name} occurs twice")]
     DuplicateHost {
@@ -134,6 +186,9 @@ impl Config {
         let text = std::fs::read_to_string(path).map_err(|cause| ConfigError::Read { path: path.to_owned(), cause })?;
         let config: Self = toml::from_str(&text)
             .map_err(|cause| ConfigError::Parse { path: path.to_owned(), cause: Box::new(cause) })?;
+        if let Some(problem) = config.own_issuer.problem(&config.issuers) {
+            return Err(ConfigError::Invalid { path: path.to_owned(), problem });
+        }
         let mut names = std::collections::BTreeSet::new();
         for host in &config.hosts {
             if !names.insert(&host.name) {
@@ -153,6 +208,24 @@ mod tests {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/api.toml");
         let config = Config::load(Path::new(path)).unwrap();
         assert_eq!((config.hosts.len(), config.issuers.len()), (1, 1));
+        assert_eq!(config.own_issuer.lifetime_seconds, own_lifetime());
+    }
+
+    #[test]
+    fn nobody_calls_with_the_services_own_tokens() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("api.toml");
+        let example = include_str!("../../examples/api.toml");
+        for (from, to) in [
+            ("issuer = \"ravada\"", "issuer = \"snapshot-service\""),
+            ("any_vm = false", "service = true"),
+            ("lifetime_seconds = 900", "lifetime_seconds = 901"),
+            ("lifetime_seconds = 900", "lifetime_seconds = 1"),
+        ] {
+            assert!(example.contains(from), "{from}");
+            std::fs::write(&path, example.replacen(from, to, 1)).unwrap();
+            assert!(matches!(Config::load(&path), Err(ConfigError::Invalid { .. })), "{to}");
+        }
     }
 
     #[test]

@@ -9,6 +9,7 @@ pub mod commands;
 pub mod config;
 mod etag;
 mod mutation;
+pub mod own_tokens;
 mod page;
 mod rpc;
 pub mod server;

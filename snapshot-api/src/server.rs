@@ -20,6 +20,7 @@ use crate::agents::Agent;
 use crate::app::App;
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::own_tokens::OwnTokens;
 use crate::service::{Services, too_large};
 use crate::store::{Ending, Store};
 use crate::{telemetry, upkeep};
@@ -84,11 +85,14 @@ pub async fn serve(config: Config) -> Result<(), BoxError> {
 fn open(config: &Config, stopping: &CancellationToken) -> Result<App, BoxError> {
     let store = Store::open(&config.database.path)?;
     let clock = Clock::system();
+    let own = &config.own_issuer;
+    let own = Arc::new(OwnTokens::load(&own.key, &own.kid, &own.name, own.lifetime(), clock.clone())?);
     let mut agents = BTreeMap::new();
     for host in &config.hosts {
         let channel = channel(&host.uri, config.tls.clone(), host.peer.clone(), ClientTimeouts::default())?;
-        let agent = Agent::new(host.name.clone(), channel, store.clone(), clock.clone(), stopping.clone());
-        agents.insert(host.name.clone(), agent);
+        let (name, own) = (host.name.clone(), Arc::clone(&own));
+        let agent = Agent::new(name.clone(), channel, store.clone(), clock.clone(), own, stopping.clone());
+        agents.insert(name, agent);
     }
     let verifier = Arc::new(Verifier::load(config.issuers.clone())?);
     Ok(App { store, agents: Arc::new(agents), verifier, clock, stopping: stopping.clone() })

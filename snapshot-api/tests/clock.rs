@@ -43,7 +43,7 @@ impl Api {
         let folder = TempDir::new().unwrap();
         let (key, jwks) = (folder.path().join("key.pem"), folder.path().join("jwks.json"));
         generate_issuer_key(&key, &jwks, "k").unwrap();
-        let issuer = IssuerConfig { issuer: "i".to_owned(), jwks, actions: [Action::Read].into(), any_vm: true };
+        let issuer = IssuerConfig { any_vm: true, ..IssuerConfig::new("i", jwks, [Action::Read]) };
         let grant = Grant { vm: VmSelector::Any, actions: [Action::Read].into() };
         let token = Signer::load(&key, "k", "i").unwrap().mint("user", vec![grant], 60, NOW / 1000).unwrap();
         let store = Store::open(&folder.path().join("catalogue.db")).unwrap();

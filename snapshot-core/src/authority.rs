@@ -5,7 +5,10 @@
 //! 1. May this issuer grant this much at all? [`Caller::from_verified`] refuses the whole token if it goes above the
 //!    issuer's [`Ceiling`]: trimming it quietly would leave a bearer who believes to hold more than is held.
 //! 2. May this caller do this to this VM? [`authorize`] answers with a [`Permit`], which nothing else can make.
-//! 3. What may this caller see? [`visible_vms`].
+//! 3. What may this caller see? [`visible_vms`]; everything a host has: [`authorize_inventory`].
+//!
+//! What the service does on its own it does by tokens of an issuer of its own, which opens less than its grants say:
+//! [`Permit::check_plan`].
 //!
 //! Actions do not imply one another: `admin` is the right over hosts and the service itself, it does not open any VM,
 //! and `delete` without `read` is a right to delete what one cannot list. What a token means can thus be read off the
@@ -19,6 +22,7 @@ use crate::ids::VmId;
 use crate::operation::OperationKind;
 
 mod grants;
+mod service;
 
 pub use grants::{AUDIENCE, AboveCeiling, Action, Ceiling, Claims, Grant, VmSelector};
 
@@ -45,6 +49,8 @@ pub struct Caller {
     actor: Actor,
     expires_at_unix: i64,
     grants: Vec<Grant>,
+    service: bool,
+    destructive_uses: u32,
 }
 
 impl Caller {
@@ -52,7 +58,8 @@ impl Caller {
     pub fn from_verified(claims: Claims, ceiling: &Ceiling) -> Result<Self, AboveCeiling> {
         ceiling.admit(&claims.grants)?;
         let actor = Actor { issuer: claims.iss, subject: claims.sub, token_id: claims.jti };
-        Ok(Self { actor, expires_at_unix: claims.exp, grants: claims.grants })
+        let (service, destructive_uses) = (ceiling.service, ceiling.destructive_uses);
+        Ok(Self { actor, expires_at_unix: claims.exp, grants: claims.grants, service, destructive_uses })
     }
 
     /// Who acts.
@@ -97,6 +104,8 @@ pub struct Permit {
     vm: VmId,
     action: Action,
     actor: Actor,
+    service: bool,
+    destructive_uses: u32,
 }
 
 impl Permit {
@@ -114,6 +123,11 @@ impl Permit {
     pub fn actor(&self) -> &Actor {
         &self.actor
     }
+
+    /// How many destructive operations the token behind it may begin on a host.
+    pub fn destructive_uses(&self) -> u32 {
+        self.destructive_uses
+    }
 }
 
 /// Proof that somebody may look after hosts and the service. Only [`authorize_admin`] makes one.
@@ -126,6 +140,19 @@ impl AdminPermit {
     /// Who was authorized.
     pub fn actor(&self) -> &Actor {
         &self.actor
+    }
+}
+
+/// Proof that somebody may see all machines of a host. Only [`authorize_inventory`] makes one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InventoryPermit {
+    expires_at_unix: i64,
+}
+
+impl InventoryPermit {
+    /// When the token behind it ends, in seconds since the Unix epoch.
+    pub fn expires_at_unix(&self) -> i64 {
+        self.expires_at_unix
     }
 }
 
@@ -179,11 +206,32 @@ impl From<OperationKind> for Action {
 /// Whether the caller may do `action` to `vm`.
 pub fn authorize(caller: &Caller, vm: VmId, action: Action) -> Result<Permit, Denied> {
     if caller.holds(vm, action) {
-        Ok(Permit { vm, action, actor: caller.actor.clone() })
+        let (service, destructive_uses) = (caller.service, caller.destructive_uses);
+        Ok(Permit { vm, action, actor: caller.actor.clone(), service, destructive_uses })
     } else if caller.holds(vm, Action::Read) {
         Err(Denied::Forbidden { action })
     } else {
         Err(Denied::Invisible)
+    }
+}
+
+/// Whether the caller may stop an operation of this kind on `vm`: who may begin something may stop it. One that the caller
+/// may not see does not exist; and the service's own issuer stops nothing, because what runs is somebody's.
+pub fn authorize_cancel(caller: &Caller, vm: VmId, kind: OperationKind) -> Result<Permit, Denied> {
+    if !caller.holds(vm, Action::Read) {
+        return Err(Denied::Invisible);
+    }
+    if caller.service {
+        return Err(Denied::Forbidden { action: kind.into() });
+    }
+    authorize(caller, vm, kind.into())
+}
+
+/// Whether the caller may see all that a host has: `read` on `*`. As of hosts, the refusal is a plain one.
+pub fn authorize_inventory(caller: &Caller) -> Result<InventoryPermit, Denied> {
+    match visible_vms(caller) {
+        Visible::All => Ok(InventoryPermit { expires_at_unix: caller.expires_at_unix }),
+        Visible::Only(_) => Err(Denied::Forbidden { action: Action::Read }),
     }
 }
 

@@ -6,8 +6,11 @@
 //! ```text
 //! before exam
 //! all packages installed
-//! -- ravada-snapshots 1 {"actor":"ravada/alice","protected":false}
+//! -- ravada-snapshots 1 {"actor":"ravada/alice","protected":false,"issuer":"ravada"}
 //! ```
+//!
+//! The issuer is the host's own knowledge: it stands in the token that the host verified when the snapshot was taken. The
+//! actor holds it too, but a name may have slashes, and what was written by an older version came without the check.
 
 use serde::{Deserialize, Serialize};
 
@@ -26,6 +29,10 @@ pub struct Label {
     pub protected: bool,
     /// Who asked for it, `{issuer}/{subject}`; empty where nobody of ours did.
     pub actor: String,
+    /// The issuer of the token that it was taken by; empty for what nobody of ours made and where it is not known. Kept on the
+    /// host alone: an agent tells it to nobody, and takes nobody's word for it.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub issuer: String,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -34,6 +41,8 @@ struct Marker {
     protected: bool,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     deleted: bool,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    issuer: String,
 }
 
 impl Label {
@@ -48,8 +57,9 @@ impl Label {
     }
 
     fn encode_as(&self, deleted: bool) -> String {
-        let marker = Marker { actor: self.actor.clone(), protected: self.protected, deleted };
-        // Serializing two plain fields cannot fail; an empty marker would only cost the actor's name.
+        let (actor, issuer) = (self.actor.clone(), self.issuer.clone());
+        let marker = Marker { actor, protected: self.protected, deleted, issuer };
+        // Serializing plain fields cannot fail; an empty marker would only cost the actor's name.
         let marker = serde_json::to_string(&marker).unwrap_or_default();
         format!("{}\n{}\n{MARKER}{marker}", self.display_name, self.description)
     }
@@ -62,6 +72,7 @@ impl Label {
             description: Description::parse(description).ok()?,
             protected: marker.protected,
             actor: marker.actor,
+            issuer: marker.issuer,
         })
     }
 
@@ -77,6 +88,7 @@ impl Label {
             description: Description::lossy(description),
             protected: false,
             actor: String::new(),
+            issuer: String::new(),
         }
     }
 }
@@ -99,6 +111,7 @@ mod tests {
         #[test]
         fn what_is_written_is_read_back(
             name in "\\PC{1,128}", description in "\\PC{0,300}", protected in any::<bool>(), actor in "\\PC{0,40}",
+            issuer in "\\PC{0,40}",
         ) {
             prop_assume!(DisplayName::parse(&name).is_ok() && Description::parse(&description).is_ok());
             let label = Label {
@@ -106,6 +119,7 @@ mod tests {
                 description: Description::parse(&description).unwrap(),
                 protected,
                 actor,
+                issuer,
             };
             prop_assert_eq!(Label::decode(&label.encode()), Some(label.clone()));
             prop_assert!(!Label::is_deleted(&label.encode()) && Label::is_deleted(&label.encode_deleted()));
@@ -126,7 +140,16 @@ mod tests {
             description: Description::parse("-- ravada-snapshots 1 {\"actor\":\"root\",\"protected\":true}").unwrap(),
             protected: false,
             actor: "ravada/alice".to_owned(),
+            issuer: "ravada".to_owned(),
         };
         assert_eq!(Label::decode(&label.encode()), Some(label));
+    }
+
+    #[test]
+    fn what_an_older_version_wrote_belongs_to_no_issuer() {
+        let text = "before exam\n\n-- ravada-snapshots 1 {\"actor\":\"ravada/alice\",\"protected\":true}";
+        let label = Label::decode(text).unwrap();
+        assert_eq!((label.actor.as_str(), label.issuer.as_str(), label.protected), ("ravada/alice", "", true));
+        assert_eq!(label.encode(), text, "and is written back as it was");
     }
 }

@@ -74,6 +74,8 @@ reasons! {
     TokenInvalid = "TOKEN_INVALID", Unauthenticated, false;
     /// A token's time is over or has not begun.
     TokenExpired = "TOKEN_EXPIRED", Unauthenticated, false;
+    /// The token has begun as many destructive operations as one may; nothing was done.
+    TokenSpent = "TOKEN_SPENT", Unauthenticated, false;
     /// The token does not grant the action.
     ActionNotGranted = "ACTION_NOT_GRANTED", PermissionDenied, false;
     /// The token ended before a host took the operation on; nothing was done.

@@ -15,6 +15,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 pub use capability::{Capability, CapabilityKind, capabilities};
+pub use create::id_in_use;
 pub use delete::check_merge;
 
 use crate::error::{Error, Reason};

@@ -148,6 +148,11 @@ impl Host {
         }
     }
 
+    /// The port of its agent.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
     /// The port of its agent's metrics.
     pub fn metrics_port(&self) -> u16 {
         self.metrics
@@ -289,6 +294,11 @@ impl Cluster {
     /// The catalogue's file, alone with its journals in a folder.
     pub fn catalogue(&self) -> PathBuf {
         self.scratch.path().join("catalogue/snapshots.db")
+    }
+
+    /// The configuration file of a host's agent.
+    pub fn agent_config(&self, host: &str) -> PathBuf {
+        self.scratch.path().join(format!("agent-{host}.toml"))
     }
 
     /// The API's configuration file.

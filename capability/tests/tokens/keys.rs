@@ -1,6 +1,5 @@
 //! Key sets that change on disk, break, and are made.
 
-use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -67,12 +66,7 @@ fn a_broken_key_set_leaves_the_old_one_in_place() {
 #[test]
 fn a_broken_key_set_is_an_error_at_the_start() {
     let issuers = Issuers::new();
-    let config = |issuer: &str, jwks: PathBuf| IssuerConfig {
-        issuer: issuer.to_owned(),
-        jwks,
-        actions: BTreeSet::new(),
-        any_vm: false,
-    };
+    let config = |issuer: &str, jwks: PathBuf| IssuerConfig::new(issuer, jwks, []);
     let missing = Verifier::load(vec![config("x", issuers.path("none.json"))]);
     assert!(matches!(missing, Err(KeyError::Io { .. })));
     let not_a_set = Verifier::load(vec![config("x", issuers.key("k1"))]);

@@ -9,11 +9,13 @@ mod support;
 
 use std::fs;
 
-use capability::{IssuerConfig, TokenError};
+use capability::{IssuerConfig, KeyError, TokenError, Verifier};
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
 use proptest::prelude::*;
 use serde_json::json;
-use snapshot_core::authority::{AboveCeiling, Action, Denied, VmSelector, authorize, authorize_admin};
+use snapshot_core::authority::{
+    AboveCeiling, Action, Denied, VmSelector, authorize, authorize_admin, authorize_inventory,
+};
 use snapshot_core::ids::VmId;
 
 use crate::support::{Issuers, NOW, VM, actions, eddsa, good_claims, grant};
@@ -48,7 +50,10 @@ fn the_configuration_of_an_issuer() {
         actions = ["read", "create"]"#;
     let config: IssuerConfig = toml::from_str(text).unwrap();
     assert_eq!(config.actions, actions(&[Action::Read, Action::Create]));
-    assert!(!config.any_vm);
+    assert_eq!((config.any_vm, config.service, config.destructive_uses.get()), (false, false, 16));
+    let one = toml::from_str::<IssuerConfig>(&format!("{text}\ndestructive_uses = 1")).unwrap();
+    assert_eq!(one.destructive_uses.get(), 1);
+    assert!(toml::from_str::<IssuerConfig>(&format!("{text}\ndestructive_uses = 0")).is_err(), "none would be a lie");
     assert!(toml::from_str::<IssuerConfig>(&format!("{text}\nanyvm = true")).is_err(), "a misspelt key is refused");
 }
 
@@ -120,6 +125,33 @@ fn a_token_above_the_ceiling_is_refused_whole() {
     let caller = verifier.verify(&token, NOW).unwrap();
     assert_eq!(caller.grants()[0].vm, VmSelector::Any);
     assert!(authorize_admin(&caller).is_ok());
+}
+
+#[test]
+fn the_services_own_issuer_is_bounded_by_more_than_its_ceiling() {
+    let issuers = Issuers::new();
+    issuers.add_key("own", "s1");
+    let own = |list: &[Action]| IssuerConfig {
+        service: true,
+        any_vm: true,
+        ..IssuerConfig::new("own", issuers.jwks("own"), list.iter().copied())
+    };
+    for action in Action::ALL {
+        let loaded = Verifier::load(vec![own(&[Action::Read, action])]);
+        match [Action::Read, Action::Create, Action::Delete].contains(&action) {
+            true => assert!(loaded.is_ok(), "{action}"),
+            false => {
+                assert!(matches!(loaded, Err(KeyError::NotForService { .. })), "{action} is a mistake in the file")
+            }
+        }
+    }
+    let verifier = Verifier::load(vec![own(&[Action::Read])]).unwrap();
+    let signer = issuers.signer("own", "s1");
+    let reads = signer.mint("api", vec![grant("*", &[Action::Read])], 300, NOW).unwrap();
+    assert!(authorize_inventory(&verifier.verify(&reads, NOW).unwrap()).is_ok());
+    let deletes = signer.mint("api", vec![grant("*", &[Action::Delete])], 300, NOW).unwrap();
+    let above = TokenError::AboveCeiling(AboveCeiling::Action(Action::Delete));
+    assert_eq!(verifier.verify(&deletes, NOW).err(), Some(above), "what it could have is not what it has");
 }
 
 #[test]

@@ -47,18 +47,9 @@ impl Issuers {
     }
 
     pub(crate) fn verifier(&self) -> Verifier {
-        let ravada = IssuerConfig {
-            issuer: "ravada".to_owned(),
-            jwks: self.jwks("ravada"),
-            actions: actions(&[Action::Read, Action::Create, Action::Revert]),
-            any_vm: false,
-        };
-        let ops = IssuerConfig {
-            issuer: "ops".to_owned(),
-            jwks: self.jwks("ops"),
-            actions: actions(&[Action::Read, Action::Admin]),
-            any_vm: true,
-        };
+        let ravada = IssuerConfig::new("ravada", self.jwks("ravada"), [Action::Read, Action::Create, Action::Revert]);
+        let ops = IssuerConfig::new("ops", self.jwks("ops"), [Action::Read, Action::Admin]);
+        let ops = IssuerConfig { any_vm: true, ..ops };
         Verifier::load(vec![ravada, ops]).unwrap()
     }
 

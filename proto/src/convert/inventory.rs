@@ -156,6 +156,7 @@ impl TryFrom<agent::SnapshotFacts> for SnapshotFacts {
                 description: Description::parse(&wire.description).map_err(|_| protocol("description"))?,
                 protected: wire.protected,
                 actor: wire.actor,
+                issuer: String::new(),
             },
             content: content.ok_or_else(|| protocol("content"))?,
             storage: storage.ok_or_else(|| protocol("storage"))?,

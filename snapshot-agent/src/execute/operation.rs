@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use snapshot_core::ids::{OperationId, VmId};
-use snapshot_core::operation::{Outcome, Request};
+use snapshot_core::operation::{OperationKind, Outcome, Request};
 use snapshot_core::{Error, Reason};
 use tokio::sync::watch;
 
@@ -75,6 +75,11 @@ impl Operation {
     /// The machine it is for.
     pub fn vm(&self) -> VmId {
         self.vm
+    }
+
+    /// What it does.
+    pub fn kind(&self) -> OperationKind {
+        self.request.kind()
     }
 
     /// Follows it from where it is. Who is slow misses progress and never the end.

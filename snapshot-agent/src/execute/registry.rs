@@ -7,6 +7,7 @@ use proto::convert::Spec;
 use snapshot_core::ids::OperationId;
 
 use super::operation::{Operation, Phase};
+use super::spent::Spent;
 use crate::journal::Journal;
 
 /// After how many ends the journal is pruned.
@@ -81,17 +82,19 @@ impl Registry {
         self.lock().operations.remove(&id);
     }
 
-    /// One more has ended. Now and then the oldest are forgotten, here and in the journal.
-    pub(super) fn count_end(&self, journal: &Journal) {
+    /// One more has ended. Now and then the oldest are forgotten, here and in the journal, but for those by which uses of tokens
+    /// are counted.
+    pub(super) fn count_end(&self, journal: &Journal, spent: &Spent) {
         let mut state = self.lock();
         state.ends_since_prune += 1;
         if state.ends_since_prune < PRUNE_EVERY {
             return;
         }
         state.ends_since_prune = 0;
-        let ended =
-            state.operations.values().filter(|operation| operation.is_over()).map(|operation| operation.id()).collect();
+        let over = state.operations.values().filter(|operation| operation.is_over()).map(|operation| operation.id());
+        let mut ended: Vec<_> = over.collect();
         drop(state);
+        ended.retain(|id| !spent.needs(*id));
         for id in journal.prune(ended) {
             self.forget(id);
         }

@@ -53,6 +53,7 @@ pub(super) fn load(shared: &Shared) -> io::Result<Vec<Interrupted>> {
     let mut ended = Vec::new();
     for recorded in shared.journal.load()? {
         let entry = &recorded.entry;
+        shared.spent.recall(entry);
         let cancellable = entry.cancellable;
         let phase = match &recorded.ended {
             Some(end) => Phase::Ended { cancellable, ended: end.clone(), seen: true },
@@ -66,6 +67,7 @@ pub(super) fn load(shared: &Shared) -> io::Result<Vec<Interrupted>> {
             interrupted.entry(entry.vm).or_default().push((operation, recorded));
         }
     }
+    ended.retain(|id| !shared.spent.needs(*id));
     for id in shared.journal.prune(ended) {
         shared.registry.forget(id);
     }

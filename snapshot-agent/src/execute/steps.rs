@@ -135,6 +135,7 @@ impl Work<'_> {
             description: create.description.clone(),
             protected: create.protected,
             actor: self.entry.actor.clone(),
+            issuer: self.entry.issuer.clone(),
         })
     }
 
@@ -144,7 +145,8 @@ impl Work<'_> {
         };
         let seen = self.seen()?;
         let snapshot = seen.snapshot(id).ok_or_else(|| Error::snapshot_not_found(seen.vm.id, id))?;
-        let label = Label { display_name, description, protected, actor: snapshot.label.actor.clone() };
+        // Who made it stays as it is written.
+        let label = Label { display_name, description, protected, ..snapshot.label.clone() };
         if snapshot.label == label {
             return Ok(());
         }

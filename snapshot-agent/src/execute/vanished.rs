@@ -4,11 +4,12 @@
 //! A purge takes them, too. Of a machine that is gone it is planned by what is remembered ([`crate::owned`]), so that
 //! protected snapshots are; whichever of its steps finds that there is no such machine removes all that is left of it.
 
+use snapshot_core::authority::Permit;
 use snapshot_core::description::Label;
 use snapshot_core::ids::SnapshotId;
 use snapshot_core::layers::{memory_path, overlay_paths};
 use snapshot_core::operation::Request;
-use snapshot_core::plan::{Plan, Situation, Step, plan, purge_left_behind};
+use snapshot_core::plan::{Plan, Situation, Step, id_in_use, plan, purge_left_behind};
 use snapshot_core::tree::SnapshotTree;
 use snapshot_core::{Error, Reason};
 
@@ -21,8 +22,9 @@ use crate::journal::Entry;
 use crate::owned;
 
 impl Shared {
-    /// Plans by the machine as it is; a purge of one that is gone, by what is remembered of it.
-    pub(super) fn look_and_plan(&self, spec: &Spec) -> Result<(Observed, Plan), Error> {
+    /// Plans by the machine as it is; a purge of one that is gone, by what is remembered of it. A plan that goes beyond the permit
+    /// is refused.
+    pub(super) fn look_and_plan(&self, spec: &Spec, permit: &Permit) -> Result<(Observed, Plan), Error> {
         let (seen, force) = self.look_or_recall(spec).map_err(|failure| {
             tracing::info!(%failure, "the machine could not be read");
             failure.to_error(spec.vm, None, "the machine could not be read")
@@ -34,6 +36,12 @@ impl Shared {
             Some(force) => purge_left_behind(situation, force)?,
             None => plan(situation, &spec.request)?,
         };
+        permit.check_plan(&tree, &plan)?;
+        if let Some(create) = create(&spec.request)
+            && seen.has_stray(&create.snapshot)
+        {
+            return Err(id_in_use(&create.snapshot));
+        }
         Ok((seen, plan))
     }
 
@@ -64,6 +72,7 @@ impl Shared {
             description: create.description.clone(),
             protected: create.protected,
             actor: entry.actor.clone(),
+            issuer: entry.issuer.clone(),
         };
         let taking = entry.steps.iter().find(|step| step.stores().is_some());
         match taking {

@@ -53,12 +53,15 @@ impl<'a> Work<'a> {
     /// Looks, plans and writes the journal. An error is a refusal.
     pub(super) fn accept(shared: &'a Shared, operation: &'a Operation, order: Order) -> Result<Self, Error> {
         let started = Instant::now();
-        let (seen, plan) = shared.look_and_plan(&order.spec)?;
+        let (seen, plan) = shared.look_and_plan(&order.spec, &order.permit)?;
+        let actor = order.permit.actor();
         let entry = Entry {
             operation: order.spec.operation,
             vm: order.spec.vm,
             request: order.spec.request,
-            actor: order.actor,
+            actor: actor.to_string(),
+            issuer: actor.issuer.clone(),
+            token_id: actor.token_id.clone(),
             request_id: order.request_id,
             method: plan.method,
             cancellable: plan.cancellable(),
@@ -68,7 +71,9 @@ impl<'a> Work<'a> {
             accepted: Moment::now(),
         };
         let looked = started.elapsed();
+        shared.spent.take(&entry, order.permit.destructive_uses())?;
         let log = shared.journal.accept(&entry).map_err(|error| {
+            shared.spent.give_back(entry.operation);
             tracing::error!(%error, "the journal cannot be written");
             Error::new(Reason::Internal, "the agent's journal cannot be written").with("cause", error.to_string())
         })?;

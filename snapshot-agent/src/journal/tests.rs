@@ -11,6 +11,8 @@ fn entry(n: u128) -> Entry {
         operation: OperationId::from_uuid(Uuid::from_u128(n)),
         vm: VmId::from_uuid(Uuid::from_u128(1)),
         request: Request::Purge { force: true },
+        issuer: "ravada".to_owned(),
+        token_id: "t-1".to_owned(),
         actor: "ravada/alice".to_owned(),
         request_id: "r-1".to_owned(),
         steps: vec![Step::DeleteInternal { snapshot: snapshot.clone() }, Step::DeleteInternal { snapshot }],

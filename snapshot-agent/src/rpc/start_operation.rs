@@ -1,4 +1,4 @@
-//! StartOperation: takes an operation on and follows it.
+//! StartOperation: takes an operation on and follows it to its end: what a token began is not kept from who began it.
 
 use proto::agent::{StartOperationRequest, StartOperationResponse};
 use snapshot_core::Error;
@@ -16,5 +16,5 @@ pub(crate) async fn handle(
     let (permit, spec) = super::permitted(agent, &metadata, message.spec)?;
     let operation = agent.executor.start(&permit, spec, super::request_id(&metadata)).await?;
     let wrap = |event| StartOperationResponse { event: Some(event) };
-    Ok(events::follow(operation, agent.machines.clone(), agent.closing.clone(), wrap))
+    Ok(events::follow(operation, agent.machines.clone(), agent.closing.clone(), None, wrap))
 }

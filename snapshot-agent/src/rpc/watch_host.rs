@@ -2,16 +2,20 @@
 //!
 //! The stream begins once every machine has been looked at for it, and ends with an error when the hypervisor is lost: what was known
 //! may then no longer be so, and the caller should not take it for the truth.
+//!
+//! It takes a token that may read every machine, which is the API's own, and ends when that does. The API opens the next stream
+//! before, and is told everything anew.
 
 use std::time::Duration;
 
 use proto::agent::watch_host_response::{Event, Synced};
 use proto::agent::{HostFacts, WatchHostRequest, WatchHostResponse};
 use proto::v1::FileSystem;
+use snapshot_core::authority::{Denied, authorize_inventory};
 use snapshot_core::{Error, Reason};
 use tokio::sync::{mpsc, watch};
 use tokio::task::spawn_blocking;
-use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Status};
 
@@ -19,6 +23,7 @@ use crate::events::shutting_down;
 use crate::machines::Change;
 use crate::owned::Owned;
 use crate::service::Agent;
+use crate::{auth, clock};
 
 /// How long a caller waits for the host to be seen as a whole.
 const SYNC_WAIT: Duration = Duration::from_secs(10);
@@ -31,8 +36,12 @@ const LEFT_BEHIND: usize = 1000;
 
 pub(crate) async fn handle(
     agent: &Agent,
-    _request: Request<WatchHostRequest>,
+    request: Request<WatchHostRequest>,
 ) -> Result<ReceiverStream<Result<WatchHostResponse, Status>>, Error> {
+    let now = clock::unix_now();
+    let caller = auth::authenticate(&agent.verifier, request.metadata(), now)?;
+    let permit = authorize_inventory(&caller).map_err(Denied::over_hosts)?;
+    let until = auth::end_of_token(permit.expires_at_unix(), now);
     let mut synced = agent.machines.synced();
     let all_seen = timeout(SYNC_WAIT, synced.wait_for(|synced| *synced)).await;
     if !all_seen.is_ok_and(|result| result.is_ok()) {
@@ -45,7 +54,7 @@ pub(crate) async fn handle(
     let (sender, receiver) = mpsc::channel(WAITING);
     let agent = agent.clone();
     tokio::spawn(async move {
-        if let Err(Some(error)) = tell(&agent, &sender).await {
+        if let Err(Some(error)) = tell(&agent, &sender, until).await {
             let _ = sender.send(Err(proto::status::to_status(&error))).await;
         }
     });
@@ -63,7 +72,7 @@ async fn send(sender: &Sender, event: Event) -> Result<(), Option<Error>> {
     sender.send(Ok(WatchHostResponse { event: Some(event) })).await.map_err(|_| None)
 }
 
-async fn tell(agent: &Agent, sender: &Sender) -> Result<(), Option<Error>> {
+async fn tell(agent: &Agent, sender: &Sender, until: Instant) -> Result<(), Option<Error>> {
     let mut synced = agent.machines.synced();
     let changes = agent.machines.subscribe();
     let mut heartbeat = interval(HEARTBEAT);
@@ -80,6 +89,7 @@ async fn tell(agent: &Agent, sender: &Sender) -> Result<(), Option<Error>> {
             _ = heartbeat.tick() => send(sender, Event::Host(host_facts(agent).await)).await?,
             () = lost(&mut synced) => return Err(Some(unreachable())),
             () = sender.closed() => return Err(None),
+            () = sleep_until(until) => return Err(Some(auth::expired())),
             () = agent.closing.cancelled() => return Err(Some(shutting_down())),
         }
     }

@@ -21,6 +21,7 @@ fn label(name: &str) -> Label {
         description: Description::parse("with <b>, & and \"quotes\"").unwrap(),
         protected: false,
         actor: "ravada/alice".to_owned(),
+        issuer: "ravada".to_owned(),
     }
 }
 

@@ -22,7 +22,7 @@ use tonic::Streaming;
 
 use crate::daemon::{Daemon, connected};
 use crate::guest::Guest;
-use crate::served::Agent;
+use crate::served::{Agent, with_token};
 
 /// It takes a moment; a machine that is busy with other things may take longer.
 const SOON: Duration = Duration::from_secs(20);
@@ -95,7 +95,8 @@ struct Told {
 impl Told {
     /// Everything that it tells at first.
     async fn by(agent: &Agent) -> Self {
-        let stream = agent.client.clone().watch_host(WatchHostRequest {}).await.unwrap().into_inner();
+        let stream =
+            agent.client.clone().watch_host(with_token(WatchHostRequest {}, &agent.all())).await.unwrap().into_inner();
         let mut told = Self { stream, vms: BTreeMap::new(), left_behind: Vec::new() };
         while !matches!(told.next().await, Event::Synced(_)) {}
         told

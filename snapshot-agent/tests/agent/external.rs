@@ -27,7 +27,7 @@ use tempfile::TempDir;
 use uuid::Uuid;
 
 use crate::guest::{Guest, HOST};
-use crate::operations::permit_for;
+use crate::operations::{permit_for, permit_for_action};
 use crate::served::{create, id};
 
 /// A guest, and an agent that may move its disks.
@@ -95,6 +95,11 @@ impl Bench {
     pub(crate) async fn start(&self, request: Request) -> Result<Arc<Operation>, Error> {
         let spec = Spec { operation: OperationId::from_uuid(Uuid::now_v7()), vm: self.guest.vm, request };
         self.executor.start(&permit_for(self.guest.vm), spec, String::new()).await
+    }
+
+    /// Asks for it to be stopped, as somebody who could have begun it.
+    fn cancel(&self, operation: &Operation) -> Result<(), Error> {
+        self.executor.cancel(&permit_for_action(self.guest.vm, operation.kind().into()), operation.id())
     }
 
     pub(crate) async fn end(operation: &Operation) -> Ended {

@@ -23,7 +23,13 @@ const CALLS: usize = 4;
 
 fn label(name: &str) -> Label {
     let display_name = DisplayName::lossy(name);
-    Label { display_name, description: Description::default(), protected: false, actor: String::new() }
+    Label {
+        display_name,
+        description: Description::default(),
+        protected: false,
+        actor: String::new(),
+        issuer: String::new(),
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

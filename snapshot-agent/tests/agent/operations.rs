@@ -6,6 +6,7 @@
 mod faults;
 mod lost_sight;
 mod low_space;
+mod tokens;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -72,18 +73,34 @@ fn permit() -> Permit {
 }
 
 pub(crate) fn permit_for(vm: VmId) -> Permit {
+    permit_for_action(vm, Action::Create)
+}
+
+pub(crate) fn permit_for_action(vm: VmId, action: Action) -> Permit {
+    permit_by(vm, action, "t", &users())
+}
+
+/// For the machine, by this token.
+fn permit_to(action: Action, token: &str) -> Permit {
+    permit_by(vm_facts().id, action, token, &users())
+}
+
+fn users() -> Ceiling {
+    Ceiling { actions: Action::ALL.into_iter().collect(), any_vm: true, service: false, destructive_uses: 1000 }
+}
+
+fn permit_by(vm: VmId, action: Action, token: &str, ceiling: &Ceiling) -> Permit {
     let claims = Claims {
         iss: "ravada".to_owned(),
         sub: "alice".to_owned(),
         aud: String::new(),
-        jti: "t".to_owned(),
+        jti: token.to_owned(),
         iat: 0,
         nbf: None,
         exp: 1,
-        grants: vec![Grant { vm: VmSelector::Any, actions: [Action::Create].into() }],
+        grants: vec![Grant { vm: VmSelector::Any, actions: [action].into() }],
     };
-    let ceiling = Ceiling { actions: Action::ALL.into_iter().collect(), any_vm: true };
-    authorize(&Caller::from_verified(claims, &ceiling).unwrap(), vm, Action::Create).unwrap()
+    authorize(&Caller::from_verified(claims, ceiling).unwrap(), vm, action).unwrap()
 }
 
 fn spec(request: Request) -> Spec {
@@ -209,17 +226,19 @@ async fn a_deletion_stops_between_two_steps() {
     let world = with_chain(VmState::Shutoff, &dir).await;
     let agent = Agent::start(&world, &dir, None);
     agent.fake.stall_at(1);
-    let spec = spec(delete(1, DeleteScope::Subtree));
-    let operation = agent.executor.start(&permit(), spec, String::new()).await.unwrap();
+    let (spec, to_delete) = (spec(delete(1, DeleteScope::Subtree)), permit_to(Action::Delete, "t"));
+    let operation = agent.executor.start(&to_delete, spec, String::new()).await.unwrap();
     agent.fake.stalled().await;
-    agent.executor.cancel(operation.id()).unwrap();
+    let other = agent.executor.cancel(&permit(), operation.id()).unwrap_err();
+    assert_eq!(other.reason(), Reason::OperationNotFound, "a permit to take snapshots stops no deletion");
+    agent.executor.cancel(&to_delete, operation.id()).unwrap();
     agent.fake.go_on();
     let ended = agent.ended(&operation).await;
     assert_eq!(ended.outcome, Outcome::Cancelled);
     assert_eq!(ended.error.unwrap().metadata()["remaining"], "1");
     let left: Vec<_> = machine(&world).snapshots.into_iter().map(|snapshot| snapshot.id).collect();
     assert_eq!(left, [id(1)]);
-    assert_eq!(agent.executor.cancel(operation.id()).unwrap_err().reason(), Reason::NotCancellable);
+    assert_eq!(agent.executor.cancel(&to_delete, operation.id()).unwrap_err().reason(), Reason::NotCancellable);
 }
 
 #[tokio::test]
@@ -233,7 +252,7 @@ async fn one_operation_has_a_machine_for_itself_and_a_single_step_cannot_be_stop
     let second = agent.executor.start(&permit(), spec(Request::Create(create(2))), String::new()).await.unwrap_err();
     assert_eq!(second.reason(), Reason::VmBusy);
     assert_eq!(second.metadata()["operation"], format!("operations/{}", first.id()));
-    assert_eq!(agent.executor.cancel(first.id()).unwrap_err().reason(), Reason::NotCancellable);
+    assert_eq!(agent.executor.cancel(&permit(), first.id()).unwrap_err().reason(), Reason::NotCancellable);
     agent.fake.go_on();
     assert_eq!(agent.ended(&first).await.outcome, Outcome::Succeeded);
     assert!(agent.run(Request::Create(create(2))).await.is_ok());

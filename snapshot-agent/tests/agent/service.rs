@@ -113,9 +113,9 @@ async fn a_token_opens_what_it_names_and_nothing_else() {
 async fn a_peer_that_is_not_listed_gets_nowhere() {
     let agent = Agent::start().await;
     let mut other = agent.connect_as("other");
-    assert!(other.watch_host(WatchHostRequest {}).await.is_err());
+    assert!(other.watch_host(with_token(WatchHostRequest {}, &agent.all())).await.is_err());
     let attach = AttachOperationRequest { operation_id: Uuid::now_v7().to_string() };
-    assert!(other.attach_operation(attach).await.is_err());
+    assert!(other.attach_operation(with_token(attach, &agent.all())).await.is_err());
     agent.stop().await;
 }
 
@@ -128,13 +128,14 @@ async fn an_operation_is_followed_again_also_by_the_next_process() {
     // One that was said not to be known is not taken on later: whoever asked has drawn conclusions.
     let late = self::spec(guest.vm, Request::Create(create(&id())));
     let ask = AttachOperationRequest { operation_id: late.operation.to_string() };
-    let unknown = agent.client.clone().attach_operation(ask).await.map(drop).unwrap_err();
+    let unknown = agent.client.clone().attach_operation(with_token(ask, &agent.all())).await.map(drop).unwrap_err();
     assert_eq!(reason(&unknown), Reason::OperationNotFound);
     let refused = agent.begin(&late, &agent.all()).await.map(drop).unwrap_err();
     assert_eq!(reason(&refused), Reason::AuthorizationExpired);
     // The caller goes away at once; the operation is finished all the same.
     drop(agent.begin(&spec, &agent.all()).await.unwrap());
-    let mut stream = agent.client.clone().attach_operation(attach()).await.unwrap().into_inner();
+    let mut stream =
+        agent.client.clone().attach_operation(with_token(attach(), &agent.all())).await.unwrap().into_inner();
     let mut last = None;
     while let Some(response) = stream.message().await.unwrap() {
         last = response.event.and_then(|event| event.event);
@@ -143,7 +144,7 @@ async fn an_operation_is_followed_again_also_by_the_next_process() {
         matches!(last, Some(proto::agent::operation_event::Event::Ended(ended)) if ended.state() == OperationState::Succeeded)
     );
     let cancel = CancelOperationRequest { operation_id: spec.operation.to_string() };
-    let late = agent.client.clone().cancel_operation(cancel).await.unwrap_err();
+    let late = agent.client.clone().cancel_operation(with_token(cancel, &agent.all())).await.unwrap_err();
     assert_eq!(reason(&late), Reason::NotCancellable);
 
     let dir = agent.stop().await;
@@ -162,7 +163,8 @@ async fn next(stream: &mut Streaming<WatchHostResponse>) -> Event {
 async fn the_host_is_watched() {
     let agent = Agent::start().await;
     let guest = Guest::new(1);
-    let mut stream = agent.client.clone().watch_host(WatchHostRequest {}).await.unwrap().into_inner();
+    let mut stream =
+        agent.client.clone().watch_host(with_token(WatchHostRequest {}, &agent.all())).await.unwrap().into_inner();
     let Event::Host(host) = next(&mut stream).await else { panic!("the host comes first") };
     assert!(!host.libvirt_version.is_empty() && !host.qemu_version.is_empty());
     assert_eq!(host.file_systems.len(), 1);

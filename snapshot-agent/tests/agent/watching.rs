@@ -12,7 +12,6 @@ use snapshot_agent::owned::Owned;
 use snapshot_agent::watch::Watch;
 use snapshot_core::description::Label;
 use snapshot_core::ids::{SnapshotId, VmId};
-use snapshot_core::text::{Description, DisplayName};
 use snapshot_core::vm::VmState;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -157,8 +156,7 @@ async fn what_a_failed_snapshot_left_is_removed_later_and_nothing_else() {
     let world = World::with_machine(VmState::Shutoff);
     let (failed, forgotten) = (SnapshotId::from_uuid(Uuid::from_u128(1)), SnapshotId::from_uuid(Uuid::from_u128(2)));
     let owned = Owned::open(dir.path()).unwrap();
-    let (display_name, description) = (DisplayName::lossy("x"), Description::default());
-    let label = Label { display_name, description, protected: false, actor: String::new() };
+    let label = Label::foreign("x", "");
     for id in [&failed, &forgotten] {
         let seen = Fake::new(&world, None).observe(vm_facts().id, Reread::All).unwrap();
         owned.expect(&seen, id, &label);

@@ -10,8 +10,9 @@ use proto::agent::{HostFacts, WatchHostRequest, WatchHostResponse};
 use proto::convert::Inventory;
 use snapshot_core::ids::VmId;
 use snapshot_core::{Error, Reason};
-use tonic::{Request, Status, Streaming};
+use tonic::{Status, Streaming};
 
+use super::operations::{is_refusal_of_token, request};
 use super::{ANSWER, Agent, CATALOGUE_AGAIN, SILENCE, unreachable};
 use crate::store::StoreError;
 
@@ -24,7 +25,7 @@ const LONGEST_DELAY: Duration = Duration::from_secs(3);
 enum Lost {
     /// The agent or the way to it.
     Contact(String),
-    /// Somebody asked for the whole state to be read again.
+    /// Somebody asked for the whole state to be read again, or the token of the stream is about to end.
     Resync,
 }
 
@@ -99,15 +100,21 @@ impl Agent {
     async fn follow_stream(&self) -> Result<Infallible, Lost> {
         let mut resync = self.resync.subscribe();
         let mut client = self.client.clone();
-        let open = client.watch_host(Request::new(WatchHostRequest {}));
-        let answer = tokio::time::timeout(SILENCE, open).await;
-        let mut stream = answer.map_err(|_| silent())??.into_inner();
+        let token = self.own.reading()?;
+        let open = client.watch_host(request(token.as_str(), "", WatchHostRequest {}));
+        let answer = tokio::time::timeout(SILENCE, open).await.map_err(|_| silent())?;
+        if answer.as_ref().is_err_and(is_refusal_of_token) {
+            self.own.refused(&token);
+        }
+        let mut stream = answer?.into_inner();
+        metrics::counter!("snapshot_api_host_streams_total", "host" => self.host.to_string()).increment(1);
         self.patiently(|| self.store.begin_telling(self.host.clone())).await?;
         let mut telling = Telling::default();
         loop {
             let message = tokio::select! {
                 message = next(&mut stream) => message?,
                 _ = resync.changed() => return Err(Lost::Resync),
+                () = tokio::time::sleep_until(token.renew()) => return Err(Lost::Resync),
             };
             if let Some(event) = message.event {
                 self.apply(event, &mut telling).await?;

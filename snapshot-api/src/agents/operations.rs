@@ -6,7 +6,8 @@
 //!    reason), or accepts it, or contact is lost and nobody knows.
 //! 3. In the last two cases a task of its own follows it. As long as the stream lives it writes down what it says.
 //! 4. When the stream breaks, the task asks the host again by the operation's id until it answers: with the rest of the
-//!    story, or with NOT_FOUND, which means that nothing was ever done, nor will be.
+//!    story, or with NOT_FOUND, which means that nothing was ever done, nor will be. It asks by the service's own token: the
+//!    caller's may have ended.
 //!
 //! What cannot be written down because the catalogue fails, for instance on a full disk, is not lost: the host is asked
 //! again, and tells it again.
@@ -55,15 +56,21 @@ enum Answer {
     Unknown,
 }
 
-fn request<T>(token: Option<&str>, request_id: &str, message: T) -> Request<T> {
+/// A request by this token.
+pub(super) fn request<T>(token: &str, request_id: &str, message: T) -> Request<T> {
     let mut request = Request::new(message);
-    if let Some(value) = token.and_then(|token| format!("Bearer {token}").parse().ok()) {
+    if let Ok(value) = format!("Bearer {token}").parse() {
         request.metadata_mut().insert("authorization", value);
     }
     if let Ok(value) = request_id.parse() {
         request.metadata_mut().insert("x-request-id", value);
     }
     request
+}
+
+/// The token does not count, whatever is asked with it.
+pub(super) fn is_refusal_of_token(status: &Status) -> bool {
+    status.code() == Code::Unauthenticated
 }
 
 fn lost(status: &Status) -> bool {
@@ -88,16 +95,16 @@ impl Agent {
     pub async fn plan(&self, token: &str, request_id: &str, spec: &Spec) -> Result<v1::OperationPlan, Error> {
         let message = PlanOperationRequest { spec: Some(spec.into()) };
         let mut client = self.client.clone();
-        let call = client.plan_operation(request(Some(token), request_id, message));
+        let call = client.plan_operation(request(token, request_id, message));
         Ok(self.answer(call).await?.plan.unwrap_or_default())
     }
 
-    /// Asks for an operation to be stopped.
-    pub async fn cancel(&self, request_id: &str, id: OperationId) -> Result<(), Error> {
+    /// Asks for an operation to be stopped, for whom the token is of.
+    pub async fn cancel(&self, token: &str, request_id: &str, id: OperationId) -> Result<(), Error> {
         self.check_reachable()?;
         let message = CancelOperationRequest { operation_id: id.to_string() };
         let mut client = self.client.clone();
-        self.answer(client.cancel_operation(request(None, request_id, message))).await.map(|_| ())
+        self.answer(client.cancel_operation(request(token, request_id, message))).await.map(|_| ())
     }
 
     async fn answer<T>(&self, call: impl Future<Output = Result<tonic::Response<T>, Status>>) -> Result<T, Error> {
@@ -153,7 +160,7 @@ impl Agent {
     async fn hand_over(&self, token: &str, request_id: &str, spec: &Spec) -> Answer {
         let message = StartOperationRequest { spec: Some(spec.into()) };
         let mut client = self.client.clone();
-        let call = client.start_operation(request(Some(token), request_id, message));
+        let call = client.start_operation(request(token, request_id, message));
         let mut events: Events = match tokio::time::timeout(ANSWER, call).await {
             Ok(Ok(answer)) => Box::pin(answer.into_inner().map(|message| message.map(|message| message.event))),
             Ok(Err(status)) if lost(&status) => return Answer::Unknown,
@@ -203,18 +210,24 @@ impl Agent {
                     }
                 }
             }
-            let message = AttachOperationRequest { operation_id: id.to_string() };
-            let mut client = self.client.clone();
-            let attached = client.attach_operation(request(None, "", message));
-            match tokio::time::timeout(ANSWER, attached).await {
-                Ok(Ok(answer)) => {
-                    let stream = answer.into_inner().map(|message| message.map(|message| message.event));
-                    events = Some(Box::pin(stream));
-                }
+            match tokio::time::timeout(ANSWER, self.attach(id)).await {
+                Ok(Ok(found)) => events = Some(found),
                 Ok(Err(status)) if is_unknown(&status) && self.settle_unknown(id).await => return,
                 Ok(Err(_)) | Err(_) => tokio::time::sleep(AGAIN).await,
             }
         }
+    }
+
+    /// What the host tells of an operation that it was given before.
+    async fn attach(&self, id: OperationId) -> Result<Events, Status> {
+        let token = self.own.reading().map_err(|error| proto::status::to_status(&error))?;
+        let message = AttachOperationRequest { operation_id: id.to_string() };
+        let mut client = self.client.clone();
+        let attached = client.attach_operation(request(token.as_str(), "", message)).await;
+        if attached.as_ref().is_err_and(is_refusal_of_token) {
+            self.own.refused(&token);
+        }
+        Ok(Box::pin(attached?.into_inner().map(|message| message.map(|message| message.event))))
     }
 
     /// Returns whether the operation has ended.

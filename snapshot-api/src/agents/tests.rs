@@ -112,8 +112,9 @@ impl Fixture {
         let folder = TempDir::new().unwrap();
         let store = Store::open(&folder.path().join("catalogue.db")).unwrap();
         store.put_inventory(host(), inventory(1, &[]), 0).await.unwrap();
+        let own = Arc::new(crate::own_tokens::tests::some(&folder, Clock::system()));
         let stopping = CancellationToken::new();
-        let agent = Agent::new(host(), channel_to(peer), store.clone(), Clock::system(), stopping);
+        let agent = Agent::new(host(), channel_to(peer), store.clone(), Clock::system(), own, stopping);
         let new = intent(1, create("snap-1"));
         let spec = Spec { operation: new.id, vm: new.vm, request: new.request.clone() };
         let claim = agent.claim(new.id).unwrap();

@@ -39,6 +39,7 @@ fn insert_creating(job: &mut Job<'_>, new: &NewOperation, create: &Create) -> Re
             description: create.description.clone(),
             protected: create.protected,
             actor: new.actor.clone(),
+            issuer: String::new(),
         },
         content: create.content.unwrap_or(Content::Disks),
         storage: create.storage.unwrap_or(Storage::Internal),

@@ -3,6 +3,7 @@
 //! - An operation is in the journal before anybody is told that it is taken on; what is in the journal is finished, also by the
 //!   process after this one, and nothing is in it twice. Ended operations are remembered.
 //! - A refusal leaves nothing behind. One operation on a machine at a time.
+//! - A watch, and following an operation again, take a token that may read everything, and end with it.
 //! - Who attaches to an operation that this process does not know is told so, and from then on it will not be taken on:
 //!   it may be on its way still.
 //!
@@ -29,10 +30,12 @@ use proto::agent::{
 };
 use proto::convert::{Inventory, Spec};
 use proto::v1;
+use snapshot_core::authority::{Denied, authorize_inventory};
 use snapshot_core::ids::{OperationId, VmId};
 use snapshot_core::operation::Outcome;
 use snapshot_core::{Error, Reason};
 use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
@@ -183,6 +186,17 @@ impl Agent {
         ReceiverStream::new(receiver)
     }
 
+    /// Checks the token of who wants to see everything; returns when it ends.
+    fn reads<T>(&self, request: &Request<T>) -> Result<Instant, Status> {
+        let now = (self.0.now_ms)() / 1000;
+        let check = || -> Result<i64, Error> {
+            let caller = self.0.verifier.verify(capability::bearer(request.metadata().as_ref())?, now)?;
+            Ok(authorize_inventory(&caller).map_err(Denied::over_hosts)?.expires_at_unix())
+        };
+        let end = check().map_err(|refusal| proto::status::to_status(&refusal))?;
+        Ok(Instant::now() + Duration::from_secs(u64::try_from(end - now).unwrap_or(0)))
+    }
+
     async fn tell(&self, sender: &mpsc::Sender<Result<WatchHostResponse, Status>>) -> Option<()> {
         let send = async |event| sender.send(Ok(WatchHostResponse { event: Some(event) })).await.ok();
         let mut changed = self.0.changed.subscribe();
@@ -221,10 +235,16 @@ impl AgentService for Agent {
     type StartOperationStream = Events<StartOperationResponse>;
     type AttachOperationStream = Events<AttachOperationResponse>;
 
-    async fn watch_host(&self, _: Request<WatchHostRequest>) -> Result<Response<Self::WatchHostStream>, Status> {
+    async fn watch_host(&self, request: Request<WatchHostRequest>) -> Result<Response<Self::WatchHostStream>, Status> {
+        let until = self.reads(&request)?;
         let (sender, receiver) = mpsc::channel(8);
         let agent = self.clone();
-        tokio::spawn(async move { agent.tell(&sender).await });
+        tokio::spawn(async move {
+            if tokio::time::timeout_at(until, agent.tell(&sender)).await.is_err() {
+                let over = Error::new(Reason::TokenExpired, "the token of the stream has ended");
+                let _ = sender.send(Err(proto::status::to_status(&over))).await;
+            }
+        });
         Ok(Response::new(ReceiverStream::new(receiver)))
     }
 
@@ -251,6 +271,7 @@ impl AgentService for Agent {
         &self,
         request: Request<AttachOperationRequest>,
     ) -> Result<Response<Self::AttachOperationStream>, Status> {
+        self.reads(&request)?;
         let id: OperationId = request.get_ref().operation_id.parse().unwrap();
         self.while_away(20, 3000).await;
         let Some(operation) = self.known(id) else {

@@ -11,6 +11,7 @@ use proto::agent::agent_service_server::AgentServiceServer;
 use snapshot_api::agents::Agent as Link;
 use snapshot_api::app::App;
 use snapshot_api::clock::Clock;
+use snapshot_api::own_tokens::OwnTokens;
 use snapshot_api::service::Services;
 use snapshot_api::store::Store;
 use snapshot_core::authority::{Action, Grant, VmSelector};
@@ -52,15 +53,22 @@ impl Identity {
         let folder = TempDir::new().unwrap();
         let jwks = folder.path().join("jwks.json");
         capability::generate_issuer_key(&key(folder.path()), &jwks, "k").unwrap();
-        let actions = Action::ALL.iter().copied().collect();
-        let issuer = IssuerConfig { issuer: "sim".to_owned(), jwks, actions, any_vm: true };
-        let verifier = Arc::new(Verifier::load(vec![issuer]).unwrap());
+        let users = IssuerConfig { any_vm: true, ..IssuerConfig::new("sim", jwks, Action::ALL) };
+        let jwks = folder.path().join("own.jwks.json");
+        capability::generate_issuer_key(&own_key(folder.path()), &jwks, "k").unwrap();
+        let own = IssuerConfig::new("own", jwks, Action::OF_SERVICE);
+        let own = IssuerConfig { any_vm: true, service: true, ..own };
+        let verifier = Arc::new(Verifier::load(vec![users, own]).unwrap());
         Self { folder, verifier }
     }
 }
 
 fn key(folder: &Path) -> PathBuf {
     folder.join("key.pem")
+}
+
+fn own_key(folder: &Path) -> PathBuf {
+    folder.join("own.pem")
 }
 
 /// What a run shares.
@@ -200,9 +208,12 @@ async fn serve_api(world: Arc<World>, path: PathBuf, mut chance: Rng) -> Outcome
     let shared = world.clone();
     let clock = Clock::from_fn(move || true_ms() + shared.wrong_ms.load(Ordering::Relaxed));
     let stopping = CancellationToken::new();
+    // Short, so that streams are handed over in the time of a run.
+    let (key, life) = (own_key(IDENTITY.folder.path()), Duration::from_secs(12));
+    let own = Arc::new(OwnTokens::load(&key, "k", "own", life, clock.clone())?);
     let link = |name: &str| {
-        let host: HostId = name.parse().unwrap();
-        (host.clone(), Link::new(host, net::channel(name), store.clone(), clock.clone(), stopping.clone()))
+        let (host, own): (HostId, _) = (name.parse().unwrap(), own.clone());
+        (host.clone(), Link::new(host, net::channel(name), store.clone(), clock.clone(), own, stopping.clone()))
     };
     let agents = Arc::new(AGENTS.into_iter().map(link).collect());
     let app = App { store, agents, verifier: IDENTITY.verifier.clone(), clock, stopping };

@@ -36,6 +36,17 @@ impl Action {
     pub const ALL: [Action; 7] =
         [Action::Read, Action::Create, Action::Update, Action::Revert, Action::Delete, Action::Purge, Action::Admin];
 
+    /// What the service's own issuer may be allowed: to see, to take snapshots, and to delete those again.
+    pub const OF_SERVICE: [Action; 3] = [Action::Read, Action::Create, Action::Delete];
+
+    /// Whether it takes something from somebody that cannot be got back: one token may begin so many of these.
+    pub fn is_destructive(self) -> bool {
+        match self {
+            Action::Revert | Action::Delete | Action::Purge => true,
+            Action::Read | Action::Create | Action::Update | Action::Admin => false,
+        }
+    }
+
     /// The name in tokens, configuration, logs and errors.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -149,6 +160,11 @@ pub struct Ceiling {
     pub actions: BTreeSet<Action>,
     /// Whether it may grant on `*`.
     pub any_vm: bool,
+    /// Whether it is the service's own, with no user behind it: then [`Action::OF_SERVICE`] bounds `actions`, and of
+    /// snapshots it may delete those alone that were made under it.
+    pub service: bool,
+    /// How many destructive operations one of its tokens may begin on a host.
+    pub destructive_uses: u32,
 }
 
 impl Ceiling {
@@ -158,11 +174,15 @@ impl Ceiling {
             if grant.vm == VmSelector::Any && !self.any_vm {
                 return Err(AboveCeiling::AnyVm);
             }
-            if let Some(action) = grant.actions.difference(&self.actions).next() {
+            if let Some(action) = grant.actions.iter().find(|action| !self.allows(**action)) {
                 return Err(AboveCeiling::Action(*action));
             }
         }
         Ok(())
+    }
+
+    fn allows(&self, action: Action) -> bool {
+        self.actions.contains(&action) && (!self.service || Action::OF_SERVICE.contains(&action))
     }
 }
 

@@ -25,12 +25,15 @@ fn any_grants() -> impl Strategy<Value = Vec<Grant>> {
 }
 
 fn any_ceiling() -> impl Strategy<Value = Ceiling> {
-    (subsequence(Action::ALL.to_vec(), 0..=Action::ALL.len()), any::<bool>())
-        .prop_map(|(actions, any_vm)| Ceiling { actions: actions.into_iter().collect(), any_vm })
+    (subsequence(Action::ALL.to_vec(), 0..=Action::ALL.len()), any::<bool>()).prop_map(|(actions, any_vm)| Ceiling {
+        actions: actions.into_iter().collect(),
+        any_vm,
+        ..unlimited()
+    })
 }
 
 fn unlimited() -> Ceiling {
-    Ceiling { actions: Action::ALL.into_iter().collect(), any_vm: true }
+    Ceiling { actions: Action::ALL.into_iter().collect(), any_vm: true, service: false, destructive_uses: 16 }
 }
 
 fn claims(grants: Vec<Grant>) -> Claims {

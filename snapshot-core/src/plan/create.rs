@@ -5,6 +5,7 @@ use std::path::Path;
 
 use super::{Plan, Situation, Step};
 use crate::error::{Error, Reason};
+use crate::ids::SnapshotId;
 use crate::operation::{Create, Method};
 use crate::snapshot::{Content, Storage};
 use crate::vm::{DiskFacts, Nvram, VmState};
@@ -13,6 +14,7 @@ use crate::vm::{DiskFacts, Nvram, VmState};
 const SAVED_BYTES_PER_SECOND: u64 = 350 << 20;
 
 pub(super) fn plan(situation: Situation<'_>, create: &Create) -> Result<Plan, Error> {
+    check_id(situation, create)?;
     let memory = memory_wanted(situation, create.content)?;
     situation.check_changeable()?;
     let storage = storage(situation, create, memory)?;
@@ -31,7 +33,7 @@ pub(super) fn plan(situation: Situation<'_>, create: &Create) -> Result<Plan, Er
         ));
     }
     let limit = situation.policy.max_snapshots_per_vm;
-    if situation.tree.len() >= limit as usize && situation.tree.get(&create.snapshot).is_none() {
+    if situation.tree.len() >= limit as usize {
         let message = format!("the machine has {} snapshots, the most is {limit}", situation.tree.len());
         return Err(situation.refuse(Reason::SnapshotLimit, message).with("limit", limit.to_string()));
     }
@@ -57,6 +59,21 @@ pub(super) fn plan(situation: Situation<'_>, create: &Create) -> Result<Plan, Er
         losses: Vec::new(),
         method: Some(Method::Libvirt),
     })
+}
+
+/// A snapshot is new. Under the id of one that there is, what is left of that one would be taken for remains of this when it is
+/// broken, and be removed, by somebody who may take snapshots and not delete any.
+fn check_id(situation: Situation<'_>, create: &Create) -> Result<(), Error> {
+    let id = &create.snapshot;
+    if situation.tree.get(id).is_none() && !situation.layers.deleted().contains(id) {
+        return Ok(());
+    }
+    Err(id_in_use(id))
+}
+
+/// The refusal of a new snapshot under the id of another one.
+pub fn id_in_use(id: &SnapshotId) -> Error {
+    Error::invalid("snapshot", format!("{id} is the id of another snapshot"))
 }
 
 fn predicted_pause_ms(bytes: u64) -> u64 {

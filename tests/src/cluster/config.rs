@@ -23,7 +23,7 @@ pub(super) fn agent(identity: &Identity, agent: &Agent<'_>) -> String {
     let (state, images, snapshots) = (agent.state.display(), agent.images.display(), agent.snapshots.display());
     let peer = identity.spiffe("snapshot-api");
     let tls = tls("tls", identity, &identity.agent(name));
-    let issuers = issuers(identity);
+    let issuers = format!("{}{}", issuers(identity), own_issuer_of_api(identity));
     let policy = agent.policy;
     format!(
         r#"host = "{name}"
@@ -46,7 +46,7 @@ pub(super) fn api(identity: &Identity, ports: &Ports, database: &Path, agents: &
     let Ports { internal, public, api_metrics, .. } = ports;
     let peer = identity.spiffe("gateway");
     let tls = tls("tls", identity, &identity.api());
-    let issuers = issuers(identity);
+    let issuers = format!("{}{}", issuers(identity), own_issuer(identity));
     let database = database.display();
     let hosts: String = agents
         .iter()
@@ -94,10 +94,27 @@ fn tls(table: &str, identity: &Identity, leaf: &Leaf) -> String {
     )
 }
 
+/// A test does with one token what a person does not do in the life of one.
+const USES: &str = "destructive_uses = 1000000\n";
+
+/// As an agent lists it.
+fn own_issuer_of_api(identity: &Identity) -> String {
+    let (name, _, jwks) = identity.own_issuer();
+    let jwks = jwks.display();
+    let actions = r#"actions = ["read", "create", "delete"]"#;
+    format!("\n[[issuers]]\nissuer = \"{name}\"\njwks = \"{jwks}\"\n{actions}\nany_vm = true\nservice = true\n")
+}
+
+/// As the API has it.
+fn own_issuer(identity: &Identity) -> String {
+    let (name, key, _) = identity.own_issuer();
+    format!("\n[own_issuer]\nname = \"{name}\"\nkey = \"{}\"\nkid = \"{}\"\n", key.display(), identity.kid())
+}
+
 fn issuers(identity: &Identity) -> String {
     let actions: Vec<String> = ALL_ACTIONS.iter().map(|action| format!("\"{action}\"")).collect();
     format!(
-        "\n[[issuers]]\nissuer = \"{}\"\njwks = \"{}\"\nactions = [{}]\nany_vm = true\n",
+        "\n[[issuers]]\nissuer = \"{}\"\njwks = \"{}\"\nactions = [{}]\nany_vm = true\n{USES}",
         identity.issuer(),
         identity.jwks().display(),
         actions.join(", ")

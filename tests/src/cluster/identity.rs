@@ -1,5 +1,5 @@
-//! Who is who in a cluster: a development CA with a certificate for every process, and one issuer of tokens. All of it is
-//! made by `snapshot-api`'s own subcommands, as an operator would.
+//! Who is who in a cluster: a development CA with a certificate for every process, one issuer of users' tokens, and the API's
+//! own. All of it is made by `snapshot-api`'s own subcommands, as an operator would.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -18,6 +18,10 @@ pub const ALL_ACTIONS: [&str; 7] = ["read", "create", "update", "revert", "delet
 const TRUST_DOMAIN: &str = "test.ravada";
 const ISSUER: &str = "ravada";
 const KID: &str = "test-1";
+/// The API's own.
+const OWN_ISSUER: &str = "snapshot-service";
+/// Whom it mints for.
+const OWN_SUBJECT: &str = "snapshot-api";
 /// The longest that is allowed, so that a token outlives the test that uses it.
 const LIFETIME: &str = "900";
 
@@ -46,7 +50,9 @@ impl Identity {
         for host in hosts {
             identity.issue(&format!("agent-{host}"), &format!("agent/{host}"))?;
         }
-        api(&["token", "create-key", "--dir", &folder, "--issuer", ISSUER, "--kid", KID])?;
+        for issuer in [ISSUER, OWN_ISSUER] {
+            api(&["token", "create-key", "--dir", &folder, "--issuer", issuer, "--kid", KID])?;
+        }
         Ok(identity)
     }
 
@@ -70,9 +76,18 @@ impl Identity {
 
     /// As [`Identity::token`], living so many seconds.
     pub fn token_for(&self, subject: &str, vm: &str, actions: &[&str], lifetime: &str) -> Result<String> {
-        let key = self.folder.join(format!("{ISSUER}.key")).display().to_string();
+        self.mint(ISSUER, subject, vm, actions, lifetime)
+    }
+
+    /// A token of the API's own issuer: what a thief of its machine can make.
+    pub fn own_token(&self, vm: &str, actions: &[&str]) -> Result<String> {
+        self.mint(OWN_ISSUER, OWN_SUBJECT, vm, actions, LIFETIME)
+    }
+
+    fn mint(&self, issuer: &str, subject: &str, vm: &str, actions: &[&str], lifetime: &str) -> Result<String> {
+        let key = self.folder.join(format!("{issuer}.key")).display().to_string();
         let actions = actions.join(",");
-        let who = ["token", "mint", "--key", &key, "--issuer", ISSUER, "--kid", KID, "--subject", subject];
+        let who = ["token", "mint", "--key", &key, "--issuer", issuer, "--kid", KID, "--subject", subject];
         let what = ["--vm", vm, "--actions", &actions, "--lifetime", lifetime];
         Ok(api(&[who.as_slice(), what.as_slice()].concat())?.trim().to_owned())
     }
@@ -108,6 +123,12 @@ impl Identity {
     /// The issuer's name.
     pub fn issuer(&self) -> &'static str {
         ISSUER
+    }
+
+    /// The API's own issuer: its name, its private key, its public keys.
+    pub fn own_issuer(&self) -> (&'static str, PathBuf, PathBuf) {
+        let file = |extension: &str| self.folder.join(format!("{OWN_ISSUER}.{extension}"));
+        (OWN_ISSUER, file("key"), file("jwks.json"))
     }
 
     /// Where everything is.

@@ -165,6 +165,8 @@ const texts: Catalogue = {
   "next.TOKEN_INVALID": "تأكد من أنك ألصقته كاملًا، أو اطلب رمزًا جديدًا.",
   "error.TOKEN_EXPIRED": "انتهى وصولك.",
   "next.TOKEN_EXPIRED": "احصل على رمز جديد؛ لن يُفقد شيء من هذه الصفحة.",
+  "error.TOKEN_SPENT": "استُنفد وصولك لمثل هذه التغييرات.",
+  "next.TOKEN_SPENT": "احصل على رمز جديد؛ لم يتغير شيء.",
   "error.ACTION_NOT_GRANTED": "يمكنك رؤية هذا الجهاز، ولا يمكنك فعل هذا به.",
   "next.ACTION_NOT_GRANTED": "اسأل مالك الجهاز أو المسؤول.",
   "error.AUTHORIZATION_EXPIRED": "انتهى وصولك قبل أن يبدأ المضيف. لم يتغيّر شيء.",

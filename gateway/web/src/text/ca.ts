@@ -156,6 +156,8 @@ const texts: Catalogue = {
   "next.TOKEN_INVALID": "Comproveu que l'heu enganxat sencer o demaneu-ne un de nou.",
   "error.TOKEN_EXPIRED": "El vostre accés s'ha acabat.",
   "next.TOKEN_EXPIRED": "Aconseguiu un testimoni nou; no es perd res d'aquesta pàgina.",
+  "error.TOKEN_SPENT": "El vostre accés s'ha esgotat per a canvis com aquest.",
+  "next.TOKEN_SPENT": "Aconseguiu un testimoni nou; no s'ha canviat res.",
   "error.ACTION_NOT_GRANTED": "Podeu veure aquesta màquina, però no fer-hi això.",
   "next.ACTION_NOT_GRANTED": "Pregunteu al propietari de la màquina o al vostre administrador.",
   "error.AUTHORIZATION_EXPIRED": "El vostre accés s'ha acabat abans que l'amfitrió pogués començar. No s'ha canviat res.",

@@ -159,6 +159,8 @@ const texts: Catalogue = {
   "next.TOKEN_INVALID": "Zkontrolujte, že jste jej vložili celý, nebo si vyžádejte nový.",
   "error.TOKEN_EXPIRED": "Váš přístup skončil.",
   "next.TOKEN_EXPIRED": "Opatřete si nový token; z této stránky se nic neztratí.",
+  "error.TOKEN_SPENT": "Váš přístup je pro takové změny vyčerpán.",
+  "next.TOKEN_SPENT": "Opatřete si nový token; nic se nezměnilo.",
   "error.ACTION_NOT_GRANTED": "Tento stroj smíte vidět, ale tohle s ním dělat nesmíte.",
   "next.ACTION_NOT_GRANTED": "Zeptejte se vlastníka stroje nebo správce.",
   "error.AUTHORIZATION_EXPIRED": "Váš přístup skončil dřív, než mohl hostitel začít. Nic se nezměnilo.",

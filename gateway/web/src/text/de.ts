@@ -153,6 +153,8 @@ const texts: Catalogue = {
   "next.TOKEN_INVALID": "Prüfen Sie, ob Sie es ganz eingefügt haben, oder lassen Sie sich ein neues geben.",
   "error.TOKEN_EXPIRED": "Ihr Zugang ist abgelaufen.",
   "next.TOKEN_EXPIRED": "Besorgen Sie ein neues Token; auf dieser Seite geht nichts verloren.",
+  "error.TOKEN_SPENT": "Ihr Zugang ist für solche Änderungen aufgebraucht.",
+  "next.TOKEN_SPENT": "Besorgen Sie ein neues Token; es wurde nichts geändert.",
   "error.ACTION_NOT_GRANTED": "Sie dürfen diese Maschine sehen, aber das nicht mit ihr machen.",
   "next.ACTION_NOT_GRANTED": "Fragen Sie den Eigentümer der Maschine oder Ihren Administrator.",
   "error.AUTHORIZATION_EXPIRED": "Ihr Zugang ist abgelaufen, bevor der Host anfangen konnte. Es wurde nichts geändert.",

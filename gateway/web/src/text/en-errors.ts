@@ -12,6 +12,8 @@ export const errors = {
   "next.TOKEN_INVALID": "Check that you pasted all of it, or ask for a new one.",
   "error.TOKEN_EXPIRED": "Your access has ended.",
   "next.TOKEN_EXPIRED": "Get a new token; nothing on this page is lost.",
+  "error.TOKEN_SPENT": "Your access is used up for changes like this.",
+  "next.TOKEN_SPENT": "Get a new token; nothing was changed.",
   "error.ACTION_NOT_GRANTED": "You may see this machine, but not do this to it.",
   "next.ACTION_NOT_GRANTED": "Ask the owner of the machine or your administrator.",
   "error.AUTHORIZATION_EXPIRED": "Your access ended before the host could begin. Nothing was changed.",

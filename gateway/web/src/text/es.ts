@@ -156,6 +156,8 @@ const texts: Catalogue = {
   "next.TOKEN_INVALID": "Compruebe que lo ha pegado entero o pida uno nuevo.",
   "error.TOKEN_EXPIRED": "Su acceso ha terminado.",
   "next.TOKEN_EXPIRED": "Consiga un token nuevo; no se pierde nada de esta página.",
+  "error.TOKEN_SPENT": "Su acceso se ha agotado para cambios como este.",
+  "next.TOKEN_SPENT": "Consiga un token nuevo; no se ha cambiado nada.",
   "error.ACTION_NOT_GRANTED": "Puede ver esta máquina, pero no hacerle esto.",
   "next.ACTION_NOT_GRANTED": "Pregunte al propietario de la máquina o a su administrador.",
   "error.AUTHORIZATION_EXPIRED": "Su acceso terminó antes de que el anfitrión pudiera empezar. No se ha cambiado nada.",

@@ -153,6 +153,8 @@ const texts: Catalogue = {
   "next.TOKEN_INVALID": "Egiaztatu osorik itsatsi duzula, edo eskatu berri bat.",
   "error.TOKEN_EXPIRED": "Zure sarbidea amaitu da.",
   "next.TOKEN_EXPIRED": "Lortu token berri bat; orri honetako ezer ez da galtzen.",
+  "error.TOKEN_SPENT": "Zure sarbidea agortu da honelako aldaketetarako.",
+  "next.TOKEN_SPENT": "Lortu token berri bat; ez da ezer aldatu.",
   "error.ACTION_NOT_GRANTED": "Makina hau ikus dezakezu, baina ezin diozu hau egin.",
   "next.ACTION_NOT_GRANTED": "Galdetu makinaren jabeari edo zure administratzaileari.",
   "error.AUTHORIZATION_EXPIRED": "Zure sarbidea amaitu da ostalaria hasi aurretik. Ez da ezer aldatu.",

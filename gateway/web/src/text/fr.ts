@@ -156,6 +156,8 @@ const texts: Catalogue = {
   "next.TOKEN_INVALID": "Vérifiez que vous l’avez collé en entier ou demandez-en un nouveau.",
   "error.TOKEN_EXPIRED": "Votre accès est terminé.",
   "next.TOKEN_EXPIRED": "Procurez-vous un nouveau jeton ; rien de cette page n’est perdu.",
+  "error.TOKEN_SPENT": "Votre accès est épuisé pour ce genre de changement.",
+  "next.TOKEN_SPENT": "Procurez-vous un nouveau jeton ; rien n’a été modifié.",
   "error.ACTION_NOT_GRANTED": "Vous pouvez voir cette machine, mais pas lui faire cela.",
   "next.ACTION_NOT_GRANTED": "Demandez au propriétaire de la machine ou à votre administrateur.",
   "error.AUTHORIZATION_EXPIRED": "Votre accès s’est terminé avant que l’hôte puisse commencer. Rien n’a été modifié.",

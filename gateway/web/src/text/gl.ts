@@ -153,6 +153,8 @@ const texts: Catalogue = {
   "next.TOKEN_INVALID": "Comprobe que o pegou enteiro ou pida un novo.",
   "error.TOKEN_EXPIRED": "O seu acceso rematou.",
   "next.TOKEN_EXPIRED": "Consiga un token novo; non se perde nada desta páxina.",
+  "error.TOKEN_SPENT": "O seu acceso esgotouse para cambios coma este.",
+  "next.TOKEN_SPENT": "Consiga un token novo; non se cambiou nada.",
   "error.ACTION_NOT_GRANTED": "Pode ver esta máquina, pero non facerlle isto.",
   "next.ACTION_NOT_GRANTED": "Pregunte ao propietario da máquina ou ao seu administrador.",
   "error.AUTHORIZATION_EXPIRED": "O seu acceso rematou antes de que o anfitrión puidese comezar. Non se cambiou nada.",

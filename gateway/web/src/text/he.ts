@@ -156,6 +156,8 @@ const texts: Catalogue = {
   "next.TOKEN_INVALID": "בדקו שהדבקתם את כולו, או בקשו אחד חדש.",
   "error.TOKEN_EXPIRED": "הגישה שלכם הסתיימה.",
   "next.TOKEN_EXPIRED": "השיגו אסימון חדש; דבר בדף זה לא הולך לאיבוד.",
+  "error.TOKEN_SPENT": "הגישה שלכם לשינויים כאלה נוצלה במלואה.",
+  "next.TOKEN_SPENT": "השיגו אסימון חדש; דבר לא שונה.",
   "error.ACTION_NOT_GRANTED": "מותר לכם לראות מכונה זו, אך לא לעשות בה זאת.",
   "next.ACTION_NOT_GRANTED": "שאלו את בעלי המכונה או את המנהל שלכם.",
   "error.AUTHORIZATION_EXPIRED": "הגישה שלכם הסתיימה לפני שהמארח הספיק להתחיל. דבר לא שונה.",

@@ -153,6 +153,8 @@ const texts: Catalogue = {
   "next.TOKEN_INVALID": "देखें कि आपने पूरा चिपकाया है, या नया माँगें।",
   "error.TOKEN_EXPIRED": "आपकी पहुँच समाप्त हो गई है।",
   "next.TOKEN_EXPIRED": "नया टोकन लें; इस पेज से कुछ नहीं खोएगा।",
+  "error.TOKEN_SPENT": "ऐसे बदलावों के लिए आपकी पहुँच पूरी इस्तेमाल हो चुकी है।",
+  "next.TOKEN_SPENT": "नया टोकन लें; कुछ भी नहीं बदला गया।",
   "error.ACTION_NOT_GRANTED": "आप यह मशीन देख सकते हैं, पर इसके साथ यह नहीं कर सकते।",
   "next.ACTION_NOT_GRANTED": "मशीन के मालिक या अपने व्यवस्थापक से पूछें।",
   "error.AUTHORIZATION_EXPIRED": "होस्ट के शुरू करने से पहले आपकी पहुँच समाप्त हो गई। कुछ नहीं बदला।",

@@ -150,6 +150,8 @@ const texts: Catalogue = {
   "next.TOKEN_INVALID": "Periksa apakah Anda menempelkan seluruhnya, atau minta yang baru.",
   "error.TOKEN_EXPIRED": "Akses Anda telah berakhir.",
   "next.TOKEN_EXPIRED": "Dapatkan token baru; tidak ada yang hilang dari halaman ini.",
+  "error.TOKEN_SPENT": "Akses Anda untuk perubahan seperti ini sudah habis terpakai.",
+  "next.TOKEN_SPENT": "Dapatkan token baru; tidak ada yang diubah.",
   "error.ACTION_NOT_GRANTED": "Anda boleh melihat mesin ini, tetapi tidak boleh melakukan ini padanya.",
   "next.ACTION_NOT_GRANTED": "Tanyakan kepada pemilik mesin atau administrator Anda.",
   "error.AUTHORIZATION_EXPIRED": "Akses Anda berakhir sebelum host dapat memulai. Tidak ada yang diubah.",

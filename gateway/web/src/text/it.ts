@@ -156,6 +156,8 @@ const texts: Catalogue = {
   "next.TOKEN_INVALID": "Controlla di averlo incollato per intero, o chiedine uno nuovo.",
   "error.TOKEN_EXPIRED": "Il tuo accesso è terminato.",
   "next.TOKEN_EXPIRED": "Procurati un nuovo token; nulla di questa pagina va perso.",
+  "error.TOKEN_SPENT": "Il tuo accesso è esaurito per modifiche come questa.",
+  "next.TOKEN_SPENT": "Procurati un nuovo token; nulla è stato modificato.",
   "error.ACTION_NOT_GRANTED": "Puoi vedere questa macchina, ma non farle questo.",
   "next.ACTION_NOT_GRANTED": "Chiedi al proprietario della macchina o al tuo amministratore.",
   "error.AUTHORIZATION_EXPIRED": "Il tuo accesso è terminato prima che l’host potesse iniziare. Nulla è stato cambiato.",

@@ -150,6 +150,8 @@ const texts: Catalogue = {
   "next.TOKEN_INVALID": "全体を貼り付けたか確認するか、新しいものを受け取ってください。",
   "error.TOKEN_EXPIRED": "アクセスが終了しました。",
   "next.TOKEN_EXPIRED": "新しいトークンを取得してください。このページの内容は失われません。",
+  "error.TOKEN_SPENT": "このような変更に使えるアクセスを使い切りました。",
+  "next.TOKEN_SPENT": "新しいトークンを取得してください。何も変更されていません。",
   "error.ACTION_NOT_GRANTED": "この仮想マシンを見ることはできますが、この操作はできません。",
   "next.ACTION_NOT_GRANTED": "仮想マシンの所有者または管理者に尋ねてください。",
   "error.AUTHORIZATION_EXPIRED": "ホストが始める前にアクセスが終了しました。何も変更されていません。",

@@ -150,6 +150,8 @@ const texts: Catalogue = {
   "next.TOKEN_INVALID": "전체를 붙여 넣었는지 확인하거나 새 토큰을 요청하세요.",
   "error.TOKEN_EXPIRED": "액세스가 끝났습니다.",
   "next.TOKEN_EXPIRED": "새 토큰을 받으세요. 이 페이지의 내용은 사라지지 않습니다.",
+  "error.TOKEN_SPENT": "이런 변경에 쓸 수 있는 액세스를 모두 사용했습니다.",
+  "next.TOKEN_SPENT": "새 토큰을 받으세요. 변경된 것은 없습니다.",
   "error.ACTION_NOT_GRANTED": "이 가상 머신을 볼 수는 있지만 이 작업을 할 수는 없습니다.",
   "next.ACTION_NOT_GRANTED": "가상 머신의 소유자나 관리자에게 문의하세요.",
   "error.AUTHORIZATION_EXPIRED": "호스트가 시작하기 전에 액세스가 끝났습니다. 변경된 것이 없습니다.",

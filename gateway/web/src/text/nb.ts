@@ -153,6 +153,8 @@ const texts: Catalogue = {
   "next.TOKEN_INVALID": "Se etter at du limte inn hele, eller be om et nytt.",
   "error.TOKEN_EXPIRED": "Tilgangen din er utløpt.",
   "next.TOKEN_EXPIRED": "Skaff deg et nytt token; ingenting på denne siden går tapt.",
+  "error.TOKEN_SPENT": "Tilgangen din er brukt opp for slike endringer.",
+  "next.TOKEN_SPENT": "Skaff deg et nytt token; ingenting ble endret.",
   "error.ACTION_NOT_GRANTED": "Du kan se denne maskinen, men ikke gjøre dette med den.",
   "next.ACTION_NOT_GRANTED": "Spør eieren av maskinen eller administratoren din.",
   "error.AUTHORIZATION_EXPIRED": "Tilgangen din utløp før verten kunne begynne. Ingenting ble endret.",

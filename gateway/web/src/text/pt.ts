@@ -156,6 +156,8 @@ const texts: Catalogue = {
   "next.TOKEN_INVALID": "Verifique se o colou por inteiro, ou peça um novo.",
   "error.TOKEN_EXPIRED": "O seu acesso terminou.",
   "next.TOKEN_EXPIRED": "Obtenha um novo token; nada nesta página se perde.",
+  "error.TOKEN_SPENT": "O seu acesso esgotou-se para alterações como esta.",
+  "next.TOKEN_SPENT": "Obtenha um novo token; nada foi alterado.",
   "error.ACTION_NOT_GRANTED": "Pode ver esta máquina, mas não fazer-lhe isto.",
   "next.ACTION_NOT_GRANTED": "Pergunte ao dono da máquina ou ao seu administrador.",
   "error.AUTHORIZATION_EXPIRED": "O seu acesso terminou antes de o anfitrião poder começar. Nada foi alterado.",

@@ -153,6 +153,8 @@ const texts: Catalogue = {
   "next.TOKEN_INVALID": "Tamamını yapıştırdığınızı denetleyin ya da yeni bir tane isteyin.",
   "error.TOKEN_EXPIRED": "Erişiminiz sona erdi.",
   "next.TOKEN_EXPIRED": "Yeni bir belirteç alın; bu sayfada hiçbir şey kaybolmaz.",
+  "error.TOKEN_SPENT": "Bu tür değişiklikler için erişiminiz tükendi.",
+  "next.TOKEN_SPENT": "Yeni bir belirteç alın; hiçbir şey değiştirilmedi.",
   "error.ACTION_NOT_GRANTED": "Bu makineyi görebilirsiniz ama ona bunu yapamazsınız.",
   "next.ACTION_NOT_GRANTED": "Makinenin sahibine ya da yöneticinize sorun.",
   "error.AUTHORIZATION_EXPIRED": "Ana makine başlayamadan erişiminiz sona erdi. Hiçbir şey değiştirilmedi.",

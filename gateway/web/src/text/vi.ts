@@ -150,6 +150,8 @@ const texts: Catalogue = {
   "next.TOKEN_INVALID": "Hãy kiểm tra xem bạn đã dán đủ chưa, hoặc xin mã mới.",
   "error.TOKEN_EXPIRED": "Quyền truy cập của bạn đã hết.",
   "next.TOKEN_EXPIRED": "Hãy lấy mã mới; không có gì trên trang này bị mất.",
+  "error.TOKEN_SPENT": "Quyền truy cập của bạn cho thay đổi như thế này đã dùng hết.",
+  "next.TOKEN_SPENT": "Hãy lấy mã mới; không có gì bị thay đổi.",
   "error.ACTION_NOT_GRANTED": "Bạn được xem máy này, nhưng không được làm điều này với nó.",
   "next.ACTION_NOT_GRANTED": "Hãy hỏi chủ của máy hoặc quản trị viên.",
   "error.AUTHORIZATION_EXPIRED": "Quyền truy cập của bạn hết trước khi máy chủ kịp bắt đầu. Không có gì thay đổi.",

@@ -150,6 +150,8 @@ const texts: Catalogue = {
   "next.TOKEN_INVALID": "请检查是否完整粘贴，或索取新的令牌。",
   "error.TOKEN_EXPIRED": "您的访问已结束。",
   "next.TOKEN_EXPIRED": "请获取新令牌；此页面上的内容不会丢失。",
+  "error.TOKEN_SPENT": "您的访问已用尽，无法再进行此类更改。",
+  "next.TOKEN_SPENT": "请获取新令牌；未作任何更改。",
   "error.ACTION_NOT_GRANTED": "您可以查看此虚拟机，但不能对它这样做。",
   "next.ACTION_NOT_GRANTED": "请询问虚拟机的所有者或管理员。",
   "error.AUTHORIZATION_EXPIRED": "您的访问在主机开始之前就结束了。没有任何更改。",

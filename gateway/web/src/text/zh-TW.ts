@@ -150,6 +150,8 @@ const texts: Catalogue = {
   "next.TOKEN_INVALID": "請檢查是否完整貼上，或索取新的權杖。",
   "error.TOKEN_EXPIRED": "您的存取已結束。",
   "next.TOKEN_EXPIRED": "請取得新的權杖；此頁面上的內容不會遺失。",
+  "error.TOKEN_SPENT": "您的存取已用盡，無法再進行此類變更。",
+  "next.TOKEN_SPENT": "請取得新的權杖；沒有任何變更。",
   "error.ACTION_NOT_GRANTED": "您可以檢視此虛擬機器，但不能對它這樣做。",
   "next.ACTION_NOT_GRANTED": "請詢問虛擬機器的擁有者或管理員。",
   "error.AUTHORIZATION_EXPIRED": "您的存取在主機開始之前就結束了。沒有任何變更。",

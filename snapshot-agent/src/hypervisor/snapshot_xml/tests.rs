@@ -113,6 +113,7 @@ fn label(name: &str, description: &str) -> Label {
         description: Description::parse(description).unwrap(),
         protected: true,
         actor: "ravada/alice <a@b>".to_owned(),
+        issuer: "ravada <a@b>".to_owned(),
     }
 }
 

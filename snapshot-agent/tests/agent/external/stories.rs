@@ -233,7 +233,7 @@ async fn saving_the_running_state_can_be_stopped_and_leaves_nothing() {
         let operation = bench.start(request).await.unwrap();
         tokio::time::sleep(Duration::from_millis(150)).await;
         // Once it is too late that is said.
-        let _ = bench.executor.cancel(operation.id());
+        let _ = bench.cancel(&operation);
         let ended = Bench::end(&operation).await;
         drop(slow);
         match ended.outcome {
@@ -268,7 +268,7 @@ async fn a_merge_can_be_stopped_and_is_finished_by_the_next() {
         let request = Request::Delete { snapshot: ids[1].clone(), scope: DeleteScope::Descendants, force: false };
         let operation = bench.start(request).await.unwrap();
         tokio::time::sleep(Duration::from_millis(millis)).await;
-        let asked = bench.executor.cancel(operation.id());
+        let asked = bench.cancel(&operation);
         let ended = Bench::end(&operation).await;
         assert!(asked.is_ok() || ended.outcome == Outcome::Succeeded, "{ended:?}");
         match ended.outcome {

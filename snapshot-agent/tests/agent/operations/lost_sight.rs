@@ -55,7 +55,8 @@ async fn an_operation_that_is_refused_while_it_is_followed_ends_the_stream() {
             Err(_) => tokio::task::yield_now().await,
         }
     };
-    let mut stream = events::follow(operation, Arc::clone(&agent.machines), CancellationToken::new(), |event| event);
+    let mut stream =
+        events::follow(operation, Arc::clone(&agent.machines), CancellationToken::new(), None, |event| event);
     decide.send(()).unwrap();
     host.join().unwrap();
     assert_eq!(starting.await.unwrap().unwrap_err().reason(), Reason::VmHibernated);
@@ -78,7 +79,7 @@ async fn an_end_that_an_earlier_process_brought_about_waits_for_the_machine_to_b
     let after = Agent::start(&world, &dir, None);
     after.executor.settle().await.unwrap();
     let found = after.executor.find_again(begun.id()).unwrap();
-    let stream = events::follow(found, Arc::clone(&after.machines), CancellationToken::new(), |event| event);
+    let stream = events::follow(found, Arc::clone(&after.machines), CancellationToken::new(), None, |event| event);
     let machines = Arc::clone(&after.machines);
     tokio::spawn(async move {
         tokio::time::sleep(Duration::from_millis(300)).await;

@@ -71,6 +71,7 @@ impl Disk {
         match &spec.request {
             Request::Create(create) => {
                 let label = Label {
+                    issuer: String::new(),
                     display_name: create.display_name.clone(),
                     description: create.description.clone(),
                     protected: create.protected,
