@@ -98,6 +98,24 @@ subtest 'lost answers are asked for again, by the same request id' => sub {
     is scalar(keys %{ { map { $_ => 1 } @ids } }), 1, 'one request id';
 };
 
+subtest 'a token that is used up is replaced once' => sub {
+    my $spent  = Test::Gateway->refusal(401, 'unauthenticated', 'TOKEN_SPENT');
+    my $number = 0;
+    my %source = (token => sub { 'token-' . ++$number });
+    my $server = Test::Gateway->start($spent, Test::Gateway->ok(operation('RUNNING')));
+    is client($server, %source)->purge($vm)->{name}, 'operations/1', 'by the next of its source';
+    my ($first, $second) = $server->asked;
+    is $second->{json}{requestId}, $first->{json}{requestId}, 'under the same request id';
+    isnt $second->{headers}{Authorization}, $first->{headers}{Authorization}, 'with another token';
+
+    my $never = Test::Gateway->start($spent);
+    is failure(sub { client($never, %source)->purge($vm) })->reason, 'TOKEN_SPENT', 'and told when that is no better';
+    is scalar($never->asked), 2, 'after one more';
+    my $fixed = Test::Gateway->start($spent);
+    is failure(sub { client($fixed, token => 'x')->purge($vm) })->reason, 'TOKEN_SPENT', 'there is no other one';
+    is scalar($fixed->asked), 1, 'so it is not sent again';
+};
+
 subtest 'attempts have an end' => sub {
     my $server = Test::Gateway->start(Test::Gateway->hang_up);
     my $error  = failure(sub { client($server, attempts => 3)->list($vm) });

@@ -13,6 +13,9 @@ import { knownKey, t, type TextKey } from "./text";
 /** Whose reasons the catalogue knows. */
 export const DOMAIN = "snapshots.ravada";
 
+/** The reason of a request that is made again with another token. */
+export const SPENT = "TOKEN_SPENT";
+
 /** What went wrong, in the user's words. */
 export interface Problem {
   /** `ErrorInfo.reason`; empty when the answer had none. */
@@ -70,6 +73,11 @@ export function isAmbiguous(error: ConnectError): boolean {
     default:
       return false;
   }
+}
+
+/** Whether the token has done all that one may: nothing was done, and another one is needed. */
+export function isSpent(error: ConnectError): boolean {
+  return reasonOf(error) === SPENT;
 }
 
 /** Whether the service itself never spoke: the network, a proxy or the browser did. */

@@ -3,9 +3,12 @@
 // One click is one id. While it is not known whether the request was carried out (the connection broke before the
 // answer came), a repeat of the same request goes under the same id, and the service answers with the operation of the
 // first. As soon as there is a definite answer, yes or no, the next click is a new request with a new id.
+//
+// A token that is used up is no answer to what was asked: its source has been told, and the request is made once more
+// with the next one.
 
 import { ConnectError } from "@connectrpc/connect";
-import { isAmbiguous, isTransport } from "./errors";
+import { isAmbiguous, isSpent, isTransport } from "./errors";
 
 /** How long to wait before each repeat that happens by itself, in milliseconds. */
 const REPEATS_AFTER_MS: readonly number[] = [500, 1500];
@@ -31,6 +34,7 @@ export class Intention {
    */
   async carryOut<T>(of: unknown, request: (requestId: string) => Promise<T>): Promise<T> {
     const id = this.#idFor(JSON.stringify(of));
+    let spent = false;
     for (let repeat = 0; ; repeat += 1) {
       try {
         const answer = await request(id);
@@ -38,6 +42,10 @@ export class Intention {
         return answer;
       } catch (error) {
         const failure = ConnectError.from(error);
+        if (!spent && isSpent(failure)) {
+          spent = true;
+          continue;
+        }
         const wait = REPEATS_AFTER_MS[repeat];
         if (wait === undefined || !isTransport(failure)) {
           if (!isAmbiguous(failure)) {

@@ -5,6 +5,7 @@
 // make the page flicker. Operations that were running before and are not in the new state ended while nobody looked:
 // they become `unsettled`, for the caller to ask how they ended.
 
+import { SPENT } from "./errors";
 import { OperationState, type Operation } from "./gen/ravada/snapshot/v1/operation_pb";
 import type { Snapshot } from "./gen/ravada/snapshot/v1/snapshot_pb";
 import type { WatchVmResponse } from "./gen/ravada/snapshot/v1/snapshot_service_pb";
@@ -137,9 +138,12 @@ export function dismiss(model: Model, name: string): Model {
   return { ...model, dismissed: [...model.dismissed, name].slice(-ENDED_KEPT) };
 }
 
-/** The ended operations that the user has not yet dismissed, oldest first. */
+/**
+ * The ended operations that the user has not yet dismissed, oldest first. One whose token was used up was never begun: who
+ * asked for it asks again, or has been told.
+ */
 export function outcomes(model: Model): Operation[] {
-  return model.ended.filter((operation) => !model.dismissed.includes(operation.name));
+  return model.ended.filter((operation) => !model.dismissed.includes(operation.name) && operation.error?.reason !== SPENT);
 }
 
 /** The model without the question how an operation ended, when nobody can tell. */

@@ -87,9 +87,9 @@ function intention() {
   return new Intention(() => `id${++last}`, () => Promise.resolve());
 }
 const lost = () => Promise.reject(new ConnectError("connection lost", Code.Unavailable));
-const refuse = (code: Code) =>
+const refuse = (code: Code, reason = "X") =>
   Promise.reject(
-    new ConnectError("no", code, undefined, [{ desc: ErrorInfoSchema, value: create(ErrorInfoSchema, { reason: "X", domain: DOMAIN }) }]),
+    new ConnectError("no", code, undefined, [{ desc: ErrorInfoSchema, value: create(ErrorInfoSchema, { reason, domain: DOMAIN }) }]),
   );
 
 test("a request whose answer was lost is repeated under the same id", async () => {
@@ -121,6 +121,17 @@ test("after a definite answer the next click has a new id", async () => {
   await one.carryOut("a", (id) => (ids.push(id), Promise.resolve()));
   await one.carryOut("a", (id) => (ids.push(id), Promise.resolve()));
   assert.deepEqual(ids, ["id1", "id2", "id3"], "and a refusal is not repeated by itself");
+});
+
+test("a token that is used up is answered with another one, once, under the same id", async () => {
+  const spent = () => refuse(Code.Unauthenticated, "TOKEN_SPENT");
+  const ids: string[] = [];
+  const answer = await intention().carryOut("a", (id) => (ids.push(id), ids.length < 2 ? spent() : Promise.resolve("done")));
+  assert.equal(answer, "done");
+  assert.deepEqual(ids, ["id1", "id1"]);
+  ids.length = 0;
+  await assert.rejects(intention().carryOut("a", (id) => (ids.push(id), spent())));
+  assert.equal(ids.length, 2, "and is told when the next one is no better");
 });
 
 test("a request id is a UUID", () => {

@@ -163,6 +163,12 @@ test("a dismissed outcome stays dismissed, even when its answer comes late", () 
   assert.deepEqual(active(model), []);
 });
 
+test("what a token that was used up did not begin is no news", () => {
+  const failed = (name: string, reason: string) => operation(name, OperationState.FAILED, { error: { reason } });
+  const model = applyAnswer(applyAnswer(told(), failed("o", "TOKEN_SPENT")), failed("p", "SPACE_LOW"));
+  assert.deepEqual(ended(model), [["p", OperationState.FAILED]]);
+});
+
 test("only so many outcomes are kept", () => {
   let model = told();
   for (let index = 0; index < 50; index += 1) {

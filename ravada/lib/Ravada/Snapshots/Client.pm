@@ -188,16 +188,19 @@ sub _pages ($self, $method, $field, $request, $service = SNAPSHOTS) {
 
 # Every call may be repeated: one that reads changes nothing, and one that changes carries its request id. Repeated are
 # those whose answer is lost and those that say so by themselves, within the attempts; a machine or host that is busy is
-# waited for as long as the caller has patience.
+# waited for as long as the caller has patience. A token that has begun all that one may is replaced once, where there is
+# something to ask for another.
 sub _call ($self, $service, $method, $request) {
     my $patient_until = time + $self->{patience};
     my $attempt       = 0;
     my $pause         = FIRST_PAUSE;
+    my $spent         = 0;
     while (1) {
         my $answer = eval { $self->{connect}->call($service, $method, $request) };
         return $answer if $answer;
         my $error = $@;
         die $error if !Ravada::Snapshots::Error->is($error);
+        next if $error->reason eq 'TOKEN_SPENT' && $self->{connect}->has_token_source && !$spent++;
         my $wait = $error->retry_after // $pause * (0.5 + rand());
         if ($error->code eq 'unavailable' && $error->retryable || $error->reason eq 'DEADLINE_EXCEEDED') {
             die $error if ++$attempt >= $self->{attempts};
@@ -266,7 +269,8 @@ Every method dies with a L<Ravada::Snapshots::Error> when the service refuses or
 when it was called wrongly. Calls block. The process may fork between calls.
 
 A call whose answer was lost, or that was answered with C<unavailable>, is repeated up to C<attempts> times in all, with
-pauses that grow or that the service asks for. That is safe also for changes: each carries a C<request_id>, by which the
+pauses that grow or that the service asks for. One that was refused with C<TOKEN_SPENT> is repeated once, by the next token of
+the function that gives them. That is safe also for changes: each carries a C<request_id>, by which the
 service knows a repeat.
 
 =head1 METHODS

@@ -47,6 +47,8 @@ sub call ($self, $service, $method, $request) {
     die Ravada::Snapshots::Error->from_connect($body, $status);
 }
 
+sub has_token_source ($self) { return ref $self->{token} eq 'CODE' }
+
 sub stream ($self, $service, $method, $request, $seconds, $news) {
     my $json = encode_json($request);
     my $ua   = $self->_ua($seconds);
@@ -140,6 +142,10 @@ C<url>, C<token>, C<ca>, C<cert>, C<key>, C<timeout> and C<connect_timeout>, as 
 =head2 call($service, $method, \%request)
 
 One POST; returns the answer.
+
+=head2 has_token_source
+
+Whether C<token> is a function, which may answer with another token when it is asked again.
 
 =head2 stream($service, $method, \%request, $seconds, $news)
 
