@@ -5,6 +5,9 @@ mod operation;
 mod snapshot;
 pub mod too_large;
 
+#[cfg(test)]
+mod no_oracle;
+
 use std::time::Instant;
 
 use proto::v1::host_service_server::HostServiceServer;

@@ -42,6 +42,8 @@ pub(super) fn open_reader(path: &Path) -> Result<Connection, StoreError> {
     let connection = Connection::open_with_flags(path, flags)?;
     connection.busy_timeout(BUSY_TIMEOUT)?;
     connection.set_prepared_statement_cache_capacity(64);
+    #[cfg(test)]
+    let connection = super::tests::statements::listened_to(connection)?;
     Ok(connection)
 }
 

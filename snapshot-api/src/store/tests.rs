@@ -6,6 +6,7 @@ mod forgetting;
 pub(crate) mod full;
 mod intents;
 mod inventories;
+pub(crate) mod statements;
 mod watching;
 
 use proto::convert::Inventory;

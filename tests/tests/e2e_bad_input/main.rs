@@ -11,6 +11,7 @@ use tests::lab::{Lab, Traces, key};
 use tonic::Code;
 
 mod callers;
+mod hidden;
 mod machines;
 mod requests;
 
