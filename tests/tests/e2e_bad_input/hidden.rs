@@ -101,11 +101,12 @@ fn methods() -> Vec<(&'static str, String, bool)> {
     [SNAPSHOTS, OPERATIONS, HOSTS].into_iter().flat_map(of).collect()
 }
 
-/// An answer with what the caller has said taken out of it.
-fn without_names(said: &str, named: &Named) -> String {
-    let Named { vm, snapshot, operation, host, .. } = named;
-    let bare = [vm.trim_start_matches("vms/"), operation.trim_start_matches("operations/"), snapshot, host];
-    bare.into_iter().fold(said.to_owned(), |said, name| said.replace(name, "NAME"))
+/// An answer with what any of the callers has said taken out of it.
+fn without_names(said: &str, both: [&Named; 2]) -> String {
+    let names = both.into_iter().flat_map(|Named { vm, snapshot, operation, host, .. }| {
+        [vm.trim_start_matches("vms/"), operation.trim_start_matches("operations/"), snapshot, host]
+    });
+    names.fold(said.to_owned(), |said, name| said.replace(name, "NAME"))
 }
 
 fn text(message: &[u8]) -> String {
@@ -168,7 +169,8 @@ async fn what_may_not_be_seen_does_not_exist_at_any_face() {
             let pairs = requests(&method, theirs).into_iter().zip(requests(&method, &nobodys));
             for (number, (hidden, absent)) in pairs.enumerate() {
                 let what = format!("{method} {number}");
-                let ask = async |face: &dyn Face, request: &[u8], named: &Named| {
+                let both = [theirs, &nobodys];
+                let ask = async |face: &dyn Face, request: &[u8]| {
                     let call = Call { service, method: &method, request, token, request_id: "" };
                     let said = match stream {
                         true => face.stream(call).await.map(|messages| text(&messages.concat())),
@@ -176,11 +178,11 @@ async fn what_may_not_be_seen_does_not_exist_at_any_face() {
                     };
                     let refused = said.is_err();
                     let said = said.unwrap_or_else(|refusal| refusal.to_string());
-                    (without_names(&said, named), refused)
+                    (without_names(&said, both), refused)
                 };
                 for face in [&curl as &dyn Face, &grpc] {
-                    let hidden = ask(face, &hidden, theirs).await;
-                    let absent = ask(face, &absent, &nobodys).await;
+                    let hidden = ask(face, &hidden).await;
+                    let absent = ask(face, &absent).await;
                     assert_eq!(hidden, absent, "{what}, {}", face.name());
                     let expected = if service == HOSTS { "PermissionDenied" } else { "NotFound" };
                     // A list leaves out; a deletion that takes a missing one for deleted says so of one's own machine.
@@ -189,12 +191,12 @@ async fn what_may_not_be_seen_does_not_exist_at_any_face() {
                     assert!(!hidden.0.contains("other") && !hidden.0.contains("hidden"), "{what}: {}", hidden.0);
                 }
                 if !stream {
-                    let raw = async |request: &[u8], named: &Named| {
+                    let raw = async |request: &[u8]| {
                         let call = Call { service, method: &method, request, token, request_id: "" };
                         let (body, status) = curl.bytes(&call).await.unwrap();
-                        (without_names(&readable(&body), named), status)
+                        (without_names(&readable(&body), both), status)
                     };
-                    assert_eq!(raw(&hidden, theirs).await, raw(&absent, &nobodys).await, "{what}: every byte");
+                    assert_eq!(raw(&hidden).await, raw(&absent).await, "{what}: every byte");
                 }
             }
         }
