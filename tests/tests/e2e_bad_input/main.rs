@@ -1,6 +1,11 @@
 //! Every bad request gets a typed error, and changes nothing: neither in the catalogue nor in libvirt nor in an image.
 
-#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test may panic, and its helpers are part of it")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test may panic, and its helpers are part of it"
+)]
 
 use std::fmt::Debug;
 

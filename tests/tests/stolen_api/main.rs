@@ -2,7 +2,7 @@
 //! came by. What can they do to a host? They call the agent directly, because nobody has to go through the API who has its
 //! certificate. After each attempt virsh, the images and the guest are asked whether anything was changed.
 
-#![expect(clippy::unwrap_used, reason = "a test may panic, and its helpers are part of it")]
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test may panic, and its helpers are part of it")]
 
 mod streams;
 mod thief;
