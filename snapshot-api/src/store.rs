@@ -29,7 +29,7 @@ use snapshot_core::{Error, Reason};
 use tokio::sync::broadcast;
 
 pub use backup::{BackupError, backup};
-pub use operations::{Begun, Ending, NewOperation, OperationFilter, Progress, operation_not_found};
+pub use operations::{Begun, Ending, NewOperation, OperationFilter, Progress};
 use readers::Readers;
 pub use retention::{REPLAY, Retention};
 pub use rows::{OperationRow, RemovedSnapshot, SnapshotRow, VmRow};

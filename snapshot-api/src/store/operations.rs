@@ -187,6 +187,16 @@ impl Store {
         self.read(|connection| operation(connection, id))
     }
 
+    /// The same, of these machines alone.
+    pub fn visible_operation(&self, id: OperationId, visible: &Visible) -> Result<OperationRow, StoreError> {
+        let sql = format!(
+            "SELECT {} FROM operations WHERE id = ?1 AND (?2 IS NULL OR vm IN (SELECT value FROM json_each(?2)))",
+            OperationRow::COLUMNS
+        );
+        let found = self.read(|connection| all(connection, &sql, (id.to_string(), visible_json(visible))))?;
+        found.into_iter().next().ok_or_else(|| operation_not_found(id).into())
+    }
+
     /// Operations, newest first.
     pub fn operations(&self, filter: &OperationFilter, limit: usize) -> Result<Vec<OperationRow>, StoreError> {
         let sql = format!(
@@ -229,7 +239,7 @@ fn operation(connection: &rusqlite::Connection, id: OperationId) -> Result<Opera
 }
 
 /// The error for an operation that does not exist or that the caller may not see.
-pub fn operation_not_found(id: OperationId) -> Error {
+fn operation_not_found(id: OperationId) -> Error {
     let name = proto::names::operation(id);
     Error::new(Reason::OperationNotFound, format!("{name} does not exist")).with("operation", name)
 }

@@ -1,4 +1,4 @@
-//! Which statements a call makes of the catalogue, without their values.
+//! Which statements a call makes of the catalogue, without their values, and how many rows each finds.
 
 use std::cell::RefCell;
 
@@ -15,11 +15,14 @@ thread_local! {
 /// A connection whose statements are seen.
 pub(in crate::store) fn listened_to(mut connection: Connection) -> Result<Connection, StoreError> {
     let note = |event: TraceEvent<'_>| {
-        if let TraceEvent::Stmt(statement, _) = event {
-            SEEN.with_borrow_mut(|seen| seen.push(statement.sql().into_owned()));
-        }
+        let seen = match event {
+            TraceEvent::Stmt(statement, _) => statement.sql().into_owned(),
+            TraceEvent::Row(_) => "a row".to_owned(),
+            _ => return,
+        };
+        SEEN.with_borrow_mut(|all| all.push(seen));
     };
-    connection.trace_v2(TraceEventCodes::SQLITE_TRACE_STMT, Some(note))?;
+    connection.trace_v2(TraceEventCodes::SQLITE_TRACE_STMT | TraceEventCodes::SQLITE_TRACE_ROW, Some(note))?;
     Ok(connection)
 }
 
