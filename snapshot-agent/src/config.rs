@@ -10,6 +10,8 @@ use serde::Deserialize;
 use snapshot_core::ids::HostId;
 use snapshot_core::policy::HostPolicy;
 
+use crate::reach::ReachConfig;
+
 /// What an agent is told about itself.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -30,9 +32,13 @@ pub struct Config {
     /// The folder in which libvirt keeps its records of snapshots; derived from the URI when absent.
     #[serde(default)]
     snapshot_dir: Option<PathBuf>,
-    /// The folders whose free space is told to administrators.
-    #[serde(default)]
+    /// The folders whose images, with all that is beneath them, may be touched, and whose free space is told to
+    /// administrators.
+    #[serde(default = "default_image_dirs")]
     pub image_dirs: Vec<PathBuf>,
+    /// Folders whose images are read, because images in the folders above lie on them.
+    #[serde(default)]
+    pub read_dirs: Vec<PathBuf>,
     /// The SPIFFE ids that may call.
     pub peers: AllowList,
     /// Seconds between two comparisons of everything, for what nobody told.
@@ -55,6 +61,9 @@ pub struct Config {
     /// What the host allows.
     #[serde(default)]
     pub policy: HostPolicy,
+    /// Whether the agent keeps to what it needs.
+    #[serde(default)]
+    pub reach: ReachConfig,
 }
 
 /// How the log is written.
@@ -74,6 +83,10 @@ fn default_libvirt_uri() -> String {
 
 fn default_state_dir() -> PathBuf {
     PathBuf::from("/var/lib/ravada-snapshots/agent")
+}
+
+fn default_image_dirs() -> Vec<PathBuf> {
+    vec![PathBuf::from("/var/lib/libvirt/images")]
 }
 
 fn default_scan_seconds() -> u32 {
@@ -106,10 +119,17 @@ impl Config {
         Self::parse(&text).map_err(failed)
     }
 
-    fn parse(text: &str) -> Result<Self, String> {
+    pub(crate) fn parse(text: &str) -> Result<Self, String> {
         let config: Self = toml::from_str(text).map_err(|error| error.to_string())?;
         if config.max_operations == 0 || config.scan_seconds == 0 || config.silence_seconds == 0 {
             return Err("max_operations, scan_seconds and silence_seconds have to be at least 1".to_owned());
+        }
+        let dirs = [&config.image_dirs, &config.read_dirs].into_iter().flatten();
+        if let Some(dir) = dirs.into_iter().find(|dir| !dir.is_absolute() || dir.parent().is_none()) {
+            return Err(format!(
+                "image_dirs and read_dirs have to be absolute paths, and not all there is: {}",
+                dir.display()
+            ));
         }
         if config.issuers.is_empty() {
             return Err("without issuers nobody could ask for anything".to_owned());
@@ -138,6 +158,12 @@ impl Config {
         self.state_dir.join("owned")
     }
 
+    /// The files that are read again while the agent runs, because they are renewed.
+    pub fn read_again(&self) -> Vec<&Path> {
+        let tls = [&self.tls.ca, &self.tls.certificate, &self.tls.key].map(PathBuf::as_path);
+        tls.into_iter().chain(self.issuers.iter().map(|issuer| issuer.jwks.as_path())).collect()
+    }
+
     /// The folder in which libvirt keeps its records of snapshots, with a folder for each machine; `None` when it is not
     /// known, as for a libvirt on another host.
     pub fn snapshot_dir(&self) -> Option<PathBuf> {
@@ -163,6 +189,7 @@ fn derived_snapshot_dir(uri: &str) -> Option<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::reach::Enforce;
 
     const SMALLEST: &str = r#"
         host = "alpha"
@@ -197,7 +224,8 @@ mod tests {
             metrics = "127.0.0.1:9100"
             libvirt_uri = "qemu:///embed?root=/tmp/x"
             state_dir = "/tmp/state"
-            image_dirs = ["/var/lib/libvirt/images"]
+            image_dirs = ["/srv/images"]
+            read_dirs = ["/srv/bases"]
             scan_seconds = 3
             max_operations = 2
             silence_seconds = 60
@@ -206,11 +234,15 @@ mod tests {
             [policy]
             stable_paths = false
             max_snapshots_per_vm = 7
+            [reach]
+            enforce = "required"
             "#
         );
         let config = Config::parse(&all).unwrap();
         assert_eq!((config.policy.stable_paths, config.policy.max_snapshots_per_vm), (false, 7));
         assert_eq!((config.log_format, config.silence()), (LogFormat::Json, Duration::from_secs(60)));
+        assert_eq!(config.read_dirs, [Path::new("/srv/bases")]);
+        assert_eq!(config.reach.enforce, Enforce::Required);
     }
 
     #[test]
@@ -218,7 +250,8 @@ mod tests {
         let config = Config::parse(include_str!("../../examples/agent.toml")).unwrap();
         assert_eq!(config.libvirt_uri, default_libvirt_uri());
         assert_eq!(config.snapshot_dir(), derived_snapshot_dir(&default_libvirt_uri()));
-        assert_eq!(config.state_dir, default_state_dir());
+        assert_eq!((&config.state_dir, &config.image_dirs), (&default_state_dir(), &default_image_dirs()));
+        assert_eq!((config.read_dirs, config.reach), (Vec::new(), ReachConfig::default()));
         assert_eq!((config.scan_seconds, config.max_operations), (default_scan_seconds(), default_max_operations()));
         assert_eq!(config.silence_seconds, default_silence_seconds());
         assert_eq!(config.policy, HostPolicy::default());
@@ -252,6 +285,8 @@ mod tests {
             (format!("max_operations = 0\n{SMALLEST}"), "at least 1"),
             (format!("{SMALLEST}\n[policy]\nallow_everything = true"), "allow_everything"),
             (SMALLEST.replace("\"delete\"]", "\"revert\"]\nservice = true"), "may not have revert"),
+            (format!("{SMALLEST}\n[reach]\nenforce = \"sometimes\""), "sometimes"),
+            (format!("image_dirs = [\"images\"]\n{SMALLEST}"), "absolute"),
         ] {
             let problem = Config::parse(&mistake).unwrap_err();
             assert!(problem.contains(word), "{problem}");

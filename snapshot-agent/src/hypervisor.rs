@@ -31,6 +31,7 @@ use snapshot_core::snapshot::SnapshotFacts;
 use snapshot_core::vm::VmFacts;
 use snapshot_core::{Error, Reason};
 
+use crate::beneath::Beneath;
 use inbox::Inbox;
 
 /// What is added to the name of a file that is guarded ([`Hypervisor::guard`]).
@@ -119,6 +120,11 @@ pub trait Hypervisor: Send + Sync + 'static {
 
     /// The versions of what runs here.
     fn versions(&self) -> Result<Versions, Failure>;
+
+    /// The folders beneath which files may be touched.
+    fn folders(&self) -> &Beneath {
+        Beneath::anywhere()
+    }
 
     /// Where news of the machines arrives by itself.
     fn inbox(&self) -> &Inbox;

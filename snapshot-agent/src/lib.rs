@@ -4,6 +4,7 @@
 //! is to be done is planned anew by the machine as it is now.
 
 pub mod auth;
+pub mod beneath;
 pub mod clock;
 pub mod config;
 pub mod events;
@@ -15,6 +16,8 @@ pub mod locks;
 pub mod machines;
 pub mod owned;
 pub mod qcow2;
+mod qemu_img;
+pub mod reach;
 mod rpc;
 pub mod server;
 pub mod service;

@@ -7,8 +7,10 @@ use std::time::Duration;
 
 use clap::Parser;
 use metrics_exporter_prometheus::PrometheusBuilder;
+use snapshot_agent::beneath::Beneath;
 use snapshot_agent::config::{Config, LogFormat};
 use snapshot_agent::hypervisor::libvirt::Libvirt;
+use snapshot_agent::reach::{self, Enforce, List, ReachError, Reached};
 use snapshot_agent::server;
 use tokio::runtime::Builder;
 use tokio::signal::unix::{SignalKind, signal};
@@ -39,7 +41,14 @@ fn main() -> ExitCode {
         }
     };
     init_log(config.log_format);
-    match run(config) {
+    let reached = match narrow(&config) {
+        Ok(reached) => reached,
+        Err(error) => {
+            tracing::error!("{error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    match run(config, reached) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
@@ -49,17 +58,48 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(config: Config) -> Result<bool, Box<dyn std::error::Error>> {
+/// Before there is a runtime, because it holds for the threads that are started after it.
+fn narrow(config: &Config) -> Result<Reached, ReachError> {
+    let enforce = match (config.reach.enforce, reach::cannot_be_narrowed(&config.libvirt_uri)) {
+        (Enforce::Required, Some(why)) => return Err(ReachError::Impossible(why)),
+        (Enforce::BestEffort, Some(why)) => {
+            tracing::warn!("the agent runs with all of root's power: {why}");
+            Enforce::Off
+        }
+        (Enforce::Off, _) => {
+            tracing::warn!("the agent runs with all of root's power: reach.enforce is \"off\"");
+            Enforce::Off
+        }
+        (enforce, None) => enforce,
+    };
+    let reached = reach::enter(&List::of(config).following_links(config), enforce)?;
+    match reached {
+        Reached::Narrowed => tracing::info!("the agent's reach is narrowed to what it needs"),
+        Reached::Partly => {
+            tracing::warn!("the agent's reach is narrowed in part only: this kernel's Landlock is too old")
+        }
+        Reached::Open => {}
+    }
+    Ok(reached)
+}
+
+fn run(config: Config, reached: Reached) -> Result<bool, Box<dyn std::error::Error>> {
     // A host may have a hundred cores; what this does all day is wait for libvirt.
     let workers = std::thread::available_parallelism().map_or(1, usize::from).min(MOST_WORKERS);
     let runtime = Builder::new_multi_thread().worker_threads(workers).enable_all().build()?;
     let result = runtime.block_on(async {
         if let Some(address) = config.metrics {
             PrometheusBuilder::new().with_http_listener(address).install()?;
+            reached.measure();
         }
         let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
         let uri = config.libvirt_uri.clone();
-        let libvirt = tokio::task::spawn_blocking(move || Libvirt::new(&uri)).await??;
+        let folders = (reached != Reached::Open).then(|| Beneath::open(&config.image_dirs, &config.read_dirs));
+        let prepare = move || match folders {
+            Some(folders) => Libvirt::within(&uri, folders),
+            None => Libvirt::new(&uri),
+        };
+        let libvirt = tokio::task::spawn_blocking(prepare).await??;
         let started = server::start(config, Arc::new(libvirt)).await?;
         let shutdown = async move {
             tokio::select! {

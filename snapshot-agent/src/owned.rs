@@ -16,6 +16,7 @@
 
 mod abandoned;
 mod files;
+mod lease;
 mod removal;
 mod spare;
 

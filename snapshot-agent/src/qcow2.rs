@@ -110,8 +110,8 @@ pub fn read(path: &Path) -> Result<Image, ImageError> {
     Err(ImageError::Unsteady)
 }
 
-fn open(path: &Path) -> io::Result<File> {
-    // O_NONBLOCK: a path that names a pipe must not hold up the thread.
+/// Opens a file for reading. A path that names a pipe does not hold up the thread.
+pub(crate) fn open(path: &Path) -> io::Result<File> {
     let nonblock = i32::try_from(rustix::fs::OFlags::NONBLOCK.bits()).unwrap_or(0);
     OpenOptions::new().read(true).custom_flags(nonblock).open(path)
 }

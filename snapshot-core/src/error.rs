@@ -153,6 +153,8 @@ reasons! {
     DisksDiffer = "DISKS_DIFFER", FailedPrecondition, false;
     /// QEMU cannot name a job after the snapshot, which is what this takes in the state that the machine is in.
     SnapshotNameUnsupported = "SNAPSHOT_NAME_UNSUPPORTED", FailedPrecondition, false;
+    /// An image is in a folder that the host's agent may not touch.
+    ImageOutOfReach = "IMAGE_OUT_OF_REACH", FailedPrecondition, false;
     /// Not enough space is free.
     SpaceLow = "SPACE_LOW", ResourceExhausted, false;
     /// The machine has as many snapshots as it may.

@@ -4,6 +4,9 @@
 //! A purge takes them, too. Of a machine that is gone it is planned by what is remembered ([`crate::owned`]), so that
 //! protected snapshots are; whichever of its steps finds that there is no such machine removes all that is left of it.
 
+use std::collections::BTreeSet;
+use std::path::Path;
+
 use snapshot_core::authority::Permit;
 use snapshot_core::description::Label;
 use snapshot_core::ids::SnapshotId;
@@ -17,6 +20,7 @@ use proto::convert::Spec;
 
 use super::work::{Halt, Work};
 use super::{Shared, needed, steps};
+use crate::beneath::{Beneath, out_of_reach};
 use crate::hypervisor::{Failure, Observed};
 use crate::journal::Entry;
 use crate::owned;
@@ -31,6 +35,7 @@ impl Shared {
         })?;
         let tree = SnapshotTree::new(seen.snapshots.iter().cloned())
             .map_err(|error| Error::new(Reason::HypervisorFailed, format!("libvirt lists what is no tree: {error}")))?;
+        check_reach(self.hypervisor.folders(), &seen, &spec.request)?;
         let situation = Situation { vm: &seen.vm, tree: &tree, layers: &seen.layers, policy: &self.policy };
         let plan = match force {
             Some(force) => purge_left_behind(situation, force)?,
@@ -84,6 +89,28 @@ impl Shared {
             _ => owned.expect(seen, &create.snapshot, &label),
         }
     }
+}
+
+/// Whether all images of the machine are where they may be touched, or read where others lie on them. What is only written
+/// about a snapshot is in no image. Disks that are devices are left to libvirt.
+fn check_reach(folders: &Beneath, seen: &Observed, request: &Request) -> Result<(), Error> {
+    if matches!(request, Request::Update { .. }) {
+        return Ok(());
+    }
+    let layers = &seen.layers;
+    let frozen = layers.snapshots.values().flat_map(|parts| parts.frozen.values().chain(parts.overlays.values()));
+    let touched: BTreeSet<&str> = layers.live.values().chain(frozen).map(String::as_str).collect();
+    let read = layers.files.keys().map(String::as_str).filter(|path| !touched.contains(path));
+    let is_file = |path: &&str| !Path::new(path).starts_with("/dev");
+    let touched = touched.iter().copied().filter(is_file).find(|path| !folders.has(Path::new(path)));
+    let (path, key) = match touched {
+        Some(path) => (path, "image_dirs"),
+        None => match read.filter(is_file).find(|path| !folders.may_read(Path::new(path))) {
+            Some(path) => (path, "read_dirs"),
+            None => return Ok(()),
+        },
+    };
+    Err(out_of_reach(Path::new(path), key).with("vm", proto::names::vm(seen.vm.id)))
 }
 
 fn create(request: &Request) -> Option<&snapshot_core::operation::Create> {

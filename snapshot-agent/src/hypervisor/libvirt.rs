@@ -35,6 +35,7 @@ use self::written::Written;
 use super::images::free_bytes;
 use super::inbox::Inbox;
 use super::{Failure, Hypervisor, NewExternal, Observed, Outline, Reread, Versions, Watch};
+use crate::beneath::Beneath;
 
 /// libvirt, by one URI.
 pub struct Libvirt {
@@ -42,6 +43,8 @@ pub struct Libvirt {
     looks: Link,
     written: Written,
     inbox: Arc<Inbox>,
+    /// `None`: all there are.
+    folders: Option<Beneath>,
     _news: News,
 }
 
@@ -49,11 +52,20 @@ impl Libvirt {
     /// Prepares to speak to libvirt. Connections are opened when they are needed and anew when they are lost; whether
     /// there is one now is told by [`Inbox::connected`].
     pub fn new(uri: &str) -> Result<Self, Failure> {
+        Self::prepare(uri, None)
+    }
+
+    /// The same, where files are touched beneath these folders only.
+    pub fn within(uri: &str, folders: Beneath) -> Result<Self, Failure> {
+        Self::prepare(uri, Some(folders))
+    }
+
+    fn prepare(uri: &str, folders: Option<Beneath>) -> Result<Self, Failure> {
         event_loop::start()?;
         let inbox = Arc::new(Inbox::default());
         let news = News::start(uri, Arc::clone(&inbox))?;
         let link = || Link::new(uri, Arc::clone(&inbox));
-        Ok(Self { actions: link(), looks: link(), written: Written::default(), inbox, _news: news })
+        Ok(Self { actions: link(), looks: link(), written: Written::default(), inbox, folders, _news: news })
     }
 
     /// Calls something that changes what is written about a snapshot; whatever it says, that has to be read again.
@@ -114,11 +126,11 @@ impl Hypervisor for Libvirt {
     }
 
     fn create_external(&self, vm: &VmFacts, new: &NewExternal<'_>, watch: &dyn Watch) -> Result<(), Failure> {
-        external::create(&self.actions, &self.looks, vm, new, watch)
+        external::create(&self.actions, &self.looks, self.folders(), vm, new, watch)
     }
 
     fn take_back(&self, vm: &VmFacts, layers: &Layers, id: &SnapshotId, may_have_run: bool) -> Result<(), Failure> {
-        take_back::take_back(&self.actions, vm, layers, id, may_have_run)
+        take_back::take_back(&self.actions, self.folders(), vm, layers, id, may_have_run)
     }
 
     fn revert_external(&self, vm: VmId, layers: &Layers, id: &SnapshotId, then: PowerState) -> Result<(), Failure> {
@@ -134,17 +146,18 @@ impl Hypervisor for Libvirt {
     }
 
     fn commit(&self, vm: &VmFacts, layers: &Layers, merge: &Merge, watch: &dyn Watch) -> Result<(), Failure> {
-        merge::commit(&self.actions, &self.looks, vm, layers, merge, watch)
+        merge::commit((&self.actions, &self.looks), self.folders(), vm, layers, merge, watch)
     }
 
     fn redirect(&self, vm: &VmFacts, layers: &Layers, merge: &Merge) -> Result<(), Failure> {
-        let result = self.actions.act("redirect", |connection| merge::redirect(connection, vm, layers, merge));
+        let redirect = |connection: &Connection| merge::redirect(connection, self.folders(), vm, layers, merge);
+        let result = self.actions.act("redirect", redirect);
         layers.snapshots.keys().for_each(|id| self.written.changed(vm.id, id));
         result
     }
 
     fn elsewhere(&self, vm: VmId) -> Result<BTreeSet<String>, Failure> {
-        self.looks.look("elsewhere", |connection| files::elsewhere(connection, vm))
+        self.looks.look("elsewhere", |connection| files::elsewhere(connection, self.folders(), vm))
     }
 
     fn free_bytes(&self, path: &str) -> Option<u64> {
@@ -152,15 +165,15 @@ impl Hypervisor for Libvirt {
     }
 
     fn guard(&self, paths: &[String]) -> Result<(), Failure> {
-        files::guard(paths)
+        files::guard(self.folders(), paths)
     }
 
     fn unguard(&self, paths: &[String]) -> Result<(), Failure> {
-        files::unguard(paths)
+        files::unguard(self.folders(), paths)
     }
 
     fn unlink(&self, paths: &[String]) -> Result<(), Failure> {
-        files::unlink(paths)
+        files::unlink(self.folders(), paths)
     }
 
     fn thaw(&self, vm: VmId) -> Result<(), Failure> {
@@ -181,6 +194,10 @@ impl Hypervisor for Libvirt {
 
     fn versions(&self) -> Result<Versions, Failure> {
         self.looks.look("versions", observe::versions)
+    }
+
+    fn folders(&self) -> &Beneath {
+        self.folders.as_ref().unwrap_or_else(|| Beneath::anywhere())
     }
 
     fn inbox(&self) -> &Inbox {

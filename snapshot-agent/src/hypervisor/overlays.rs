@@ -4,7 +4,7 @@
 //! by the image above: the first bytes of a raw image are the guest's to write.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
@@ -13,6 +13,7 @@ use snapshot_core::layers::{Layer, Layers, Parts};
 
 use super::images::{Found, Images};
 use super::snapshot_xml::Recorded;
+use crate::qcow2;
 
 /// What libvirt writes at the beginning of a running state that is complete.
 const COMPLETE: &[u8] = b"LibvirtQemudSave";
@@ -103,7 +104,7 @@ fn beside(image: &Path, name: &str) -> Option<PathBuf> {
 /// Whether a running state was written to its end; one that cannot be read now is taken to be.
 fn is_complete(path: &Path) -> bool {
     let mut start = [0; COMPLETE.len()];
-    match File::open(path).and_then(|mut file| file.read_exact(&mut start)) {
+    match qcow2::open(path).and_then(|mut file| file.read_exact(&mut start)) {
         Ok(()) => start == COMPLETE,
         Err(error) => !matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::UnexpectedEof),
     }

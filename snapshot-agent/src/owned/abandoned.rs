@@ -5,16 +5,17 @@
 //!    be found out, nothing is removed either.
 //! 2. Each file of the record is looked at: one that is gone is struck out, and so is one that is no longer what was made.
 //! 3. One that somebody has open is in use. QEMU locks its images, also towards other hosts; those who lock nothing are
-//!    found by what processes of this host have open.
+//!    found by a lease, which the kernel gives only on a file that nobody else on this host has open. Looking through what
+//!    processes have open would take the right to look into any process, and does not see into containers.
 //! 4. The images in the same folders are read for what they lie on. What is in use keeps all that is below it, and so does
 //!    an image that we did not make (`snapshot_core::layers::abandoned`).
 //! 5. The rest is removed, each before what it lies on, and struck out. Ended anywhere, the same is done again for what is
 //!    left.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, OpenOptions};
+use std::fs;
 use std::io;
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -26,12 +27,16 @@ use snapshot_core::{Error, Reason};
 
 use super::Owned;
 use super::files::{Files, Standing, backing, guarded, resolved};
+use super::lease;
+use crate::beneath::Beneath;
 use crate::hypervisor::{Failure, Hypervisor};
 use crate::qcow2::ImageError;
 
 /// How long a file that is open is waited for: whoever only looks at it has it open for a moment.
 const PATIENCE: Duration = Duration::from_secs(5);
 const POLL: Duration = Duration::from_millis(50);
+/// NFS, CIFS, SMB2, Ceph and 9p, by the numbers in linux/magic.h.
+const NETWORKED: [rustix::fs::FsWord; 5] = [0x6969, 0xff53_4d42, 0xfe53_4d42, 0x00c3_6400, 0x0102_1997];
 
 /// What has to be known of the host.
 pub(super) struct Host<'a> {
@@ -40,6 +45,7 @@ pub(super) struct Host<'a> {
     /// Whether there is a machine of this UUID again.
     pub(super) is_back: &'a dyn Fn() -> Result<bool, Failure>,
     pub(super) unlink: &'a dyn Fn(&[String]) -> Result<(), Failure>,
+    pub(super) folders: &'a Beneath,
 }
 
 /// Removes the files that the record of a machine names.
@@ -54,12 +60,12 @@ pub(super) fn clear(hypervisor: &dyn Hypervisor, owned: &Owned, vm: VmId) -> Res
         return Ok(());
     }
     let used = hypervisor.elsewhere(vm).map_err(asking)?;
-    let host = Host { used, is_back: &is_back, unlink: &|paths| hypervisor.unlink(paths) };
+    let unlink = |paths: &[String]| hypervisor.unlink(paths);
+    let host = Host { used, is_back: &is_back, unlink: &unlink, folders: hypervisor.folders() };
     remove(owned, vm, &files, &host)
 }
 
 pub(super) fn remove(owned: &Owned, vm: VmId, files: &Files, host: &Host<'_>) -> Result<(), Error> {
-    let held = held();
     // Another path may lead to a file of ours: a link, or a folder that is mounted twice.
     let reached: BTreeSet<(u64, u64)> = host.used.iter().filter_map(|path| number(Path::new(path)).ok()).collect();
     let (mut ours, mut used, mut on_top) = (BTreeMap::new(), host.used.clone(), BTreeMap::new());
@@ -84,7 +90,7 @@ pub(super) fn remove(owned: &Owned, vm: VmId, files: &Files, host: &Host<'_>) ->
         let name = text(&resolved(path));
         if reached.contains(&number(&place).map_err(failed)?) {
             used.insert(name.clone());
-        } else if !used.contains(&name) && stays_open(&place, &held).map_err(failed)? {
+        } else if !used.contains(&name) && stays_open(host.folders, &place).map_err(failed)? {
             used.insert(name.clone());
             is_open = is_open.or(Some(path));
         }
@@ -166,18 +172,6 @@ fn images_beside<'a>(
     Ok(images)
 }
 
-/// The files that other processes of this host have open, by device and inode.
-fn held() -> BTreeSet<(u64, u64)> {
-    let myself = std::process::id().to_string();
-    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
-    let processes = processes.filter(|entry| {
-        let name = entry.file_name();
-        name.to_string_lossy().bytes().all(|byte| byte.is_ascii_digit()) && name.to_string_lossy() != myself
-    });
-    let open = processes.flat_map(|process| fs::read_dir(process.path().join("fd")).into_iter().flatten().flatten());
-    open.filter_map(|file| fs::metadata(file.path()).ok()).map(|found| (found.dev(), found.ino())).collect()
-}
-
 /// Which file this is, whatever leads to it.
 fn number(path: &Path) -> io::Result<(u64, u64)> {
     let found = fs::symlink_metadata(path)?;
@@ -185,27 +179,37 @@ fn number(path: &Path) -> io::Result<(u64, u64)> {
 }
 
 /// Whether somebody has a file open, and not only for a moment.
-fn stays_open(path: &Path, held: &BTreeSet<(u64, u64)>) -> io::Result<bool> {
-    let (id, start) = (number(path)?, Instant::now());
-    let mut is_held = held.contains(&id);
-    while is_held || is_locked(path)? {
+fn stays_open(folders: &Beneath, path: &Path) -> io::Result<bool> {
+    let start = Instant::now();
+    while is_locked(folders, path)? || is_open(folders, path)? {
         if start.elapsed() > PATIENCE {
             return Ok(true);
         }
         std::thread::sleep(POLL);
-        is_held = self::held().contains(&id);
     }
     Ok(false)
 }
 
 /// Whether somebody has a lock on it: whoever opens an image with QEMU has one on some of its bytes.
-fn is_locked(path: &Path) -> io::Result<bool> {
-    let flags = i32::try_from((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits()).unwrap_or_default();
-    let file = OpenOptions::new().read(true).write(true).custom_flags(flags).open(path)?;
+fn is_locked(folders: &Beneath, path: &Path) -> io::Result<bool> {
+    let file = folders.file(path, OFlags::RDWR)?;
     match fcntl_lock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(false),
         Err(Errno::AGAIN | Errno::ACCESS) => Ok(true),
         Err(error) => Err(error.into()),
+    }
+}
+
+/// Whether anybody on this host has it open. Network file systems know no leases, or only of what is theirs to give: there
+/// the locks have to do.
+fn is_open(folders: &Beneath, path: &Path) -> io::Result<bool> {
+    let file = folders.file(path, OFlags::RDONLY)?;
+    match lease::is_open_elsewhere(&file) {
+        Ok(is_open) => Ok(is_open && !NETWORKED.contains(&rustix::fs::fstatfs(&file)?.f_type)),
+        Err(error) => {
+            tracing::debug!(path = %path.display(), %error, "the file system does not tell who has a file open");
+            Ok(false)
+        }
     }
 }
 

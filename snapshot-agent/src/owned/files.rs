@@ -6,7 +6,7 @@
 //! another), and what it lies on. The number of the device is left out: it changes from boot to boot.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File, Metadata};
+use std::fs::{self, Metadata};
 use std::io::{self, ErrorKind, Read as _};
 use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
@@ -137,7 +137,7 @@ pub(super) fn guarded(path: &Path) -> PathBuf {
 
 fn is_running_state(path: &Path) -> io::Result<bool> {
     let mut start = [0; 16];
-    match File::open(path)?.read_exact(&mut start) {
+    match qcow2::open(path)?.read_exact(&mut start) {
         Ok(()) => Ok(RUNNING_STATE.contains(&&start)),
         Err(error) if error.kind() == ErrorKind::UnexpectedEof => Ok(false),
         Err(error) => Err(error),

@@ -11,7 +11,7 @@
 use std::collections::BTreeSet;
 use std::io::{self, ErrorKind, Read as _};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use snapshot_core::ids::{SnapshotId, VmId};
@@ -19,8 +19,10 @@ use snapshot_core::{Error, Reason};
 
 use super::files::{Standing, guarded};
 use super::{Owned, abandoned};
+use crate::beneath::{Beneath, out_of_reach};
 use crate::hypervisor::{Failure, Hypervisor, Reread};
 use crate::qcow2::{self, ImageError};
+use crate::qemu_img;
 
 /// How long one deletion may take.
 const QEMU_IMG: Duration = Duration::from_secs(120);
@@ -56,7 +58,7 @@ fn clear_images(hypervisor: &dyn Hypervisor, owned: &Owned, vm: VmId) -> Result<
         let tags = tags(&image).map_err(|error| failed(vm, &image, &error))?;
         for id in ids.iter().filter(|id| tags.contains(id.as_str())) {
             tracing::info!(%vm, %id, image = %image.display(), "removing a snapshot that a machine left behind");
-            delete(&image, id).map_err(|error| failed(vm, &image, &error))?;
+            delete(hypervisor.folders(), &canonical, id).map_err(|error| failed(vm, &image, &error))?;
         }
         let left = self::tags(&image).map_err(|error| failed(vm, &image, &error))?;
         owned.strike(vm, &image, |id| !left.contains(id.as_str()));
@@ -104,8 +106,9 @@ fn used(hypervisor: &dyn Hypervisor) -> Result<BTreeSet<PathBuf>, Failure> {
         };
         let disks = seen.vm.disks.iter().map(|disk| PathBuf::from(&disk.path));
         for top in disks.chain(seen.images.into_keys()).filter(|path| path.is_absolute()) {
-            below(&top, &mut used).map_err(|error| {
-                Failure::Unintelligible(format!("the images below {} cannot be read: {error}", top.display()))
+            below(&top, &mut used).map_err(|error| match hypervisor.folders().may_read(&top) {
+                true => Failure::Unintelligible(format!("the images below {} cannot be read: {error}", top.display())),
+                false => Failure::Precondition(out_of_reach(&top, "read_dirs")),
             })?;
         }
     }
@@ -153,13 +156,13 @@ fn tags(image: &Path) -> io::Result<BTreeSet<String>> {
 
 /// Has `qemu-img` delete one. The format is said and not guessed from content that a guest may have written, and what is
 /// below the image is not opened: it may be gone, and is of no interest.
-fn delete(image: &Path, id: &SnapshotId) -> io::Result<()> {
+fn delete(folders: &Beneath, image: &Path, id: &SnapshotId) -> io::Result<()> {
     let file = serde_json::json!({ "driver": "file", "filename": image });
     let node = serde_json::json!({ "driver": "qcow2", "backing": null, "file": file });
-    let mut command = Command::new("qemu-img");
-    command.args(["snapshot", "-q", "-d", id.as_str(), &format!("json:{node}")]).env("LC_ALL", "C");
+    let mut command = qemu_img::command();
+    command.args(["snapshot", "-q", "-d", id.as_str(), &format!("json:{node}")]);
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
-    let mut child = command.spawn().map_err(|error| io::Error::new(error.kind(), format!("qemu-img: {error}")))?;
+    let mut child = qemu_img::spawn(folders, command, &[&image.to_string_lossy()], &[])?;
     let success = match wait(&mut child) {
         Ok(success) => success,
         Err(error) => {

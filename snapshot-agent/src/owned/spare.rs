@@ -71,7 +71,8 @@ pub(crate) fn clear_spare(hypervisor: &dyn Hypervisor, owned: &Owned, seen: &Obs
         elsewhere
             .map_err(|failure| failure.to_error(vm, None, "which files other machines use could not be found out"))?,
     );
-    let host = Host { used, is_back: &|| Ok(false), unlink: &|paths| hypervisor.unlink(paths) };
+    let unlink = |paths: &[String]| hypervisor.unlink(paths);
+    let host = Host { used, is_back: &|| Ok(false), unlink: &unlink, folders: hypervisor.folders() };
     remove(owned, vm, &files, &host)
 }
 

@@ -238,6 +238,8 @@ const texts: Catalogue = {
   "next.DISKS_DIFFER": "Torneu-li a donar els mateixos discs i torneu-ho a provar.",
   "error.SNAPSHOT_NAME_UNSUPPORTED": "QEMU no admet el nom que una altra eina va donar a aquesta instantània.",
   "next.SNAPSHOT_NAME_UNSUPPORTED": "Atureu la màquina per suprimir-la. Si conté un estat en marxa, no s'hi pot tornar.",
+  "error.IMAGE_OUT_OF_REACH": "Un disc d'aquesta màquina és en una carpeta que el servei no pot tocar.",
+  "next.IMAGE_OUT_OF_REACH": "Demaneu al vostre administrador que permeti aquesta carpeta.",
   "error.SPACE_LOW": "No hi ha prou espai lliure a l'amfitrió.",
   "next.SPACE_LOW": "Suprimiu instantànies que ja no necessiteu o demaneu espai al vostre administrador.",
   "error.SNAPSHOT_LIMIT": "Aquesta màquina té tantes instantànies com pot tenir.",

@@ -241,6 +241,8 @@ const texts: Catalogue = {
   "next.DISKS_DIFFER": "Dejte mu zase stejné disky a zkuste znovu.",
   "error.SNAPSHOT_NAME_UNSUPPORTED": "QEMU neumí pracovat s názvem, který tomuto snímku dal jiný nástroj.",
   "next.SNAPSHOT_NAME_UNSUPPORTED": "K odstranění stroj vypněte. Pokud obsahuje běžící stav, nelze se k němu vrátit.",
+  "error.IMAGE_OUT_OF_REACH": "Disk tohoto stroje leží ve složce, do které služba nesmí.",
+  "next.IMAGE_OUT_OF_REACH": "Požádejte správce, aby tuto složku povolil.",
   "error.SPACE_LOW": "Na hostiteli není dost volného místa.",
   "next.SPACE_LOW": "Odstraňte snímky, které už nepotřebujete, nebo požádejte správce o místo.",
   "error.SNAPSHOT_LIMIT": "Tento stroj má tolik snímků, kolik smí mít.",

@@ -235,6 +235,8 @@ const texts: Catalogue = {
   "next.DISKS_DIFFER": "Geben Sie ihr wieder dieselben Datenträger und versuchen Sie es noch einmal.",
   "error.SNAPSHOT_NAME_UNSUPPORTED": "QEMU kann mit dem Namen, den ein anderes Werkzeug diesem Snapshot gab, nicht umgehen.",
   "next.SNAPSHOT_NAME_UNSUPPORTED": "Schalten Sie die Maschine aus, um ihn zu entfernen. Enthält er einen laufenden Zustand, kann man nicht zu ihm zurückkehren.",
+  "error.IMAGE_OUT_OF_REACH": "Ein Datenträger dieser Maschine liegt in einem Ordner, den der Dienst nicht anrühren darf.",
+  "next.IMAGE_OUT_OF_REACH": "Bitten Sie Ihren Administrator, diesen Ordner freizugeben.",
   "error.SPACE_LOW": "Auf dem Host ist nicht genug Platz frei.",
   "next.SPACE_LOW": "Entfernen Sie Snapshots, die Sie nicht mehr brauchen, oder bitten Sie Ihren Administrator um Platz.",
   "error.SNAPSHOT_LIMIT": "Diese Maschine hat so viele Snapshots, wie sie haben darf.",

@@ -94,6 +94,8 @@ export const errors = {
   "next.DISKS_DIFFER": "Give it the same disks again, then try again.",
   "error.SNAPSHOT_NAME_UNSUPPORTED": "QEMU cannot take the name that another tool gave this snapshot.",
   "next.SNAPSHOT_NAME_UNSUPPORTED": "Switch the machine off to remove it. If it holds a running state, it cannot be gone back to.",
+  "error.IMAGE_OUT_OF_REACH": "A disk of this machine lies in a folder that the service may not touch.",
+  "next.IMAGE_OUT_OF_REACH": "Ask your administrator to allow that folder.",
   "error.SPACE_LOW": "There is not enough free space on the host.",
   "next.SPACE_LOW": "Remove snapshots you no longer need, or ask your administrator for space.",
   "error.SNAPSHOT_LIMIT": "This machine has as many snapshots as it may have.",

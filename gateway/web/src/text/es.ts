@@ -238,6 +238,8 @@ const texts: Catalogue = {
   "next.DISKS_DIFFER": "Devuélvale los mismos discos e inténtelo de nuevo.",
   "error.SNAPSHOT_NAME_UNSUPPORTED": "QEMU no admite el nombre que otra herramienta dio a esta instantánea.",
   "next.SNAPSHOT_NAME_UNSUPPORTED": "Apague la máquina para eliminarla. Si contiene un estado en marcha, no se puede volver a ella.",
+  "error.IMAGE_OUT_OF_REACH": "Un disco de esta máquina está en una carpeta que el servicio no puede tocar.",
+  "next.IMAGE_OUT_OF_REACH": "Pida a su administrador que permita esa carpeta.",
   "error.SPACE_LOW": "No hay suficiente espacio libre en el anfitrión.",
   "next.SPACE_LOW": "Elimine instantáneas que ya no necesite o pida espacio a su administrador.",
   "error.SNAPSHOT_LIMIT": "Esta máquina tiene tantas instantáneas como puede tener.",

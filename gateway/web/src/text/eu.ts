@@ -235,6 +235,8 @@ const texts: Catalogue = {
   "next.DISKS_DIFFER": "Eman berriro disko berberak, eta saiatu berriro.",
   "error.SNAPSHOT_NAME_UNSUPPORTED": "QEMUk ezin du onartu beste tresna batek argazki honi jarri zion izena.",
   "next.SNAPSHOT_NAME_UNSUPPORTED": "Itzali makina kentzeko. Martxako egoera badu, ezin da hara itzuli.",
+  "error.IMAGE_OUT_OF_REACH": "Makina honen disko bat zerbitzuak ukitu ezin duen karpeta batean dago.",
+  "next.IMAGE_OUT_OF_REACH": "Eskatu administratzaileari karpeta hori baimentzeko.",
   "error.SPACE_LOW": "Ez dago nahikoa leku libre ostalarian.",
   "next.SPACE_LOW": "Kendu jada behar ez dituzun argazkiak, edo eskatu lekua zure administratzaileari.",
   "error.SNAPSHOT_LIMIT": "Makina honek izan ditzakeen argazki guztiak ditu.",

@@ -238,6 +238,8 @@ const texts: Catalogue = {
   "next.DISKS_DIFFER": "Redonnez-lui les mêmes disques, puis réessayez.",
   "error.SNAPSHOT_NAME_UNSUPPORTED": "QEMU n’accepte pas le nom qu’un autre outil a donné à cet instantané.",
   "next.SNAPSHOT_NAME_UNSUPPORTED": "Éteignez la machine pour le supprimer. S’il contient un état en marche, on ne peut pas y revenir.",
+  "error.IMAGE_OUT_OF_REACH": "Un disque de cette machine se trouve dans un dossier auquel le service n'a pas le droit de toucher.",
+  "next.IMAGE_OUT_OF_REACH": "Demandez à votre administrateur d'autoriser ce dossier.",
   "error.SPACE_LOW": "Il n’y a pas assez d’espace libre sur l’hôte.",
   "next.SPACE_LOW": "Supprimez des instantanés dont vous n’avez plus besoin ou demandez de l’espace à votre administrateur.",
   "error.SNAPSHOT_LIMIT": "Cette machine a autant d’instantanés qu’elle peut en avoir.",

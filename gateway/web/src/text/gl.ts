@@ -235,6 +235,8 @@ const texts: Catalogue = {
   "next.DISKS_DIFFER": "Devólvalle os mesmos discos e inténteo de novo.",
   "error.SNAPSHOT_NAME_UNSUPPORTED": "QEMU non admite o nome que outra ferramenta lle deu a esta instantánea.",
   "next.SNAPSHOT_NAME_UNSUPPORTED": "Apague a máquina para eliminala. Se contén un estado en marcha, non se pode volver a ela.",
+  "error.IMAGE_OUT_OF_REACH": "Un disco desta máquina está nun cartafol que o servizo non pode tocar.",
+  "next.IMAGE_OUT_OF_REACH": "Pídalle ao seu administrador que permita ese cartafol.",
   "error.SPACE_LOW": "Non hai suficiente espazo libre no anfitrión.",
   "next.SPACE_LOW": "Elimine instantáneas que xa non precise ou pida espazo ao seu administrador.",
   "error.SNAPSHOT_LIMIT": "Esta máquina ten tantas instantáneas como pode ter.",

@@ -238,6 +238,8 @@ const texts: Catalogue = {
   "next.DISKS_DIFFER": "תנו לה שוב את אותם דיסקים, ונסו שוב.",
   "error.SNAPSHOT_NAME_UNSUPPORTED": "QEMU אינו מקבל את השם שכלי אחר נתן לתמונת מצב זו.",
   "next.SNAPSHOT_NAME_UNSUPPORTED": "כבו את המכונה כדי להסיר אותה. אם יש בה מצב ריצה, אי אפשר לחזור אליה.",
+  "error.IMAGE_OUT_OF_REACH": "דיסק של המכונה הזו נמצא בתיקייה שהשירות אינו רשאי לגעת בה.",
+  "next.IMAGE_OUT_OF_REACH": "בקשו ממנהל המערכת לאפשר את התיקייה הזו.",
   "error.SPACE_LOW": "אין די מקום פנוי על המארח.",
   "next.SPACE_LOW": "הסירו תמונות מצב שאינכם צריכים עוד, או בקשו מקום מהמנהל שלכם.",
   "error.SNAPSHOT_LIMIT": "למכונה זו יש כבר מספר תמונות המצב המרבי.",

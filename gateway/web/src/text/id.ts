@@ -232,6 +232,8 @@ const texts: Catalogue = {
   "next.DISKS_DIFFER": "Berikan kembali disk yang sama, lalu coba lagi.",
   "error.SNAPSHOT_NAME_UNSUPPORTED": "QEMU tidak dapat memakai nama yang diberikan alat lain pada snapshot ini.",
   "next.SNAPSHOT_NAME_UNSUPPORTED": "Matikan mesin untuk menghapusnya. Jika memuat keadaan berjalan, tidak dapat kembali ke sana.",
+  "error.IMAGE_OUT_OF_REACH": "Sebuah diska mesin ini berada di folder yang tidak boleh disentuh layanan.",
+  "next.IMAGE_OUT_OF_REACH": "Minta administrator Anda mengizinkan folder itu.",
   "error.SPACE_LOW": "Ruang kosong di host tidak cukup.",
   "next.SPACE_LOW": "Hapus snapshot yang tidak Anda perlukan lagi, atau minta ruang kepada administrator Anda.",
   "error.SNAPSHOT_LIMIT": "Mesin ini sudah memiliki snapshot sebanyak yang diizinkan.",

@@ -238,6 +238,8 @@ const texts: Catalogue = {
   "next.DISKS_DIFFER": "Ridalle gli stessi dischi, poi riprova.",
   "error.SNAPSHOT_NAME_UNSUPPORTED": "QEMU non accetta il nome che un altro strumento ha dato a questa istantanea.",
   "next.SNAPSHOT_NAME_UNSUPPORTED": "Spegni la macchina per rimuoverla. Se contiene uno stato in esecuzione, non ci si può tornare.",
+  "error.IMAGE_OUT_OF_REACH": "Un disco di questa macchina si trova in una cartella che il servizio non può toccare.",
+  "next.IMAGE_OUT_OF_REACH": "Chieda all'amministratore di consentire quella cartella.",
   "error.SPACE_LOW": "Sull’host non c’è abbastanza spazio libero.",
   "next.SPACE_LOW": "Rimuovi le istantanee che non ti servono più, o chiedi spazio al tuo amministratore.",
   "error.SNAPSHOT_LIMIT": "Questa macchina ha già tutte le istantanee che può avere.",

@@ -232,6 +232,8 @@ const texts: Catalogue = {
   "next.DISKS_DIFFER": "同じディスクを付け直してから、もう一度お試しください。",
   "error.SNAPSHOT_NAME_UNSUPPORTED": "別のツールがこのスナップショットに付けた名前を QEMU は扱えません。",
   "next.SNAPSHOT_NAME_UNSUPPORTED": "削除するには仮想マシンを停止してください。実行状態を含む場合は、戻ることはできません。",
+  "error.IMAGE_OUT_OF_REACH": "この仮想マシンのディスクは、サービスが触れることのできないフォルダーにあります。",
+  "next.IMAGE_OUT_OF_REACH": "管理者にそのフォルダーの許可を依頼してください。",
   "error.SPACE_LOW": "ホストの空き容量が足りません。",
   "next.SPACE_LOW": "不要になったスナップショットを削除するか、管理者に容量を頼んでください。",
   "error.SNAPSHOT_LIMIT": "この仮想マシンのスナップショットは上限に達しています。",

@@ -232,6 +232,8 @@ const texts: Catalogue = {
   "next.DISKS_DIFFER": "같은 디스크를 다시 연결한 후 다시 시도하세요.",
   "error.SNAPSHOT_NAME_UNSUPPORTED": "다른 도구가 이 스냅샷에 붙인 이름을 QEMU가 처리할 수 없습니다.",
   "next.SNAPSHOT_NAME_UNSUPPORTED": "삭제하려면 가상 머신을 끄세요. 실행 상태가 들어 있으면 되돌아갈 수 없습니다.",
+  "error.IMAGE_OUT_OF_REACH": "이 머신의 디스크가 서비스가 접근할 수 없는 폴더에 있습니다.",
+  "next.IMAGE_OUT_OF_REACH": "관리자에게 그 폴더를 허용해 달라고 요청하세요.",
   "error.SPACE_LOW": "호스트에 여유 공간이 부족합니다.",
   "next.SPACE_LOW": "더 이상 필요 없는 스냅샷을 삭제하거나 관리자에게 공간을 요청하세요.",
   "error.SNAPSHOT_LIMIT": "이 가상 머신의 스냅샷 수가 한도에 이르렀습니다.",

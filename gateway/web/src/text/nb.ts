@@ -235,6 +235,8 @@ const texts: Catalogue = {
   "next.DISKS_DIFFER": "Gi den de samme diskene igjen, og prøv på nytt.",
   "error.SNAPSHOT_NAME_UNSUPPORTED": "QEMU kan ikke bruke navnet som et annet verktøy ga dette øyeblikksbildet.",
   "next.SNAPSHOT_NAME_UNSUPPORTED": "Slå av maskinen for å fjerne det. Har det en kjørende tilstand, kan det ikke gås tilbake til.",
+  "error.IMAGE_OUT_OF_REACH": "En disk til denne maskinen ligger i en mappe som tjenesten ikke har lov til å røre.",
+  "next.IMAGE_OUT_OF_REACH": "Be administratoren om å tillate den mappen.",
   "error.SPACE_LOW": "Det er ikke nok ledig plass på verten.",
   "next.SPACE_LOW": "Fjern øyeblikksbilder du ikke trenger lenger, eller be administratoren din om plass.",
   "error.SNAPSHOT_LIMIT": "Denne maskinen har så mange øyeblikksbilder som den kan ha.",

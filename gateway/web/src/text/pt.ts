@@ -238,6 +238,8 @@ const texts: Catalogue = {
   "next.DISKS_DIFFER": "Volte a dar-lhe os mesmos discos e tente de novo.",
   "error.SNAPSHOT_NAME_UNSUPPORTED": "O QEMU não aceita o nome que outra ferramenta deu a este instantâneo.",
   "next.SNAPSHOT_NAME_UNSUPPORTED": "Desligue a máquina para o remover. Se contiver um estado em execução, não se pode voltar a ele.",
+  "error.IMAGE_OUT_OF_REACH": "Um disco desta máquina está numa pasta em que o serviço não pode mexer.",
+  "next.IMAGE_OUT_OF_REACH": "Peça ao seu administrador que permita essa pasta.",
   "error.SPACE_LOW": "Não há espaço livre suficiente no anfitrião.",
   "next.SPACE_LOW": "Remova instantâneos de que já não precisa, ou peça espaço ao seu administrador.",
   "error.SNAPSHOT_LIMIT": "Esta máquina tem tantos instantâneos quantos pode ter.",

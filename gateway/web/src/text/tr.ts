@@ -235,6 +235,8 @@ const texts: Catalogue = {
   "next.DISKS_DIFFER": "Ona aynı diskleri geri verip yeniden deneyin.",
   "error.SNAPSHOT_NAME_UNSUPPORTED": "QEMU, başka bir aracın bu anlık görüntüye verdiği adı kabul etmiyor.",
   "next.SNAPSHOT_NAME_UNSUPPORTED": "Kaldırmak için makineyi kapatın. Çalışma durumu içeriyorsa ona dönülemez.",
+  "error.IMAGE_OUT_OF_REACH": "Bu makinenin bir diski, hizmetin dokunamayacağı bir klasörde.",
+  "next.IMAGE_OUT_OF_REACH": "Yöneticinizden o klasöre izin vermesini isteyin.",
   "error.SPACE_LOW": "Ana makinede yeterli boş alan yok.",
   "next.SPACE_LOW": "Artık gerekmeyen anlık görüntüleri kaldırın ya da yöneticinizden alan isteyin.",
   "error.SNAPSHOT_LIMIT": "Bu makinenin olabileceği kadar anlık görüntüsü var.",

@@ -232,6 +232,8 @@ const texts: Catalogue = {
   "next.DISKS_DIFFER": "Hãy gắn lại đúng các ổ đĩa đó rồi thử lại.",
   "error.SNAPSHOT_NAME_UNSUPPORTED": "QEMU không dùng được tên mà công cụ khác đã đặt cho ảnh chụp này.",
   "next.SNAPSHOT_NAME_UNSUPPORTED": "Hãy tắt máy để xóa nó. Nếu nó chứa trạng thái đang chạy thì không thể quay lại nó.",
+  "error.IMAGE_OUT_OF_REACH": "Một đĩa của máy này nằm trong thư mục mà dịch vụ không được chạm tới.",
+  "next.IMAGE_OUT_OF_REACH": "Hãy nhờ quản trị viên cho phép thư mục đó.",
   "error.SPACE_LOW": "Máy chủ không đủ chỗ trống.",
   "next.SPACE_LOW": "Hãy xóa những ảnh chụp không còn cần, hoặc xin quản trị viên thêm chỗ.",
   "error.SNAPSHOT_LIMIT": "Máy này đã có số ảnh chụp nhiều nhất được phép.",

@@ -232,6 +232,8 @@ const texts: Catalogue = {
   "next.DISKS_DIFFER": "请为它恢复相同的磁盘后重试。",
   "error.SNAPSHOT_NAME_UNSUPPORTED": "QEMU 无法使用其他工具为此快照取的名称。",
   "next.SNAPSHOT_NAME_UNSUPPORTED": "请关闭虚拟机后将其删除。如果它包含运行状态，则无法恢复到它。",
+  "error.IMAGE_OUT_OF_REACH": "此虚拟机的一个磁盘位于服务不可访问的文件夹中。",
+  "next.IMAGE_OUT_OF_REACH": "请让管理员允许该文件夹。",
   "error.SPACE_LOW": "主机上的可用空间不足。",
   "next.SPACE_LOW": "请删除不再需要的快照，或向管理员申请空间。",
   "error.SNAPSHOT_LIMIT": "此虚拟机的快照数量已达上限。",

@@ -232,6 +232,8 @@ const texts: Catalogue = {
   "next.DISKS_DIFFER": "請為它恢復相同的磁碟後重試。",
   "error.SNAPSHOT_NAME_UNSUPPORTED": "QEMU 無法使用其他工具為此快照取的名稱。",
   "next.SNAPSHOT_NAME_UNSUPPORTED": "請關閉虛擬機器後將其移除。如果它包含執行狀態，則無法還原到它。",
+  "error.IMAGE_OUT_OF_REACH": "此虛擬機器的一個磁碟位於服務不可存取的資料夾中。",
+  "next.IMAGE_OUT_OF_REACH": "請管理員允許該資料夾。",
   "error.SPACE_LOW": "主機上的可用空間不足。",
   "next.SPACE_LOW": "請移除不再需要的快照，或向管理員申請空間。",
   "error.SNAPSHOT_LIMIT": "此虛擬機器的快照數量已達上限。",

@@ -13,11 +13,13 @@ use snapshot_core::vm::{VmFacts, VmState};
 use snapshot_core::{Error, Reason};
 use virt_sys as sys;
 
+use super::super::overlays::resolved;
 use super::super::{Failure, NewExternal, Watch, snapshot_write, snapshot_xml};
 use super::action::{full_xml, redefine, revert_internal, snapshot};
 use super::files::is_same;
 use super::freeze::Frozen;
 use super::link::{Connection, Link};
+use crate::beneath::Beneath;
 
 /// How often a long call is asked how far it is.
 const ASK_EVERY: Duration = Duration::from_millis(20);
@@ -34,11 +36,12 @@ const ONE_NAME: Duration = Duration::from_millis(1100);
 pub(super) fn create(
     actions: &Link,
     looks: &Link,
+    folders: &Beneath,
     vm: &VmFacts,
     new: &NewExternal<'_>,
     watch: &dyn Watch,
 ) -> Result<(), Failure> {
-    check_targets(new)?;
+    check_targets(folders, new)?;
     let xml = snapshot_write::create_external(new, vm)?;
     let mut flags = sys::VIR_DOMAIN_SNAPSHOT_CREATE_ATOMIC;
     if new.memory_file.is_none() {
@@ -64,11 +67,13 @@ pub(super) fn create(
     if new.quiesce { Frozen::begin(actions, looks, vm.id)?.during(take) } else { take() }
 }
 
-/// libvirt writes over a running state that exists, without a word.
-fn check_targets(new: &NewExternal<'_>) -> Result<(), Failure> {
+/// libvirt writes over a running state that exists, without a word, and follows a link to one that may be elsewhere. It
+/// opens them itself, as root and by these names: between this look and that, who may write in the folder can still put
+/// something there.
+fn check_targets(folders: &Beneath, new: &NewExternal<'_>) -> Result<(), Failure> {
     let targets = new.overlays.values().map(String::as_str).chain(new.memory_file);
     for path in targets {
-        if !matches!(Path::new(path).try_exists(), Ok(false)) {
+        if folders.find(&resolved(Path::new(path)))?.is_some() || Path::new(path).symlink_metadata().is_ok() {
             let message = format!("{path} exists");
             return Err(Failure::Precondition(Error::new(Reason::TargetExists, message).with("path", path)));
         }

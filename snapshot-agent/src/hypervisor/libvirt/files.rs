@@ -1,8 +1,6 @@
 //! Files: which of them others reach, and removing those that nobody does.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
 
 use snapshot_core::ids::VmId;
@@ -14,9 +12,10 @@ use super::super::images::Images;
 use super::super::overlays::{resolved, text};
 use super::super::{Failure, GUARDED, domain_xml, snapshot_xml};
 use super::link::Connection;
+use crate::beneath::{Beneath, out_of_reach};
 
 /// The files that the disks and the snapshots of other machines reach. Read anew each time: what is removed by it is gone.
-pub(super) fn elsewhere(connection: &Connection, vm: VmId) -> Result<BTreeSet<String>, Failure> {
+pub(super) fn elsewhere(connection: &Connection, folders: &Beneath, vm: VmId) -> Result<BTreeSet<String>, Failure> {
     let (mut images, mut layers) = (Images::default(), Layers::default());
     for domain in connection.connect().list_all_domains(0)? {
         if VmId::from_uuid(domain.uuid()?) == vm {
@@ -30,6 +29,9 @@ pub(super) fn elsewhere(connection: &Connection, vm: VmId) -> Result<BTreeSet<St
         }
     }
     if let Some(path) = layers.unreadable {
+        if !folders.may_read(Path::new(&path)) {
+            return Err(Failure::Precondition(out_of_reach(Path::new(&path), "read_dirs")));
+        }
         return Err(Failure::Unintelligible(format!("{path} is used by another machine and cannot be read")));
     }
     Ok(layers.files.into_keys().collect())
@@ -62,41 +64,43 @@ fn reached(connection: &Connection, domain: &Domain) -> Result<BTreeMap<PathBuf,
 }
 
 /// Gives each file a second name, so that its content outlives a removal of the first.
-pub(super) fn guard(paths: &[String]) -> Result<(), Failure> {
-    for path in paths.iter().filter(|path| Path::new(path).exists()) {
-        match fs::hard_link(path, format!("{path}{GUARDED}")) {
-            Ok(()) => {}
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-            Err(error) => return Err(Failure::Unintelligible(format!("{path} cannot be guarded: {error}"))),
+pub(super) fn guard(folders: &Beneath, paths: &[String]) -> Result<(), Failure> {
+    let failed = |path: &str, error| Failure::Unintelligible(format!("{path} cannot be guarded: {error}"));
+    for path in paths {
+        let found = folders.find(Path::new(path)).map_err(|error| failed(path, error))?;
+        if found.is_some() {
+            folders.link(Path::new(path), &second(path)).map_err(|error| failed(path, error))?;
         }
     }
     Ok(())
 }
 
 /// Brings back what was lost, and takes the second names away.
-pub(super) fn unguard(paths: &[String]) -> Result<(), Failure> {
+pub(super) fn unguard(folders: &Beneath, paths: &[String]) -> Result<(), Failure> {
     for path in paths {
-        let guarded = format!("{path}{GUARDED}");
-        if !Path::new(&guarded).exists() {
+        let guarded = second(path);
+        if folders.find(&guarded)?.is_none() {
             continue;
         }
-        match Path::new(path).try_exists() {
-            Ok(true) => fs::remove_file(&guarded)?,
-            Ok(false) => {
-                tracing::warn!(path, "a file that is needed was removed; bringing it back");
-                fs::rename(&guarded, path)?;
-            }
-            Err(error) => return Err(error.into()),
+        if folders.find(Path::new(path))?.is_some() {
+            folders.unlink(&guarded)?;
+        } else {
+            tracing::warn!(path, "a file that is needed was removed; bringing it back");
+            folders.rename(&guarded, Path::new(path))?;
         }
     }
     Ok(())
 }
 
-pub(super) fn unlink(paths: &[String]) -> Result<(), Failure> {
+fn second(path: &str) -> PathBuf {
+    PathBuf::from(format!("{path}{GUARDED}"))
+}
+
+pub(super) fn unlink(folders: &Beneath, paths: &[String]) -> Result<(), Failure> {
     for path in paths {
-        match fs::remove_file(path) {
-            Ok(()) => tracing::info!(path, "removed"),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        match folders.unlink(Path::new(path)) {
+            Ok(true) => tracing::info!(path, "removed"),
+            Ok(false) => {}
             Err(error) => return Err(Failure::Unintelligible(format!("{path} cannot be removed: {error}"))),
         }
     }

@@ -17,11 +17,13 @@ use snapshot_core::{Error, Reason};
 use virt::domain::Domain;
 use virt_sys as sys;
 
-use super::super::{Failure, Watch, snapshot_write};
+use super::super::{Failure, GUARDED, Watch, snapshot_write};
 use super::action::{full_xml, redefine};
 use super::files::is_same;
 use super::link::{Connection, Link};
+use crate::beneath::Beneath;
 use crate::hypervisor::domain_xml;
+use crate::qemu_img;
 
 /// How often a merge is asked how far it is: at first, for most are short, and later.
 const ASK_AFTER: Duration = Duration::from_millis(2);
@@ -48,15 +50,19 @@ fn runs_on(vm: &VmFacts, layers: &Layers, merge: &Merge) -> bool {
 }
 
 pub(super) fn commit(
-    actions: &Link,
-    looks: &Link,
+    (actions, looks): (&Link, &Link),
+    folders: &Beneath,
     vm: &VmFacts,
     layers: &Layers,
     merge: &Merge,
     watch: &dyn Watch,
 ) -> Result<(), Failure> {
     if !runs_on(vm, layers, merge) {
-        return commit_files(layers, merge, watch);
+        return commit_files(folders, layers, merge, watch);
+    }
+    // QEMU has them open already. What it is not known to be, it does not get written.
+    for path in [&merge.top, &merge.base] {
+        folders.image(Path::new(path), Path::new(&format!("{path}{GUARDED}")))?;
     }
     let is_active_layer = layers.live.get(&merge.disk) == Some(&merge.top);
     let base = spelled(layers, &merge.base);
@@ -138,16 +144,32 @@ fn abort(connection: &Connection, vm: &VmFacts, disk: &str, flags: u32) -> Resul
     Ok(())
 }
 
-pub(super) fn commit_files(layers: &Layers, merge: &Merge, watch: &dyn Watch) -> Result<(), Failure> {
-    let mut command = Command::new("qemu-img");
+pub(super) fn commit_files(
+    folders: &Beneath,
+    layers: &Layers,
+    merge: &Merge,
+    watch: &dyn Watch,
+) -> Result<(), Failure> {
+    let mut command = qemu_img::command();
     command.args(["commit", "-p", "-d", "-f", format(layers, &merge.top), "-b", spelled(layers, &merge.base)]);
     command.arg("--").arg(&merge.top);
-    qemu_img(command, merge.bytes, watch)
+    let write = [merge.top.as_str(), merge.base.as_str()];
+    // Where libvirt does not know of the top, what it lies on is known by the base alone.
+    let chain = layers.chain(&merge.top).chain(layers.chain(&merge.base));
+    let read: Vec<&str> = chain.filter(|path| !write.contains(path)).collect();
+    run(folders, command, (&write, &read), merge.bytes, watch)
 }
 
 /// Runs it to its end, or ends it when it is told to.
-fn qemu_img(mut command: Command, bytes: u64, watch: &dyn Watch) -> Result<(), Failure> {
-    let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+fn run(
+    folders: &Beneath,
+    mut command: Command,
+    (write, read): (&[&str], &[&str]),
+    bytes: u64,
+    watch: &dyn Watch,
+) -> Result<(), Failure> {
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = qemu_img::spawn(folders, command, write, read)?;
     let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
     let (status, words) = thread::scope(|scope| {
         scope.spawn(|| stdout.into_iter().for_each(|stdout| tell_progress(stdout, bytes, watch)));
@@ -192,13 +214,19 @@ fn tell_progress(mut stdout: impl Read, bytes: u64, watch: &dyn Watch) {
 }
 
 /// Sends everybody who uses the top to the base: images that lie on it, the definition of the machine, snapshots.
-pub(super) fn redirect(connection: &Connection, vm: &VmFacts, layers: &Layers, merge: &Merge) -> Result<(), Failure> {
+pub(super) fn redirect(
+    connection: &Connection,
+    folders: &Beneath,
+    vm: &VmFacts,
+    layers: &Layers,
+    merge: &Merge,
+) -> Result<(), Failure> {
     let domain = connection.domain(vm.id)?;
     let base = (spelled(layers, &merge.base), format(layers, &merge.base));
     for (path, layer) in layers.files.iter().filter(|(_, layer)| layer.backing.as_ref() == Some(&merge.top)) {
-        let mut command = Command::new("qemu-img");
+        let mut command = qemu_img::command();
         command.args(["rebase", "-u", "-f", &layer.format, "-F", base.1, "-b", base.0, "--"]).arg(path);
-        qemu_img(command, 0, &Nobody)?;
+        run(folders, command, (&[path.as_str()], &[]), 0, &Nobody)?;
     }
     if !vm.is_active() && layers.live.get(&merge.disk) == Some(&merge.top) {
         redefine_disk(connection, &domain, merge, base)?;

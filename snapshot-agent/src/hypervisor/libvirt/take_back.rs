@@ -10,7 +10,7 @@
 //! the machine was switched off before that, the overlay is merged by `qemu-img`.
 
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -27,7 +27,8 @@ use super::super::block_nodes::{Ahead, Block, Node, ahead, nodes_of};
 use super::files::{is_same, unlink};
 use super::link::Link;
 use super::merge::{Nobody, commit_files};
-use crate::qcow2;
+use crate::beneath::Beneath;
+use crate::{qcow2, qemu_img};
 
 /// How often a merge is asked how far it is, and how long it may take. It merges what was written since the daemon died.
 const ASK_EVERY: Duration = Duration::from_millis(20);
@@ -47,21 +48,22 @@ struct Job {
 /// Leaves the overlays of this snapshot. Can be repeated from its beginning.
 pub(super) fn take_back(
     actions: &Link,
+    folders: &Beneath,
     vm: &VmFacts,
     layers: &Layers,
     id: &SnapshotId,
     may_have_run: bool,
 ) -> Result<(), Failure> {
     if vm.is_active() {
-        actions.act("take_back", |connection| in_qemu(&*connection.domain(vm.id)?, id))?;
+        actions.act("take_back", |connection| in_qemu(&*connection.domain(vm.id)?, folders, id))?;
         if !may_have_run {
             return Ok(());
         }
     }
-    in_files(layers, id, may_have_run)
+    in_files(folders, layers, id, may_have_run)
 }
 
-fn in_qemu(domain: &Domain, id: &SnapshotId) -> Result<(), Failure> {
+fn in_qemu(domain: &Domain, folders: &Beneath, id: &SnapshotId) -> Result<(), Failure> {
     let is_made = |path: &str| is_overlay_of(path, id);
     let nodes: Vec<Node> = ask(domain, "query-named-block-nodes", json!({}))?;
     if nodes_of(&nodes, is_made).is_empty() {
@@ -84,7 +86,7 @@ fn in_qemu(domain: &Domain, id: &SnapshotId) -> Result<(), Failure> {
     }
     // All that is in them is below them now.
     let merged: Vec<String> = disks.into_iter().map(|disk| disk.overlay).collect();
-    unlink(&merged)
+    unlink(folders, &merged)
 }
 
 /// Lets go of images that QEMU was told to make: until it is told that this was heard of, it keeps them in use. libvirt makes
@@ -108,13 +110,15 @@ fn end_creating(domain: &Domain) -> Result<(), Failure> {
 
 /// Of a machine that is off. When it may have run since, on what is below, what is in the overlay no longer fits that: then
 /// both are left as they are, for a person to look at.
-fn in_files(layers: &Layers, id: &SnapshotId, may_have_run: bool) -> Result<(), Failure> {
+fn in_files(folders: &Beneath, layers: &Layers, id: &SnapshotId, may_have_run: bool) -> Result<(), Failure> {
     let disks = layers.live.iter().map(|(target, path)| (target.as_str(), path.as_str()));
     for (target, overlay) in overlay_paths(disks, id) {
         let (Some(live), path) = (layers.live.get(&target), Path::new(&overlay)) else { continue };
         // Where QEMU has never opened it, there may be no image in it yet.
         let below = qcow2::backing_file(path).ok().flatten();
-        if !below.is_some_and(|below| is_same(&path.with_file_name(below), live)) || is_empty(&overlay)? {
+        if !below.is_some_and(|below| is_same(&path.with_file_name(below), live))
+            || is_empty(folders, layers, &overlay, live)?
+        {
             continue;
         }
         if may_have_run {
@@ -123,20 +127,23 @@ fn in_files(layers: &Layers, id: &SnapshotId, may_have_run: bool) -> Result<(), 
         }
         tracing::warn!(%id, overlay, "a guest was on a file that libvirt does not know; merging it");
         let merge = Merge { disk: target, above: Vec::new(), top: overlay, base: live.clone(), bytes: 0 };
-        commit_files(layers, &merge, &Nobody)?;
+        commit_files(folders, layers, &merge, &Nobody)?;
     }
     Ok(())
 }
 
 /// Whether nothing was written into an overlay.
-fn is_empty(overlay: &str) -> Result<bool, Failure> {
+fn is_empty(folders: &Beneath, layers: &Layers, overlay: &str, below: &str) -> Result<bool, Failure> {
     #[derive(Deserialize)]
     struct Part {
         depth: u32,
         present: bool,
     }
     let args = ["map", "-U", "-f", "qcow2", "--output=json", "--", overlay];
-    let map = Command::new("qemu-img").args(args).stdin(Stdio::null()).output()?;
+    let mut command = qemu_img::command();
+    command.args(args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let read: Vec<&str> = layers.chain(below).collect();
+    let map = qemu_img::spawn(folders, command, &[overlay], &read)?.wait_with_output()?;
     if !map.status.success() {
         let words = String::from_utf8_lossy(&map.stderr);
         return Err(Failure::Unintelligible(format!("qemu-img: {}", words.trim())));

@@ -105,7 +105,7 @@ impl Scene {
     ) -> Result<(), Error> {
         let used = used.iter().map(|path| text(path)).collect();
         let files = self.owned().get(vm()).map(|record| record.files).unwrap_or_default();
-        remove(self.owned(), vm(), &files, &Host { used, is_back, unlink })
+        remove(self.owned(), vm(), &files, &Host { used, is_back, unlink, folders: Beneath::anywhere() })
     }
 }
 
@@ -263,11 +263,11 @@ fn what_is_open_is_left_until_it_is_not() {
     let mut qemu =
         Command::new("qemu-io").args(["-f", "qcow2", top]).stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
     let begun = Instant::now();
-    while !is_locked(&scene.made[1]).unwrap() {
+    while !is_locked(Beneath::anywhere(), &scene.made[1]).unwrap() {
         assert!(begun.elapsed() < Duration::from_secs(60), "QEMU does not lock its image");
         std::thread::sleep(POLL);
     }
-    assert!(is_locked(&scene.made[0]).unwrap(), "and what that lies on");
+    assert!(is_locked(Beneath::anywhere(), &scene.made[0]).unwrap(), "and what that lies on");
     scene.remove(&[]).unwrap_err();
     assert_eq!(scene.there(), [true, true, false, false]);
     qemu.kill().unwrap();

@@ -1,0 +1,231 @@
+//! Files beneath the folders of images, and nothing else.
+//!
+//! Where files are is told by libvirt and by images, and thus in the end by who defines machines, who has uploaded an image, and
+//! who may write in a folder of images, QEMU among them. Any of them may name a file that is no image, or put a link in a
+//! path's way, also in the moment between a look and the deed. So every effect on a file goes through here:
+//!
+//! 1. The configured folders are opened once, when the agent starts. Links on the way to them are an administrator's.
+//! 2. A path has to begin with one of them, and is looked up from there by `openat2`, which follows no link and leads to nothing
+//!    outside, whatever others do to the folders meanwhile (`RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS`).
+//! 3. The deed is done in the folder that was found, on a name that is not followed either (`unlinkat`, `linkat`, `renameat`,
+//!    `O_NOFOLLOW`).
+//!
+//! Where a machine is given a path that leads through links its images are called by their one true path
+//! (`hypervisor/overlays.rs`), which has none.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io::{self, ErrorKind};
+use std::os::fd::OwnedFd;
+use std::path::{Component, Path, PathBuf};
+use std::sync::LazyLock;
+
+use rustix::fs::{
+    AtFlags, FileType, Mode, OFlags, RenameFlags, ResolveFlags, Stat, fstat, linkat, open, openat, openat2, renameat,
+    renameat_with, statat, unlinkat,
+};
+use rustix::io::Errno;
+use snapshot_core::{Error, Reason};
+
+/// How often a lookup is done again that a change elsewhere has disturbed.
+const TRIES: u32 = 16;
+
+/// The folders.
+#[derive(Debug)]
+pub struct Beneath {
+    roots: Vec<Root>,
+    /// Where images may lie that are read.
+    read: Vec<PathBuf>,
+    is_anywhere: bool,
+}
+
+#[derive(Debug)]
+struct Root {
+    named: PathBuf,
+    real: PathBuf,
+    folder: OwnedFd,
+}
+
+impl Beneath {
+    /// These folders, as far as they are there; beside them those whose images are only read.
+    pub fn open(images: &[PathBuf], read: &[PathBuf]) -> Self {
+        let root = |named: &PathBuf| {
+            let real = named.canonicalize().ok()?;
+            let folder = folder(&real).ok()?;
+            Some(Root { named: named.clone(), real, folder })
+        };
+        let real = |dir: &PathBuf| [dir.canonicalize().ok(), Some(dir.clone())];
+        Self {
+            roots: images.iter().filter_map(root).collect(),
+            read: read.iter().flat_map(real).flatten().collect(),
+            is_anywhere: false,
+        }
+    }
+
+    /// All there is: for an agent whose reach is not narrowed. Links are followed no more than elsewhere.
+    pub fn anywhere() -> &'static Self {
+        static ANYWHERE: LazyLock<Beneath> = LazyLock::new(|| {
+            let root = PathBuf::from("/");
+            let roots = folder(&root).ok().map(|folder| Root { named: root.clone(), real: root, folder });
+            Beneath { roots: roots.into_iter().collect(), read: Vec::new(), is_anywhere: true }
+        });
+        &ANYWHERE
+    }
+
+    /// Whether a path, by its spelling, is one of an image that may be touched.
+    pub fn has(&self, path: &Path) -> bool {
+        self.is_anywhere || self.split(path).is_ok()
+    }
+
+    /// Whether it is one of an image that may be read.
+    pub fn may_read(&self, path: &Path) -> bool {
+        let is_plain = || path.components().all(|part| matches!(part, Component::RootDir | Component::Normal(_)));
+        self.has(path) || (is_plain() && self.read.iter().any(|dir| path.starts_with(dir)))
+    }
+
+    /// What has this name, which may be a link; `None` when nothing has.
+    pub fn find(&self, path: &Path) -> io::Result<Option<Stat>> {
+        let (folder, name) = match self.parent(path) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            parent => parent?,
+        };
+        match statat(&folder, &name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(found) => Ok(Some(found)),
+            Err(Errno::NOENT) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Opens a file that is there. One that is a link is an error, and so is a pipe, which could hold us up.
+    pub fn file(&self, path: &Path, flags: OFlags) -> io::Result<File> {
+        let (folder, name) = self.parent(path)?;
+        let flags = flags | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let file = openat(&folder, &name, flags, Mode::empty())?;
+        match FileType::from_raw_mode(fstat(&file)?.st_mode) {
+            FileType::RegularFile | FileType::BlockDevice => Ok(File::from(file)),
+            FileType::Symlink => Err(refused(path, "is a link")),
+            _ => Err(refused(path, "is not a file")),
+        }
+    }
+
+    /// An image that is about to be written, by which file it is. One that has another name as well, but for ours while it is
+    /// guarded, is somebody else's image, or may be.
+    pub fn image(&self, path: &Path, second: &Path) -> io::Result<OwnedFd> {
+        let file = self.file(path, OFlags::PATH)?;
+        let found = fstat(&file)?;
+        let ours = self.find(second)?.is_some_and(|it| (it.st_dev, it.st_ino) == (found.st_dev, found.st_ino));
+        let is_device = FileType::from_raw_mode(found.st_mode) == FileType::BlockDevice;
+        if !is_device && found.st_nlink > 1 + u64::from(ours) {
+            return Err(refused(path, "has another name (a hard link)"));
+        }
+        Ok(file.into())
+    }
+
+    /// Removes a name. Whether it was there.
+    pub fn unlink(&self, path: &Path) -> io::Result<bool> {
+        let (folder, name) = match self.parent(path) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(false),
+            parent => parent?,
+        };
+        match unlinkat(&folder, &name, AtFlags::empty()) {
+            Ok(()) => Ok(true),
+            Err(Errno::NOENT) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Gives a file a second name in its folder; that it has it already is success, and that something else has is an error.
+    pub fn link(&self, path: &Path, second: &Path) -> io::Result<()> {
+        let (folder, name) = self.parent(path)?;
+        let second_name = beside(path, second)?;
+        let number = |found: Stat| (found.st_dev, found.st_ino);
+        let found = statat(&folder, &name, AtFlags::SYMLINK_NOFOLLOW)?;
+        if FileType::from_raw_mode(found.st_mode) != FileType::RegularFile {
+            return Err(refused(path, "is not a file"));
+        }
+        let is_new = match linkat(&folder, &name, &folder, second_name, AtFlags::empty()) {
+            Ok(()) => true,
+            Err(Errno::EXIST) => false,
+            Err(error) => return Err(error.into()),
+        };
+        if number(statat(&folder, second_name, AtFlags::SYMLINK_NOFOLLOW)?) == number(found) {
+            return Ok(());
+        }
+        if is_new {
+            unlinkat(&folder, second_name, AtFlags::empty())?;
+        }
+        Err(refused(second, "is another file"))
+    }
+
+    /// Gives a file another name in its folder. Nothing may have that.
+    pub fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        let (folder, name) = self.parent(from)?;
+        let new = beside(from, to)?;
+        let found = statat(&folder, &name, AtFlags::SYMLINK_NOFOLLOW)?;
+        if FileType::from_raw_mode(found.st_mode) != FileType::RegularFile {
+            return Err(refused(from, "is not a file"));
+        }
+        match renameat_with(&folder, &name, &folder, new, RenameFlags::NOREPLACE) {
+            // A file system that cannot promise that.
+            Err(Errno::INVAL | Errno::NOSYS) => Ok(renameat(&folder, &name, &folder, new)?),
+            renamed => Ok(renamed?),
+        }
+    }
+
+    /// Whether the folder that a path names is one of ours, reached without links.
+    pub fn has_folder_of(&self, path: &Path) -> io::Result<()> {
+        self.parent(path).map(drop)
+    }
+
+    /// The folder of a path, and its last name.
+    fn parent(&self, path: &Path) -> io::Result<(OwnedFd, OsString)> {
+        let (root, rest) = self.split(path)?;
+        let name = rest.file_name().ok_or_else(|| refused(path, "names no file"))?.to_owned();
+        let folder = rest.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+        for _ in 0..TRIES {
+            match openat2(&root.folder, folder, flags, Mode::empty(), resolve) {
+                Ok(found) => return Ok((found, name)),
+                Err(Errno::AGAIN | Errno::INTR) => {}
+                Err(Errno::LOOP | Errno::XDEV) => return Err(refused(path, "leads through a link")),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(refused(path, "changes faster than it can be looked up"))
+    }
+
+    /// The folder that a path begins with, and the rest of it.
+    fn split<'a>(&self, path: &'a Path) -> io::Result<(&Root, &'a Path)> {
+        let is_plain = path.components().all(|part| matches!(part, Component::RootDir | Component::Normal(_)));
+        let found = self.roots.iter().find_map(|root| {
+            let rest = path.strip_prefix(&root.real).or_else(|_| path.strip_prefix(&root.named)).ok()?;
+            (!rest.as_os_str().is_empty()).then_some((root, rest))
+        });
+        found.filter(|_| is_plain).ok_or_else(|| refused(path, "is not in a folder of images"))
+    }
+}
+
+/// The refusal of what needs an image that is not in one of these folders of the configuration.
+pub(crate) fn out_of_reach(path: &Path, key: &str) -> Error {
+    let folder = path.parent().unwrap_or(path).display().to_string();
+    let message = format!("an image is in {folder}, which is not in {key} of the host's agent");
+    let error = Error::new(Reason::ImageOutOfReach, message).with("path", path.display().to_string());
+    error.with("folder", folder).with("key", key)
+}
+
+fn folder(path: &Path) -> rustix::io::Result<OwnedFd> {
+    open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+}
+
+fn beside<'a>(path: &Path, second: &'a Path) -> io::Result<&'a OsStr> {
+    let name = second.file_name().filter(|_| second.parent() == path.parent());
+    name.ok_or_else(|| refused(second, "is in another folder"))
+}
+
+fn refused(path: &Path, why: &str) -> io::Error {
+    io::Error::new(ErrorKind::PermissionDenied, format!("{} {why}", path.display()))
+}
+
+#[cfg(test)]
+mod tests;
