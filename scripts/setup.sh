@@ -150,6 +150,8 @@ ensure_run() {
 
 ensure_test() {
   apt_install python3-libvirt chromium e2fsprogs ovmf xz-utils
+  # systemd-analyze, which judges packaging/systemd; nothing of it is started.
+  apt_install systemd
   # For ravada/: what its modules use, and what their tests do.
   apt_install perl libmojolicious-perl libcrypt-jwt-perl libcryptx-perl libclass-method-modifiers-perl \
     libsys-virt-perl libmoose-perl libdbi-perl libdbd-sqlite3-perl libperl-critic-perl
