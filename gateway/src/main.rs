@@ -2,12 +2,13 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clap::Parser;
 use gateway::config::Config;
 use gateway::{Gateway, from_channel, server, telemetry};
 use mtls::client::ClientTimeouts;
+use mtls::expiry::Expiry;
 use mtls::server::{Acceptor, ServerTls};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -51,6 +52,10 @@ async fn run(config: Config) -> Result<(), Error> {
     if let Some(address) = config.metrics {
         telemetry::serve_metrics(address)?;
     }
+    tokio::spawn(Expiry::of(&config.api.tls)?.watch(unix_now));
+    if let Some(files) = &config.tls {
+        tokio::spawn(Expiry::of_server(files)?.watch(unix_now));
+    }
     let timeouts = ClientTimeouts { connect: CONNECT_TIMEOUT, ..ClientTimeouts::default() };
     let api = &config.api;
     let channel = mtls::client::channel(&api.uri, api.tls.clone(), api.peer.clone(), timeouts)?;
@@ -67,6 +72,12 @@ async fn run(config: Config) -> Result<(), Error> {
     server::serve(listener, acceptor, &config, gateway, stopping).await;
     tracing::info!("stopped");
     Ok(())
+}
+
+/// The wall clock, which certificates are held against.
+fn unix_now() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
 }
 
 fn stop_on_signal(stopping: CancellationToken) -> Result<(), Error> {

@@ -27,7 +27,9 @@ pub fn log(format: LogFormat) {
 /// # Errors
 /// When the address cannot be listened on.
 pub fn serve_metrics(address: SocketAddr) -> Result<(), BuildError> {
-    PrometheusBuilder::new().set_buckets(&LATENCY_BUCKETS)?.with_http_listener(address).install()
+    PrometheusBuilder::new().set_buckets(&LATENCY_BUCKETS)?.with_http_listener(address).install()?;
+    mtls::expiry::describe();
+    Ok(())
 }
 
 /// A call from its begin to its end: in flight meanwhile, then counted, timed and logged once.

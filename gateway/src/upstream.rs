@@ -2,8 +2,9 @@
 
 use std::convert::Infallible;
 
+use mtls::client::PeerChannel;
 use tonic::body::Body;
-use tonic::transport::Channel;
+
 use tower::util::BoxCloneSyncService;
 use tower::{Service, ServiceExt};
 
@@ -22,8 +23,8 @@ pub type Upstream = BoxCloneSyncService<http::Request<Body>, http::Response<Body
 
 /// The API behind a channel.
 #[must_use]
-pub fn from_channel(channel: Channel) -> Upstream {
-    BoxCloneSyncService::new(channel.map_err(|error| TransportError(error.into())))
+pub fn from_channel(channel: impl Into<PeerChannel>) -> Upstream {
+    BoxCloneSyncService::new(channel.into().map_err(|error| TransportError(error.into())))
 }
 
 fn local<S>(service: S) -> Upstream

@@ -9,20 +9,28 @@ use http::Uri;
 use hyper_util::rt::TokioIo;
 use rustls::ClientConfig;
 use rustls::client::Resumption;
-use rustls::pki_types::ServerName;
+use rustls::client::danger::ServerCertVerifier as _;
+use rustls::pki_types::{ServerName, UnixTime};
 use rustls::version::TLS13;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Endpoint;
 use tonic::{Code, Status};
 use tower::service_fn;
 
+use crate::expiry::time_left;
 use crate::files::Content;
+use crate::guard::{Chain, Guarded};
 use crate::reload::Reloader;
 use crate::verify::{ExpectedServer, provider};
 use crate::{SpiffeId, TlsError, TlsFiles};
+
+mod peer_channel;
+
+use peer_channel::Due;
+pub use peer_channel::PeerChannel;
 
 const H2: &[u8] = b"h2";
 
@@ -51,9 +59,15 @@ impl Default for ClientTimeouts {
 /// A channel to the server `expected` at `uri` (`https://host:port`), over TLS 1.3 with our certificate.
 ///
 /// It connects when it is first used and again whenever the connection was lost, each time with the certificates that
-/// are on disk then; calls made while it cannot connect fail at once. The server must have a certificate of our CA with
-/// exactly this SPIFFE id; its host name does not matter. There is no way to do without TLS.
-pub fn channel(uri: &str, files: TlsFiles, expected: SpiffeId, timeouts: ClientTimeouts) -> Result<Channel, TlsError> {
+/// are on disk then; calls made while it cannot connect fail at once. When the files change it moves to a new connection
+/// without losing a call. The server must have a certificate of our CA with exactly this SPIFFE id; its host name does not
+/// matter. There is no way to do without TLS. Must be called inside a tokio runtime.
+pub fn channel(
+    uri: &str,
+    files: TlsFiles,
+    expected: SpiffeId,
+    timeouts: ClientTimeouts,
+) -> Result<PeerChannel, TlsError> {
     let malformed = || TlsError::Uri { uri: uri.to_owned() };
     let target = Target::parse(uri).ok_or_else(malformed)?;
     let endpoint = Endpoint::from_shared(uri.to_owned())
@@ -61,17 +75,24 @@ pub fn channel(uri: &str, files: TlsFiles, expected: SpiffeId, timeouts: ClientT
         .http2_keep_alive_interval(timeouts.keepalive_interval)
         .keep_alive_timeout(timeouts.keepalive_timeout)
         .keep_alive_while_idle(true);
-    let paths = vec![files.certificate, files.key, files.ca];
-    let configs = Arc::new(Reloader::new(paths, move |contents| config(contents, &expected))?);
-    Ok(endpoint.connect_with_connector_lazy(service_fn(move |_: Uri| {
-        let (target, configs) = (target.clone(), Arc::clone(&configs));
-        async move {
+    let sides = Arc::new(Reloader::new(files.paths(), move |contents| side(contents, &expected))?);
+    let due = Arc::new(Due::default());
+    let (connecting, age) = (Arc::clone(&sides), Arc::clone(&due));
+    let connector = service_fn(move |_: Uri| {
+        let (target, sides, age) = (target.clone(), Arc::clone(&connecting), Arc::clone(&age));
+        Box::pin(async move {
             // Endpoint has a time-out for this, but calls then fail as UNKNOWN: it sits outside of what tonic takes for
             // an error of connecting, which is UNAVAILABLE.
-            let connected = timeout(timeouts.connect, target.connect(configs.current())).await;
+            let connected = timeout(timeouts.connect, target.connect(&sides, &age)).await;
             connected.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())).map(TokioIo::new)
-        }
-    })))
+        })
+    });
+    let first = endpoint.connect_with_connector_lazy(connector.clone());
+    let make = move || {
+        let (endpoint, connector) = (endpoint.clone(), connector.clone());
+        async move { endpoint.connect_with_connector(connector).await }
+    };
+    Ok(peer_channel::renewing(first, sides, due, make))
 }
 
 /// Whether a call failed because there was no talking to the peer, rather than by the peer's own answer.
@@ -102,31 +123,55 @@ impl Target {
         Some(Self { host, port: uri.port_u16()?, name })
     }
 
-    async fn connect(&self, config: Arc<ClientConfig>) -> io::Result<TlsStream<TcpStream>> {
+    async fn connect(&self, sides: &Arc<Reloader<Side>>, due: &Due) -> io::Result<Guarded<TlsStream<TcpStream>>> {
         let tcp = TcpStream::connect((self.host.as_str(), self.port)).await?;
         tcp.set_nodelay(true)?;
+        let config = Arc::clone(&sides.current().config);
         let tls = TlsConnector::from(config).connect(self.name.clone(), tcp).await?;
-        if tls.get_ref().1.alpn_protocol() != Some(H2) {
+        let session = tls.get_ref().1;
+        if session.alpn_protocol() != Some(H2) {
             return Err(io::Error::other("the server does not speak HTTP/2"));
         }
-        Ok(tls)
+        let chain = session.peer_certificates().map(<[_]>::to_vec).unwrap_or_default();
+        if let Some(left) = chain.first().and_then(time_left) {
+            due.connected(left);
+        }
+        Ok(Guarded::new(tls, chain, Arc::clone(sides), passes))
     }
 }
 
-fn config(contents: &[Content<'_>], expected: &SpiffeId) -> Result<ClientConfig, TlsError> {
-    let [certificate, key, ca] = contents else {
+/// What one set of files makes.
+#[derive(Debug)]
+struct Side {
+    config: Arc<ClientConfig>,
+    server: Arc<ExpectedServer>,
+    name: ServerName<'static>,
+}
+
+/// Whether a server that was accepted would be accepted again.
+fn passes(side: &Side, chain: &Chain) -> Result<(), rustls::Error> {
+    let [leaf, intermediates @ ..] = chain.as_slice() else { return Err(rustls::Error::NoCertificatesPresented) };
+    side.server.verify_server_cert(leaf, intermediates, &side.name, &[], UnixTime::now()).map(|_| ())
+}
+
+fn side(contents: &[Content<'_>], expected: &SpiffeId) -> Result<Side, TlsError> {
+    let [certificate, key, ca, crl @ ..] = contents else {
         return Err(TlsError::Mismatch(rustls::Error::General("a file is missing from the set".to_owned())));
     };
-    let server = ExpectedServer::new(ca.roots()?, expected.clone());
+    let crls = crl.first().map(Content::crls).transpose()?.unwrap_or_default();
+    let server = Arc::new(ExpectedServer::new(ca.roots()?, crls, expected.clone())?);
+    let verifier = Arc::clone(&server);
     let mut config = ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&TLS13])?
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(server))
+        .with_custom_certificate_verifier(verifier)
         .with_client_auth_cert(certificate.certificates()?, key.private_key()?)?;
     config.alpn_protocols = vec![H2.to_vec()];
     // Every connection shows and checks certificates: connections are few and live long.
     config.resumption = Resumption::disabled();
-    Ok(config)
+    // The verifier does not look at it: who is meant is told by the SPIFFE id.
+    let name = ServerName::IpAddress(std::net::Ipv4Addr::LOCALHOST.into());
+    Ok(Side { config: Arc::new(config), server, name })
 }
 
 #[cfg(test)]

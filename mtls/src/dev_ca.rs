@@ -1,6 +1,6 @@
 //! A certificate authority for development and tests: P-256 keys, files in one folder.
 //!
-//! The folder has `ca.pem`, `ca.key`, and for each leaf `<stem>.pem` and `<stem>.key`. The CA's own URI SAN is its trust
+//! The folder has `ca.pem`, `ca.key`, `crl.pem` with what was revoked, and for each leaf `<stem>.pem` and `<stem>.key`. The CA's own URI SAN is its trust
 //! domain (X509-SVID, section 3.2), so that a leaf added later needs no more than the folder. Keys are readable by their
 //! owner only. A real deployment has a CA of its own and needs none of this.
 
@@ -22,6 +22,10 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::SpiffeId;
 use crate::spiffe::is_trust_domain;
+
+mod revocation;
+
+pub use revocation::{refresh, revoke};
 
 const CA_CERTIFICATE: &str = "ca.pem";
 const CA_KEY: &str = "ca.key";
@@ -82,7 +86,10 @@ pub fn create(
     }
     fs::create_dir_all(dir).map_err(|source| DevCaError::Io { path: dir.to_owned(), source })?;
 
-    let mut params = params(&format!("Development CA of {trust_domain}"), CA_DAYS)?;
+    // Two CAs of one trust domain differ in their names: what one has revoked must not be looked for with the other, and
+    // while one replaces the other both are in use.
+    let name = format!("Development CA of {trust_domain}, {:x}", since_epoch()?.as_millis());
+    let mut params = params(&name, DAY * CA_DAYS)?;
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     params.subject_alt_names = vec![uri(&format!("spiffe://{trust_domain}"))?];
@@ -90,11 +97,17 @@ pub fn create(
     let certificate = params.self_signed(&key)?;
     write(&dir.join(CA_KEY), &key.serialize_pem(), 0o600)?;
     write(&dir.join(CA_CERTIFICATE), &certificate.pem(), 0o644)?;
+    revocation::begin(dir)?;
     leaves.iter().try_for_each(|leaf| issue(dir, leaf, validity_days))
 }
 
 /// Makes one more leaf with the CA in `dir`. A leaf that is there is renewed: new key, new certificate.
 pub fn issue(dir: &Path, leaf: &Leaf, validity_days: u32) -> Result<(), DevCaError> {
+    issue_for(dir, leaf, DAY * validity_days)
+}
+
+/// As [`issue`], for any time.
+pub fn issue_for(dir: &Path, leaf: &Leaf, validity: Duration) -> Result<(), DevCaError> {
     let stem = leaf.file_stem.as_str();
     let allowed = |b: u8| b.is_ascii_alphanumeric() || b".-_".contains(&b);
     if stem.is_empty() || stem == "ca" || stem.starts_with('.') || !stem.bytes().all(allowed) {
@@ -105,9 +118,9 @@ pub fn issue(dir: &Path, leaf: &Leaf, validity_days: u32) -> Result<(), DevCaErr
     let id: SpiffeId = format!("spiffe://{trust_domain}/{}", leaf.spiffe_path)
         .parse()
         .map_err(|error: crate::ParseSpiffeError| DevCaError::Invalid(error.to_string()))?;
-    let issuer = Issuer::from_ca_cert_pem(&ca_pem, KeyPair::from_pem(&read(&dir.join(CA_KEY))?)?)?;
+    let issuer = issuer(dir)?;
 
-    let mut params = params(&leaf.spiffe_path, validity_days)?;
+    let mut params = params(&leaf.spiffe_path, validity)?;
     params.use_authority_key_identifier_extension = true;
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
@@ -122,14 +135,51 @@ pub fn issue(dir: &Path, leaf: &Leaf, validity_days: u32) -> Result<(), DevCaErr
     write(&dir.join(format!("{stem}.pem")), &certificate.pem(), 0o644)
 }
 
-fn params(common_name: &str, days: u32) -> Result<CertificateParams, DevCaError> {
-    let now = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_err(|_| DevCaError::Invalid("the clock is before 1970".to_owned()))?;
+/// Makes a leaf anew that is there: the same names, a new key, a new certificate.
+pub fn renew(dir: &Path, file_stem: &str, validity_days: u32) -> Result<(), DevCaError> {
+    let path = dir.join(format!("{file_stem}.pem"));
+    issue(dir, &named(file_stem, &read(&path)?)?, validity_days)
+}
+
+/// Whom a certificate names.
+fn named(file_stem: &str, pem: &str) -> Result<Leaf, DevCaError> {
+    let invalid = || DevCaError::Invalid(format!("{file_stem}.pem is not a certificate made here"));
+    let der = CertificateDer::from_pem_slice(pem.as_bytes()).map_err(|_| invalid())?;
+    let identity = crate::PeerIdentity::from_certificate(&der).map_err(|_| invalid())?;
+    let (_, certificate) = X509Certificate::from_der(&der).map_err(|_| invalid())?;
+    let names = certificate.subject_alternative_name().ok().flatten().ok_or_else(invalid)?;
+    let (mut dns, mut ip_addrs) = (Vec::new(), Vec::new());
+    for name in &names.value.general_names {
+        match name {
+            GeneralName::DNSName(name) => dns.push((*name).to_owned()),
+            GeneralName::IPAddress(bytes) => ip_addrs.extend(address(bytes)),
+            _ => {}
+        }
+    }
+    Ok(Leaf { file_stem: file_stem.to_owned(), spiffe_path: identity.id().path().to_owned(), dns, ip_addrs })
+}
+
+fn address(bytes: &[u8]) -> Option<IpAddr> {
+    let v4 = <[u8; 4]>::try_from(bytes).map(IpAddr::from);
+    v4.or_else(|_| <[u8; 16]>::try_from(bytes).map(IpAddr::from)).ok()
+}
+
+fn issuer(dir: &Path) -> Result<Issuer<'static, KeyPair>, DevCaError> {
+    let key = KeyPair::from_pem(&read(&dir.join(CA_KEY))?)?;
+    Ok(Issuer::from_ca_cert_pem(&read(&dir.join(CA_CERTIFICATE))?, key)?)
+}
+
+fn since_epoch() -> Result<Duration, DevCaError> {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_err(|_| DevCaError::Invalid("the clock is before 1970".to_owned()))
+}
+
+fn params(common_name: &str, validity: Duration) -> Result<CertificateParams, DevCaError> {
+    let now = since_epoch()?;
     let epoch = rcgen::date_time_ymd(1970, 1, 1);
     let mut params = CertificateParams::default();
     params.not_before = epoch + now.saturating_sub(BACKDATE);
-    params.not_after = epoch + (now + DAY * days);
+    params.not_after = epoch + (now + validity);
     params.distinguished_name = DistinguishedName::new();
     params.distinguished_name.push(DnType::CommonName, common_name);
     Ok(params)

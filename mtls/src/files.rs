@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use rustls::RootCertStore;
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
 use serde::Deserialize;
 
 use crate::TlsError;
@@ -19,6 +19,16 @@ pub struct TlsFiles {
     pub certificate: PathBuf,
     /// Its private key.
     pub key: PathBuf,
+    /// The CAs' lists of certificates that count no longer (CRLs), one after the other; none when absent.
+    #[serde(default)]
+    pub crl: Option<PathBuf>,
+}
+
+impl TlsFiles {
+    /// The files in the order in which their contents are taken: certificate, key, CA, and the CRLs where there are any.
+    pub(crate) fn paths(&self) -> Vec<PathBuf> {
+        [&self.certificate, &self.key, &self.ca].into_iter().chain(&self.crl).cloned().collect()
+    }
 }
 
 /// The files of a server that asks for no client certificate.
@@ -53,6 +63,14 @@ impl Content<'_> {
             roots.add(certificate).map_err(|error| self.invalid(format!("not a CA certificate: {error}")))?;
         }
         Ok(roots)
+    }
+
+    /// The revocation lists in the file, at least one.
+    pub(crate) fn crls(&self) -> Result<Vec<CertificateRevocationListDer<'static>>, TlsError> {
+        let crls: Vec<_> = CertificateRevocationListDer::pem_slice_iter(self.bytes)
+            .collect::<Result<_, _>>()
+            .map_err(|error| self.invalid(format!("not PEM: {error}")))?;
+        if crls.is_empty() { Err(self.invalid("no revocation list in it")) } else { Ok(crls) }
     }
 
     /// The private key in the file. Errors say nothing of its content.

@@ -18,7 +18,8 @@ use arc_swap::ArcSwap;
 use crate::TlsError;
 use crate::files::Content;
 
-const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+/// How often files are looked at, at most.
+pub(crate) const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The most bytes of one file: a bundle of some hundred CAs.
 const MAX_FILE_BYTES: u64 = 1024 * 1024;

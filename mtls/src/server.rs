@@ -12,13 +12,16 @@ use std::time::Duration;
 
 use futures_util::{Stream, StreamExt, stream};
 use rustls::ServerConfig;
+use rustls::pki_types::UnixTime;
 use rustls::server::NoServerSessionStorage;
+use rustls::server::danger::ClientCertVerifier as _;
 use rustls::version::{TLS12, TLS13};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 
 use crate::files::Content;
+use crate::guard::{Chain, Guarded};
 use crate::reload::Reloader;
 use crate::verify::{AllowedClients, provider};
 use crate::{AllowList, ServerFiles, TlsError, TlsFiles};
@@ -62,32 +65,47 @@ pub enum ServerTls {
 /// Does handshakes, with the certificates that are on disk at the time. Clones share their state.
 #[derive(Debug, Clone)]
 pub struct Acceptor {
-    configs: Arc<Reloader<ServerConfig>>,
+    sides: Arc<Reloader<Side>>,
+}
+
+/// What one set of files makes.
+#[derive(Debug)]
+struct Side {
+    config: Arc<ServerConfig>,
+    /// Whom it lets in; nobody is asked with server-only TLS.
+    clients: Option<Arc<AllowedClients>>,
 }
 
 impl Acceptor {
     /// Reads the certificates. At this point a broken set is an error; later on the set from before stays in use.
     pub fn new(tls: ServerTls) -> Result<Self, TlsError> {
-        let configs = match tls {
+        let sides = match tls {
             ServerTls::Mutual { files, allow } => {
-                let paths = vec![files.certificate, files.key, files.ca];
-                Reloader::new(paths, move |contents| mutual(contents, &allow))?
+                Reloader::new(files.paths(), move |contents| mutual(contents, &allow))?
             }
             ServerTls::ServerOnly { files, http1 } => {
                 let paths = vec![files.certificate, files.key];
                 Reloader::new(paths, move |contents| server_only(contents, http1))?
             }
         };
-        Ok(Self { configs: Arc::new(configs) })
+        Ok(Self { sides: Arc::new(sides) })
     }
 
     /// Does the handshake on a connection, within [`HANDSHAKE_TIMEOUT`].
     pub async fn accept(&self, tcp: TcpStream) -> io::Result<TlsIo> {
         tcp.set_nodelay(true)?;
         let remote_addr = tcp.peer_addr()?;
-        let tls = timeout(HANDSHAKE_TIMEOUT, TlsAcceptor::from(self.configs.current()).accept(tcp))
+        let side = self.sides.current();
+        let tls = timeout(HANDSHAKE_TIMEOUT, TlsAcceptor::from(Arc::clone(&side.config)).accept(tcp))
             .await
             .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "the TLS handshake took too long"))??;
+        let tls = match tls.get_ref().1.peer_certificates() {
+            Some(chain) if side.clients.is_some() => {
+                let chain = chain.to_vec();
+                Guarded::new(tls, chain, Arc::clone(&self.sides), passes)
+            }
+            _ => Guarded::free(tls),
+        };
         TlsIo::new(tls, remote_addr)
     }
 }
@@ -125,28 +143,38 @@ pub fn incoming(listener: TcpListener, acceptor: Acceptor) -> impl Stream<Item =
         })
 }
 
-fn mutual(contents: &[Content<'_>], allow: &AllowList) -> Result<ServerConfig, TlsError> {
-    let [certificate, key, ca] = contents else { return Err(incomplete()) };
-    let clients = AllowedClients::new(ca.roots()?, allow.clone())?;
+/// Whether a client that was let in would be let in again.
+fn passes(side: &Side, chain: &Chain) -> Result<(), rustls::Error> {
+    let (Some(clients), [leaf, intermediates @ ..]) = (&side.clients, chain.as_slice()) else {
+        return Err(rustls::Error::NoCertificatesPresented);
+    };
+    clients.verify_client_cert(leaf, intermediates, UnixTime::now()).map(|_| ())
+}
+
+fn mutual(contents: &[Content<'_>], allow: &AllowList) -> Result<Side, TlsError> {
+    let [certificate, key, ca, crl @ ..] = contents else { return Err(incomplete()) };
+    let crls = crl.first().map(Content::crls).transpose()?.unwrap_or_default();
+    let clients = Arc::new(AllowedClients::new(ca.roots()?, crls, allow.clone())?);
+    let verifier = Arc::clone(&clients);
     let mut config = ServerConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&TLS13])?
-        .with_client_cert_verifier(Arc::new(clients))
+        .with_client_cert_verifier(verifier)
         .with_single_cert(certificate.certificates()?, key.private_key()?)?;
     config.alpn_protocols = vec![H2.to_vec()];
     // A resumed session would carry on an identity that was verified against an older CA or an earlier date.
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
-    Ok(config)
+    Ok(Side { config: Arc::new(config), clients: Some(clients) })
 }
 
-fn server_only(contents: &[Content<'_>], http1: bool) -> Result<ServerConfig, TlsError> {
+fn server_only(contents: &[Content<'_>], http1: bool) -> Result<Side, TlsError> {
     let [certificate, key] = contents else { return Err(incomplete()) };
     let mut config = ServerConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&TLS13, &TLS12])?
         .with_no_client_auth()
         .with_single_cert(certificate.certificates()?, key.private_key()?)?;
     config.alpn_protocols = if http1 { vec![H2.to_vec(), HTTP1.to_vec()] } else { vec![H2.to_vec()] };
-    Ok(config)
+    Ok(Side { config: Arc::new(config), clients: None })
 }
 
 fn incomplete() -> TlsError {

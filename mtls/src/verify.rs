@@ -1,18 +1,23 @@
 //! The two verifiers: chain first, by webpki, then the identity in the leaf.
 //!
-//! Both run within the handshake, so a peer that is refused never gets to speak HTTP/2.
+//! Both run within the handshake, so a peer that is refused never gets to speak HTTP/2. They run again as long as the
+//! connection lives (see `guard.rs`).
+//!
+//! Revocation lists tell what is refused, and no more than that: a CA without a list has revoked nothing, and a list whose
+//! time is over goes on to count (ADR 20). One that its CA did not sign lets nobody of that CA in.
 
 use std::sync::{Arc, LazyLock};
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::verify_server_cert_signed_by_trust_anchor;
 use rustls::crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature};
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, ServerName, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::server::{ParsedCertificate, WebPkiClientVerifier};
 use rustls::{
     CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, RootCertStore, SignatureScheme,
 };
+use webpki::{CertRevocationList, KeyUsage, OwnedCertRevocationList, RevocationOptionsBuilder, UnknownStatusPolicy};
 
 use crate::{AllowList, IdentityError, PeerIdentity, SpiffeId};
 
@@ -35,8 +40,14 @@ pub(crate) struct AllowedClients {
 }
 
 impl AllowedClients {
-    pub(crate) fn new(roots: RootCertStore, allow: AllowList) -> Result<Self, Error> {
+    pub(crate) fn new(
+        roots: RootCertStore,
+        crls: Vec<CertificateRevocationListDer<'static>>,
+        allow: AllowList,
+    ) -> Result<Self, Error> {
         let chain = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider())
+            .with_crls(crls)
+            .allow_unknown_revocation_status()
             .build()
             .map_err(|error| Error::General(error.to_string()))?;
         Ok(Self { chain, allow })
@@ -86,12 +97,41 @@ impl ClientCertVerifier for AllowedClients {
 #[derive(Debug)]
 pub(crate) struct ExpectedServer {
     roots: RootCertStore,
+    crls: Vec<CertRevocationList<'static>>,
     expected: SpiffeId,
 }
 
 impl ExpectedServer {
-    pub(crate) fn new(roots: RootCertStore, expected: SpiffeId) -> Self {
-        Self { roots, expected }
+    pub(crate) fn new(
+        roots: RootCertStore,
+        crls: Vec<CertificateRevocationListDer<'static>>,
+        expected: SpiffeId,
+    ) -> Result<Self, Error> {
+        let crls = crls.iter().map(|crl| OwnedCertRevocationList::from_der(crl).map(CertRevocationList::from));
+        let crls =
+            crls.collect::<Result<_, _>>().map_err(|error| Error::General(format!("revocation list: {error}")))?;
+        Ok(Self { roots, crls, expected })
+    }
+
+    /// Whether any certificate of a chain, which has been verified, is on a list.
+    fn check_revoked(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<(), Error> {
+        let crls: Vec<&CertRevocationList<'_>> = self.crls.iter().collect();
+        let Ok(options) = RevocationOptionsBuilder::new(&crls) else { return Ok(()) };
+        let options = options.with_status_policy(UnknownStatusPolicy::Allow).build();
+        let bad = |error| match error {
+            webpki::Error::CertRevoked => Error::InvalidCertificate(CertificateError::Revoked),
+            other => Error::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(other)))),
+        };
+        let leaf = webpki::EndEntityCert::try_from(leaf).map_err(bad)?;
+        let algorithms = PROVIDER.signature_verification_algorithms.all;
+        let (roots, usage) = (&self.roots.roots, KeyUsage::server_auth());
+        leaf.verify_for_usage(algorithms, roots, intermediates, now, usage, Some(options), None).map_err(bad)?;
+        Ok(())
     }
 }
 
@@ -107,6 +147,7 @@ impl ServerCertVerifier for ExpectedServer {
         let parsed = ParsedCertificate::try_from(leaf)?;
         let algorithms = PROVIDER.signature_verification_algorithms.all;
         verify_server_cert_signed_by_trust_anchor(&parsed, &self.roots, intermediates, now, algorithms)?;
+        self.check_revoked(leaf, intermediates, now)?;
         let peer = PeerIdentity::from_certificate(leaf).map_err(refused)?;
         if *peer.id() == self.expected {
             Ok(ServerCertVerified::assertion())

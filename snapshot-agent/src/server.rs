@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use capability::Verifier;
 use mtls::RequirePeer;
+use mtls::expiry::Expiry;
 use mtls::server::{Acceptor, ServerTls, incoming};
 use proto::agent::agent_service_server::AgentServiceServer;
 use tokio::net::TcpListener;
@@ -24,6 +25,7 @@ use tonic_health::ServingStatus;
 use tonic_health::pb::health_server::HealthServer;
 use tonic_health::server::{HealthReporter, HealthService};
 
+use crate::clock;
 use crate::config::Config;
 use crate::execute::Executor;
 use crate::folders::Folders;
@@ -77,6 +79,7 @@ pub async fn start(config: Config, hypervisor: Arc<dyn Hypervisor>) -> Result<St
     let io = |what: String| move |error| StartError::Io { what, error };
     let verifier = Arc::new(Verifier::load(config.issuers.clone())?);
     let acceptor = Acceptor::new(ServerTls::Mutual { files: config.tls.clone(), allow: config.peers.clone() })?;
+    tokio::spawn(Expiry::of(&config.tls)?.watch(clock::unix_now));
     let dir = config.journal_dir();
     let journal = Journal::open(&dir).map_err(io(dir.display().to_string()))?;
     let listener = TcpListener::bind(config.listen).await.map_err(io(config.listen.to_string()))?;

@@ -14,13 +14,13 @@ use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use mtls::client::PeerChannel;
 use proto::agent::agent_service_client::AgentServiceClient;
 use snapshot_core::ids::{HostId, OperationId};
 use snapshot_core::policy::HostPolicy;
 use snapshot_core::{Error, Reason};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::Channel;
 
 use crate::clock::Clock;
 use crate::own_tokens::OwnTokens;
@@ -40,7 +40,8 @@ const CATALOGUE_AGAIN: Duration = Duration::from_secs(1);
 #[derive(Clone)]
 pub struct Agent {
     host: HostId,
-    client: AgentServiceClient<Channel>,
+    channel: PeerChannel,
+    client: AgentServiceClient<PeerChannel>,
     state: watch::Sender<HostState>,
     resync: watch::Sender<u64>,
     store: Store,
@@ -55,15 +56,17 @@ impl Agent {
     /// The agent at the end of a channel. Nothing is sent before [`Agent::follow`] or a call.
     pub fn new(
         host: HostId,
-        channel: Channel,
+        channel: impl Into<PeerChannel>,
         store: Store,
         clock: Clock,
         own: Arc<OwnTokens>,
         stopping: CancellationToken,
     ) -> Self {
+        let channel = channel.into();
         Self {
             host,
-            client: AgentServiceClient::new(channel),
+            client: AgentServiceClient::new(channel.clone()),
+            channel,
             state: watch::Sender::new(HostState::unreachable("not connected yet")),
             resync: watch::Sender::new(0),
             store,

@@ -7,6 +7,7 @@ use std::time::Duration;
 use capability::Verifier;
 use mtls::ServerFiles;
 use mtls::client::{ClientTimeouts, channel};
+use mtls::expiry::Expiry;
 use mtls::server::{Acceptor, ServerTls, incoming};
 use snapshot_core::{Error, Reason};
 use tokio::net::TcpListener;
@@ -62,6 +63,8 @@ pub async fn serve(config: Config) -> Result<(), BoxError> {
     for agent in app.agents.values() {
         tokio::spawn(agent.clone().follow());
     }
+    let clock = app.clock.clone();
+    tokio::spawn(Expiry::of(&config.tls)?.watch(move || clock.now_s()));
     let upkeep = tokio::spawn(upkeep::run(app.store.clone(), config.database.retention()));
     tracing::info!(internal = %config.listen.internal, public = ?config.listen.public, "serving");
     stop_signal().await?;

@@ -32,6 +32,7 @@ pub fn metrics(address: SocketAddr) -> Result<(), BuildError> {
     );
     metrics::describe_counter!("snapshot_api_operations_ended_total", "Operations that ended, by kind and state.");
     metrics::describe_gauge!("snapshot_api_host_reachable", "Whether a host's agent is connected, by host.");
+    mtls::expiry::describe();
     Ok(())
 }
 

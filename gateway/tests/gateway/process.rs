@@ -31,6 +31,7 @@ fn files(dir: &Path, stem: &str) -> TlsFiles {
         ca: dir.join("ca.pem"),
         certificate: dir.join(format!("{stem}.pem")),
         key: dir.join(format!("{stem}.key")),
+        crl: None,
     }
 }
 

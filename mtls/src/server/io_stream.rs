@@ -11,6 +11,7 @@ use tokio_rustls::server::TlsStream;
 use tonic::transport::server::Connected;
 
 use crate::PeerIdentity;
+use crate::guard::Guarded;
 
 /// Who is at the other end of a connection. tonic puts it into the extensions of every request.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,14 +35,14 @@ impl PeerInfo {
 /// A TLS connection, as accepted.
 #[derive(Debug)]
 pub struct TlsIo {
-    tls: TlsStream<TcpStream>,
+    tls: Guarded<TlsStream<TcpStream>>,
     peer: PeerInfo,
 }
 
 impl TlsIo {
-    pub(super) fn new(tls: TlsStream<TcpStream>, remote_addr: SocketAddr) -> io::Result<Self> {
+    pub(super) fn new(tls: Guarded<TlsStream<TcpStream>>, remote_addr: SocketAddr) -> io::Result<Self> {
         // rustls keeps the certificates of a peer only once they are verified.
-        let leaf = tls.get_ref().1.peer_certificates().and_then(<[_]>::first);
+        let leaf = tls.get_ref().get_ref().1.peer_certificates().and_then(<[_]>::first);
         let identity = leaf.map(PeerIdentity::from_certificate).transpose().map_err(io::Error::other)?;
         Ok(Self { tls, peer: PeerInfo { remote_addr, identity } })
     }
@@ -53,7 +54,7 @@ impl TlsIo {
 
     /// Whether the client chose HTTP/2. Without a choice HTTP/1.1 is meant.
     pub fn is_http2(&self) -> bool {
-        self.tls.get_ref().1.alpn_protocol() == Some(super::H2)
+        self.tls.get_ref().get_ref().1.alpn_protocol() == Some(super::H2)
     }
 }
 

@@ -5,6 +5,8 @@
 )]
 
 mod dev_ca;
+mod expiry;
+mod revocation;
 mod rotation;
 mod support;
 mod trouble;
@@ -33,7 +35,7 @@ async fn another_ca_counts_for_nothing_on_either_side() {
     let server = serve(ca.mutual("agent-a", &["api"]), None).await;
 
     let client = TlsFiles { ca: ca.path("ca.pem"), ..foreign.files("api") };
-    assert_refused(&connect(server, client, "agent/a"), "DecryptError").await;
+    assert_refused(&connect(server, client, "agent/a"), "UnknownCA").await;
     let client = TlsFiles { ca: foreign.path("ca.pem"), ..ca.files("api") };
     assert_refused(&connect(server, client, "agent/a"), "invalid peer certificate").await;
 }

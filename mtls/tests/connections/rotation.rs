@@ -31,19 +31,25 @@ async fn a_server_presents_its_new_certificate_and_keeps_open_connections() {
 }
 
 #[tokio::test]
-async fn a_client_presents_its_new_certificate_on_its_next_connection() {
+async fn a_client_moves_to_a_new_connection_for_its_new_certificate_and_loses_nothing() {
     let ca = Ca::new();
     let server = serve(ca.mutual("agent-a", &["api", "other"]), None).await;
-    let relay = crate::trouble::Relay::to(server).await;
-    let channel = connect(relay.address(), ca.files("api"), "agent/a");
+    let channel = connect(server, ca.files("api"), "agent/a");
+    let renewal = channel.renewal();
+    let stream = HealthClient::new(channel.clone()).watch(HealthCheckRequest::default()).await.unwrap();
+    let mut stream = stream.into_inner();
+    assert!(stream.next().await.unwrap().is_ok());
     assert_eq!(whoami(&channel).await.unwrap(), id("api").to_string());
+    // Under another name, so that it can be told apart.
     ca.reissue("api", "other");
-    assert_eq!(whoami(&channel).await.unwrap(), id("api").to_string(), "the open connection goes on");
     eventually("the new certificate was not presented", || async {
-        relay.cut();
-        whoami(&channel).await.ok().filter(|name| *name == id("other").to_string())
+        let name = whoami(&channel).await.expect("no call fails meanwhile");
+        Some(name).filter(|name| *name == id("other").to_string())
     })
     .await;
+    tokio::time::timeout(std::time::Duration::from_secs(20), renewal).await.expect("it says so");
+    let silence = tokio::time::timeout(std::time::Duration::from_millis(500), stream.next()).await;
+    assert!(silence.is_err(), "a stream on the connection from before goes on");
 }
 
 #[tokio::test]
@@ -60,11 +66,19 @@ async fn a_ca_that_is_taken_away_stops_counting() {
     eventually("the new CA does not count", || async { whoami(&newcomer()).await.ok() }).await;
     assert!(whoami(&connect(server, ca.files("api"), "agent/a")).await.is_ok(), "both, while they are replaced");
 
+    let open = connect(server, ca.files_besides("api"), "agent/a");
+    let good = newcomer();
+    assert!(whoami(&open).await.is_ok() && whoami(&good).await.is_ok());
     fs::copy(next.path("ca.pem"), ca.path("ca.pem")).unwrap();
     let veteran =
         || connect(server, mtls::TlsFiles { ca: ca.path("ca-for-clients.pem"), ..ca.files("api") }, "agent/a");
     eventually("the old CA still counts", || async { whoami(&veteran()).await.err() }).await;
     assert!(whoami(&newcomer()).await.is_ok());
+    eventually("a connection by the old CA goes on", || async {
+        assert!(whoami(&good).await.is_ok(), "and no other connection may end");
+        whoami(&open).await.err()
+    })
+    .await;
 }
 
 #[tokio::test]

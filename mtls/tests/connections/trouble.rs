@@ -14,7 +14,7 @@ use tonic_health::pb::health_client::HealthClient;
 
 use crate::support::{Ca, connect, id, serve, whoami};
 
-/// Passes connections on, until told to cut them or to swallow what they carry.
+/// Passes connections on, until told to swallow what they carry.
 pub(crate) struct Relay {
     address: SocketAddr,
     mood: watch::Sender<Mood>,
@@ -23,8 +23,6 @@ pub(crate) struct Relay {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Mood {
     Pass,
-    /// Counts the cuts: connections end when it changes.
-    Cut(u32),
     /// Connections stay open and nothing comes through any more, as when a cable is pulled.
     Swallow,
 }
@@ -44,15 +42,6 @@ impl Relay {
 
     pub(crate) fn address(&self) -> SocketAddr {
         self.address
-    }
-
-    pub(crate) fn cut(&self) {
-        self.mood.send_modify(|mood| {
-            *mood = match *mood {
-                Mood::Cut(count) => Mood::Cut(count + 1),
-                Mood::Pass | Mood::Swallow => Mood::Cut(0),
-            }
-        });
     }
 
     fn swallow(&self) {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use capability::{Signer, generate_issuer_key};
 use mtls::TlsFiles;
-use mtls::client::{ClientTimeouts, channel};
+use mtls::client::{ClientTimeouts, PeerChannel, channel};
 use mtls::dev_ca::{self, Leaf};
 use proto::agent::agent_service_client::AgentServiceClient;
 use proto::agent::operation_event::{Ended, Event};
@@ -24,7 +24,6 @@ use tempfile::TempDir;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tonic::metadata::MetadataValue;
-use tonic::transport::Channel;
 use tonic::{Status, Streaming};
 use uuid::Uuid;
 
@@ -33,7 +32,7 @@ use crate::guest::HOST;
 const DEADLINE: Duration = Duration::from_secs(60);
 
 pub(crate) struct Agent {
-    pub(crate) client: AgentServiceClient<Channel>,
+    pub(crate) client: AgentServiceClient<PeerChannel>,
     dir: Arc<TempDir>,
     port: u16,
     stop: Option<oneshot::Sender<()>>,
@@ -46,6 +45,7 @@ fn files(dir: &Path, stem: &str) -> TlsFiles {
         ca: file("ca.pem".to_owned()),
         certificate: file(format!("{stem}.pem")),
         key: file(format!("{stem}.key")),
+        crl: None,
     }
 }
 
@@ -113,7 +113,7 @@ impl Agent {
         Self { client, dir, port, stop: Some(stop), serving }
     }
 
-    pub(crate) fn connect_as(&self, stem: &str) -> AgentServiceClient<Channel> {
+    pub(crate) fn connect_as(&self, stem: &str) -> AgentServiceClient<PeerChannel> {
         connect(self.dir.path(), self.port, stem)
     }
 
@@ -152,7 +152,7 @@ impl Agent {
     }
 }
 
-fn connect(dir: &Path, port: u16, stem: &str) -> AgentServiceClient<Channel> {
+fn connect(dir: &Path, port: u16, stem: &str) -> AgentServiceClient<PeerChannel> {
     let uri = format!("https://127.0.0.1:{port}");
     let expected = "spiffe://example.test/agent/alpha".parse().unwrap();
     AgentServiceClient::new(channel(&uri, files(dir, stem), expected, ClientTimeouts::default()).unwrap())

@@ -25,7 +25,8 @@ const LONGEST_DELAY: Duration = Duration::from_secs(3);
 enum Lost {
     /// The agent or the way to it.
     Contact(String),
-    /// Somebody asked for the whole state to be read again, or the token of the stream is about to end.
+    /// The whole state is to be told again: somebody asked for it, the token of the stream is about to end, or calls go over a
+    /// new connection.
     Resync,
 }
 
@@ -99,6 +100,7 @@ impl Agent {
 
     async fn follow_stream(&self) -> Result<Infallible, Lost> {
         let mut resync = self.resync.subscribe();
+        let mut renewal = std::pin::pin!(self.channel.renewal());
         let mut client = self.client.clone();
         let token = self.own.reading()?;
         let open = client.watch_host(request(token.as_str(), "", WatchHostRequest {}));
@@ -115,6 +117,8 @@ impl Agent {
                 message = next(&mut stream) => message?,
                 _ = resync.changed() => return Err(Lost::Resync),
                 () = tokio::time::sleep_until(token.renew()) => return Err(Lost::Resync),
+                // On the connection from before the stream would end with its certificates, and the host count as away.
+                () = &mut renewal => return Err(Lost::Resync),
             };
             if let Some(event) = message.event {
                 self.apply(event, &mut telling).await?;

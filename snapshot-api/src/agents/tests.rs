@@ -15,7 +15,7 @@ use proto::v1;
 use snapshot_core::operation::{OperationState, Outcome};
 use tempfile::TempDir;
 use tokio_stream::Iter;
-use tonic::transport::{Endpoint, Server, Uri};
+use tonic::transport::{Channel, Endpoint, Server, Uri};
 use tonic::{Request, Response, Status};
 use tower::service_fn;
 

@@ -13,6 +13,48 @@ pub enum Command {
     Create(Create),
     /// Make a certificate that the authority signs: NAME.pem and NAME.key.
     Issue(Issue),
+    /// Make a certificate anew that is there: the same names, a new key.
+    Renew(Renew),
+    /// Take a certificate back: crl.pem has it from then on. Copy that file to every service's `[tls] crl`.
+    Revoke(Revoke),
+    /// Make crl.pem anew, with what is in it, before its time is over.
+    Crl(Crl),
+}
+
+/// A certificate that is there.
+#[derive(Debug, Args)]
+pub struct Renew {
+    /// The authority's folder.
+    #[arg(long)]
+    dir: PathBuf,
+    /// The name of its files.
+    #[arg(long)]
+    name: String,
+    /// How many days it is valid.
+    #[arg(long, default_value_t = 365)]
+    days: u32,
+}
+
+/// A certificate that counts no longer.
+#[derive(Debug, Args)]
+pub struct Revoke {
+    /// The authority's folder.
+    #[arg(long)]
+    dir: PathBuf,
+    /// The certificate, or a copy of it: revoke it before it is renewed in place.
+    #[arg(long)]
+    certificate: PathBuf,
+}
+
+/// The revocation list.
+#[derive(Debug, Args)]
+pub struct Crl {
+    /// The authority's folder.
+    #[arg(long)]
+    dir: PathBuf,
+    /// How many days it is valid.
+    #[arg(long, default_value_t = 90)]
+    days: u32,
 }
 
 /// A certificate authority.
@@ -64,5 +106,8 @@ pub fn run(command: Command) -> Result<(), DevCaError> {
                 Leaf { file_stem: issue.name, spiffe_path: issue.spiffe_path, dns: issue.dns, ip_addrs: issue.ip };
             dev_ca::issue(&issue.dir, &leaf, issue.days)
         }
+        Command::Renew(renew) => dev_ca::renew(&renew.dir, &renew.name, renew.days),
+        Command::Revoke(revoke) => dev_ca::revoke(&revoke.dir, &revoke.certificate),
+        Command::Crl(crl) => dev_ca::refresh(&crl.dir, crl.days),
     }
 }

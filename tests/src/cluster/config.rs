@@ -85,12 +85,13 @@ peer = "{peer}"
 }
 
 fn tls(table: &str, identity: &Identity, leaf: &Leaf) -> String {
-    let (ca, certificate, key) = (identity.ca(), &leaf.certificate, &leaf.key);
+    let (ca, crl, certificate, key) = (identity.ca(), identity.crl(), &leaf.certificate, &leaf.key);
     format!(
-        "\n[{table}]\nca = \"{}\"\ncertificate = \"{}\"\nkey = \"{}\"\n",
+        "\n[{table}]\nca = \"{}\"\ncertificate = \"{}\"\nkey = \"{}\"\ncrl = \"{}\"\n",
         ca.display(),
         certificate.display(),
-        key.display()
+        key.display(),
+        crl.display()
     )
 }
 

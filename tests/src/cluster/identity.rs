@@ -105,6 +105,11 @@ impl Identity {
         self.folder.join("ca.pem")
     }
 
+    /// The CA's list of what it has revoked.
+    pub fn crl(&self) -> PathBuf {
+        self.folder.join("crl.pem")
+    }
+
     /// The issuer's private key.
     pub fn issuer_key(&self) -> PathBuf {
         self.folder.join(format!("{ISSUER}.key"))
