@@ -98,10 +98,11 @@ pub fn channel(
 /// Whether a call failed because there was no talking to the peer, rather than by the peer's own answer.
 ///
 /// tonic gives calls that a broken connection took down, and those of a client whose certificate was refused (with TLS
-/// 1.3 it learns of that after its handshake), the code UNKNOWN. What tells them from a peer's UNKNOWN is the error
-/// behind them, which a status that came over the wire never has.
+/// 1.3 it learns of that after its handshake), the code UNKNOWN, and those that were about to go out on it CANCELLED. What
+/// tells them from a peer's own is the error behind them, which a status that came over the wire never has.
 pub fn contact_lost(status: &Status) -> bool {
-    matches!(status.code(), Code::Unavailable | Code::Unknown | Code::Internal) && status.source().is_some()
+    let code = matches!(status.code(), Code::Unavailable | Code::Unknown | Code::Internal | Code::Cancelled);
+    code && status.source().is_some()
 }
 
 #[derive(Debug, Clone)]
