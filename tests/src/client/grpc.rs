@@ -22,7 +22,8 @@ use super::{Call, Face, Refusal};
 
 const CONNECT: Duration = Duration::from_secs(10);
 
-/// gRPC over HTTP/2.
+/// gRPC over HTTP/2. Clones share the connection.
+#[derive(Clone)]
 pub struct Grpc {
     name: &'static str,
     channel: Channel,
@@ -35,10 +36,13 @@ impl Grpc {
         Ok(Self { name: "gRPC through the gateway", channel: endpoint.connect_lazy() })
     }
 
-    /// To the API's public port, trusting `ca` alone. Connects at the first call.
+    /// To the API's public port, trusting the CAs in the file `ca` alone. Connects at the first call.
     pub fn tls(port: u16, ca: &Path) -> Result<Self> {
         let mut roots = rustls::RootCertStore::empty();
-        roots.add(CertificateDer::from_pem_file(ca).with_context(|| format!("cannot read {}", ca.display()))?)?;
+        let unread = || format!("cannot read {}", ca.display());
+        for certificate in CertificateDer::pem_file_iter(ca).with_context(unread)? {
+            roots.add(certificate.with_context(unread)?)?;
+        }
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let config = rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
         let mut config = config.with_root_certificates(roots).with_no_client_auth();
