@@ -107,14 +107,23 @@ pub struct Limits {
     pub calls: usize,
     /// Calls at a time from one address.
     pub calls_per_address: usize,
+    /// Calls at a time with one token that the API has taken.
+    pub calls_per_token: usize,
     /// Streams at a time.
     pub streams: usize,
     /// Streams at a time to one address.
     pub streams_per_address: usize,
-    /// Requests in a second from one address, in the long run; 0 for no limit.
+    /// Streams at a time with one token that the API has taken.
+    pub streams_per_token: usize,
+    /// Requests in a second from one address, in the long run; 0 for no limit. Those with a token that the API has taken
+    /// count for that instead.
     pub requests_per_second: u32,
     /// Requests from one address at once.
     pub request_burst: u32,
+    /// Requests in a second with one such token, in the long run; 0 for no limit.
+    pub token_requests_per_second: u32,
+    /// Requests with one such token at once.
+    pub token_request_burst: u32,
     /// Until the head of a request must be there, and its body after it.
     pub receive_seconds: u64,
     /// How long a connection without any call is kept.
@@ -135,10 +144,14 @@ impl Default for Limits {
             calls_per_connection: 128,
             calls: 1024,
             calls_per_address: 512,
+            calls_per_token: 64,
             streams: 4096,
             streams_per_address: 2048,
+            streams_per_token: 64,
             requests_per_second: 2000,
             request_burst: 4000,
+            token_requests_per_second: 200,
+            token_request_burst: 400,
             receive_seconds: 15,
             idle_seconds: 120,
             call_seconds: 60,
@@ -175,7 +188,10 @@ impl Limits {
             ("limits.calls_per_address", self.calls_per_address),
             ("limits.streams", self.streams),
             ("limits.streams_per_address", self.streams_per_address),
+            ("limits.calls_per_token", self.calls_per_token),
+            ("limits.streams_per_token", self.streams_per_token),
             ("limits.request_burst", self.request_burst as usize),
+            ("limits.token_request_burst", self.token_request_burst as usize),
         ];
         let times = [
             ("limits.receive_seconds", self.receive_seconds),

@@ -32,6 +32,8 @@ use crate::upstream::{Upstream, Upstreams};
 /// How close to a deadline an end counts as being due to it: timers are rounded to a millisecond on both sides.
 const DEADLINE_SLACK: Duration = Duration::from_millis(20);
 
+const OWN_SERVICES: &str = "ravada.snapshot.";
+
 /// Finds the method of a path and calls it.
 pub(crate) struct Dispatcher {
     pub(crate) methods: Methods,
@@ -54,6 +56,9 @@ struct Call {
     request_bytes: usize,
     stopping: CancellationToken,
     record: CallRecord,
+    limiter: Arc<Limiter>,
+    /// The fingerprint of the token that the API will look at.
+    token: Option<u64>,
     /// A stream's place among the streams. It is given back with the last message, not when the caller has read it.
     _place: Option<Share>,
 }
@@ -128,6 +133,9 @@ impl Dispatcher {
         let refuse = |refusal: Refusal| refusal.into_connect(self.methods.pool());
         let caller = ctx.extensions().get::<Caller>().filter(|_| stream);
         let place = caller.map(|caller| self.limiter.stream(*caller)).transpose().map_err(refuse)?;
+        // Only our own services look at tokens.
+        let ours = method.name.starts_with(OWN_SERVICES);
+        let token = ours.then(|| self.limiter.token(ctx.headers())).flatten();
         let headers = headers::upstream(ctx.headers());
         let request_id =
             headers.get(headers::REQUEST_ID).and_then(|id| id.to_str().ok()).unwrap_or_default().to_owned();
@@ -143,6 +151,8 @@ impl Dispatcher {
             deadline: ctx.deadline(),
             request_bytes: self.request_bytes,
             stopping: self.stopping.clone(),
+            limiter: Arc::clone(&self.limiter),
+            token,
             _place: place,
         };
         Ok((call, span))
@@ -172,8 +182,9 @@ impl Call {
             ready(client).await?;
             client.unary(request, path, RawCodec).await
         });
-        let answer = answer.await.map_err(|end| self.failed(end))?;
-        self.encode(answer.into_inner())
+        let answer = answer.await;
+        self.learn(&answer);
+        self.encode(answer.map_err(|end| self.failed(end))?.into_inner())
     }
 
     async fn server_streaming(mut self, body: Bytes) -> Result<Response<EncodedStream>, ConnectError> {
@@ -186,11 +197,25 @@ impl Call {
                     ready(client).await?;
                     client.server_streaming(request, path, RawCodec).await
                 });
-                answer.await.map_err(|end| self.failed(end))
+                let answer = answer.await;
+                self.learn(&answer);
+                answer.map_err(|end| self.failed(end))
             }
             Err(error) => Err(error),
         };
         self.forward(result)
+    }
+
+    /// What the API thinks of the token.
+    fn learn<T>(&self, answer: &Result<T, End>) {
+        let refusal = match answer {
+            Ok(_) => None,
+            Err(End::Status(status)) if std::error::Error::source(&**status).is_none() => Some(&**status),
+            Err(End::Status(_) | End::Late) => return,
+        };
+        if let Some(token) = self.token {
+            self.limiter.answered(token, refusal);
+        }
     }
 
     /// Reflection only. A message that cannot be read ends the caller's side of the stream.

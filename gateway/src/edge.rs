@@ -99,6 +99,7 @@ impl Gateway {
         }
         let caller = inner.limiter.caller(peer, request.headers());
         if let Err(refusal) = inner.limiter.admit(caller) {
+            inner.limiter.linger(&refusal).await;
             return Ok(inner.refuse(refusal, request.headers()));
         }
         Ok(match name {

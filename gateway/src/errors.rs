@@ -140,6 +140,14 @@ pub(crate) fn from_upstream(status: &Status, late: bool, pool: &DescriptorPool) 
             tracing::warn!(error = %status.message(), "the API is unavailable");
             Refusal::ApiUnavailable.into_connect(pool)
         }
+        // The API counts by user and answers as the gateway does.
+        Code::ResourceExhausted => {
+            let mut error = encode(status, pool);
+            if let Some(wait) = status.get_details_retry_info().and_then(|info| info.retry_delay) {
+                error.response_headers_mut().insert(RETRY_AFTER, HeaderValue::from(wait.as_secs() + 1));
+            }
+            error
+        }
         _ => encode(status, pool),
     }
 }

@@ -1,145 +1,152 @@
-//! What is counted, each in all and by address: requests in a second, calls, streams and connections.
+//! What is counted, each in all and by caller: requests in a second, calls and streams; and connections, by address.
+//!
+//! A caller is a token that the API has taken, or else an address: behind one address there may be a classroom, in which
+//! nobody is to go short because of one of them. Tokens that were made up count for the address.
 
-use std::collections::HashMap;
-use std::net::{IpAddr, Ipv6Addr};
-use std::num::NonZeroU32;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::net::IpAddr;
 use std::time::Duration;
 
-use governor::clock::{Clock, DefaultClock};
-use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
 use http::HeaderMap;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use http::header::AUTHORIZATION;
+use limits::{Lingering, Place, Places, Rate, Seen, network};
+use tonic::{Code, Status};
+use tonic_types::StatusExt;
 
 use crate::config;
 use crate::errors::Refusal;
 
-/// How often addresses that have been quiet are forgotten.
-pub(crate) const FORGET_EVERY: Duration = Duration::from_secs(60);
+/// The longest life of a token: after that it is no more known than one that was never seen.
+const TOKEN_LIFE: Duration = Duration::from_secs(15 * 60);
+/// The most tokens that are known; those beyond it count for their address.
+const TOKENS: usize = 100_000;
 
 /// Whom a request is counted for, found once when it comes in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Caller(IpAddr);
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Caller {
+    /// A token that the API has taken, by its fingerprint.
+    Token(u64),
+    /// Whoever else comes from there.
+    Address(IpAddr),
+}
+
+/// A place of a caller.
+pub(crate) type Share = Place<Caller>;
 
 /// All that is counted.
 pub(crate) struct Limiter {
-    rate: Option<DefaultKeyedRateLimiter<IpAddr>>,
-    clock: DefaultClock,
-    connections: Shares,
-    calls: Shares,
-    streams: Shares,
+    addresses: Rate<Caller>,
+    tokens: Rate<Caller>,
+    seen: Seen,
+    lingering: Lingering,
+    connections: Places<IpAddr>,
+    calls: Places<Caller>,
+    calls_per_token: usize,
+    streams: Places<Caller>,
+    streams_per_token: usize,
     trusted_proxies: Vec<IpAddr>,
 }
 
 impl Limiter {
     pub(crate) fn new(limits: &config::Limits, trusted_proxies: &[IpAddr]) -> Self {
-        let rate = NonZeroU32::new(limits.requests_per_second).map(|rate| {
-            let burst = NonZeroU32::new(limits.request_burst).unwrap_or(rate);
-            RateLimiter::keyed(Quota::per_second(rate).allow_burst(burst))
-        });
         Self {
-            rate,
-            clock: DefaultClock::default(),
-            connections: Shares::new(limits.connections, limits.connections_per_address),
-            calls: Shares::new(limits.calls, limits.calls_per_address),
-            streams: Shares::new(limits.streams, limits.streams_per_address),
+            addresses: Rate::new(limits.requests_per_second, limits.request_burst),
+            tokens: Rate::new(limits.token_requests_per_second, limits.token_request_burst),
+            seen: Seen::new(TOKEN_LIFE, TOKENS),
+            lingering: Lingering::new(limits.calls),
+            connections: Places::new(limits.connections, limits.connections_per_address),
+            calls: Places::new(limits.calls, limits.calls_per_address),
+            calls_per_token: limits.calls_per_token,
+            streams: Places::new(limits.streams, limits.streams_per_address),
+            streams_per_token: limits.streams_per_token,
             trusted_proxies: trusted_proxies.iter().map(IpAddr::to_canonical).collect(),
         }
     }
 
     /// A place for a connection, or none when there are enough.
-    pub(crate) fn connect(&self, peer: IpAddr) -> Option<Share> {
-        self.connections.take(network(peer.to_canonical()))
+    pub(crate) fn connect(&self, peer: IpAddr) -> Option<Place<IpAddr>> {
+        self.connections.take(network(peer))
     }
 
     /// Counts a request of the caller that it came from.
     pub(crate) fn admit(&self, caller: Caller) -> Result<(), Refusal> {
-        let Some(rate) = &self.rate else { return Ok(()) };
-        rate.check_key(&caller.0).map_err(|until| Refusal::RateLimited { wait: until.wait_time_from(self.clock.now()) })
+        let rate = match caller {
+            Caller::Token(_) => &self.tokens,
+            Caller::Address(_) => &self.addresses,
+        };
+        rate.admit(&caller).map_err(|wait| Refusal::RateLimited { wait })
+    }
+
+    /// Holds a refusal back for a moment, so that a caller who asks on and on is slowed down.
+    pub(crate) async fn linger(&self, refusal: &Refusal) {
+        if let Refusal::RateLimited { wait } = refusal {
+            self.lingering.linger(*wait).await;
+        }
     }
 
     /// A place for a call.
     pub(crate) fn call(&self, caller: Caller) -> Result<Share, Refusal> {
-        self.calls.take(caller.0).ok_or(Refusal::Overloaded)
+        place(&self.calls, caller, self.calls_per_token)
     }
 
     /// A place for a stream.
     pub(crate) fn stream(&self, caller: Caller) -> Result<Share, Refusal> {
-        self.streams.take(caller.0).ok_or(Refusal::Overloaded)
+        place(&self.streams, caller, self.streams_per_token)
     }
 
-    /// Whom to count a request for: the peer, or, behind a trusted proxy, the address that the proxy saw. Only the last
-    /// entry is that proxy's own; those before it are whatever the caller wrote.
+    /// Whom to count a request for: its token, if the API has taken it before. Else the peer, or, behind a trusted proxy,
+    /// the address that the proxy saw. Only the last entry is that proxy's own; those before it are whatever the caller wrote.
     pub(crate) fn caller(&self, peer: IpAddr, headers: &HeaderMap) -> Caller {
+        if let Some(token) = self.token(headers).filter(|token| self.seen.is_good(*token)) {
+            return Caller::Token(token);
+        }
         let peer = peer.to_canonical();
         if !self.trusted_proxies.contains(&peer) {
-            return Caller(network(peer));
+            return Caller::Address(network(peer));
         }
         let last = headers.get_all("x-forwarded-for").iter().next_back();
         let seen = last.and_then(|value| value.to_str().ok()).and_then(|value| value.rsplit(',').next());
         let seen = seen.and_then(|address| address.trim().parse::<IpAddr>().ok());
-        Caller(network(seen.map_or(peer, |seen| seen.to_canonical())))
+        Caller::Address(network(seen.unwrap_or(peer)))
     }
 
-    /// Forgets addresses that have been quiet, so that the table does not grow with every address ever seen.
-    pub(crate) fn forget_quiet(&self) {
-        if let Some(rate) = &self.rate {
-            rate.retain_recent();
-            rate.shrink_to_fit();
-        }
-    }
-}
-
-/// One subscriber has a whole /64 of IPv6 addresses, so they count as one.
-fn network(address: IpAddr) -> IpAddr {
-    match address {
-        IpAddr::V4(_) => address,
-        IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() & !u128::from(u64::MAX))),
-    }
-}
-
-/// Places, so many in all and fewer for any one address, so that no address can take them all.
-struct Shares {
-    taken: Arc<Mutex<HashMap<IpAddr, usize>>>,
-    places: Arc<Semaphore>,
-    per_address: usize,
-}
-
-/// A place, given back when dropped.
-pub(crate) struct Share {
-    taken: Arc<Mutex<HashMap<IpAddr, usize>>>,
-    address: IpAddr,
-    _place: OwnedSemaphorePermit,
-}
-
-impl Shares {
-    fn new(places: usize, per_address: usize) -> Self {
-        let places = Arc::new(Semaphore::new(places.min(Semaphore::MAX_PERMITS)));
-        Self { taken: Arc::default(), places, per_address }
+    /// The fingerprint of a request's token.
+    pub(crate) fn token(&self, headers: &HeaderMap) -> Option<u64> {
+        headers.get(AUTHORIZATION).map(|token| self.seen.fingerprint(token.as_bytes()))
     }
 
-    fn take(&self, address: IpAddr) -> Option<Share> {
-        let place = Arc::clone(&self.places).try_acquire_owned().ok()?;
-        let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = taken.entry(address).or_insert(0);
-        if *count >= self.per_address {
-            return None;
-        }
-        *count += 1;
-        Some(Share { taken: Arc::clone(&self.taken), address, _place: place })
-    }
-}
-
-impl Drop for Share {
-    fn drop(&mut self) {
-        let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = taken.get_mut(&self.address) {
-            *count -= 1;
-            if *count == 0 {
-                taken.remove(&self.address);
+    /// The API has answered a call with this token: `None` for success. What it can say before it has looked at the token tells
+    /// nothing.
+    pub(crate) fn answered(&self, token: u64, refusal: Option<&Status>) {
+        match refusal.map(Status::code) {
+            None | Some(Code::NotFound | Code::PermissionDenied | Code::FailedPrecondition | Code::Aborted) => {
+                self.seen.found(token, true);
             }
+            // Of a user who asks too often every token is to be known, or a new one would be at the cost of the address.
+            Some(Code::ResourceExhausted) => {
+                let info = refusal.and_then(StatusExt::get_details_error_info);
+                if info.is_some_and(|info| info.reason == "RATE_LIMITED") {
+                    self.seen.found(token, true);
+                }
+            }
+            Some(Code::Unauthenticated) => self.seen.found(token, false),
+            Some(_) => {}
         }
     }
+
+    /// Forgets callers that have been quiet, so that nothing grows with everybody ever seen.
+    pub(crate) fn forget_quiet(&self) {
+        self.addresses.forget_quiet();
+        self.tokens.forget_quiet();
+        self.seen.forget_old();
+    }
+}
+
+fn place(places: &Places<Caller>, caller: Caller, per_token: usize) -> Result<Share, Refusal> {
+    let place = match caller {
+        Caller::Token(_) => places.take_of(caller, per_token),
+        Caller::Address(_) => places.take(caller),
+    };
+    place.ok_or(Refusal::Overloaded)
 }
 
 #[cfg(test)]
@@ -172,29 +179,56 @@ mod tests {
     }
 
     #[test]
+    fn a_token_that_the_api_took_is_counted_apart_from_its_address() {
+        let limits = config::Limits { token_requests_per_second: 1, token_request_burst: 2, ..limits() };
+        let limiter = Limiter::new(&limits, &[]);
+        let with = |token: &str| HeaderMap::from_iter([(AUTHORIZATION, token.parse().expect("a value"))]);
+        let (address, good, other) = (ip("192.0.2.1"), with("Bearer good"), with("Bearer other"));
+        assert_eq!(limiter.caller(address, &good), Caller::Address(address), "not known yet");
+        for headers in [&good, &other] {
+            limiter.answered(limiter.token(headers).expect("a token"), None);
+        }
+        let caller = limiter.caller(address, &good);
+        assert_eq!(caller, limiter.caller(ip("192.0.2.2"), &good), "wherever it comes from");
+        assert!(limiter.admit(caller).is_ok() && limiter.admit(caller).is_ok());
+        assert!(matches!(limiter.admit(caller), Err(Refusal::RateLimited { .. })));
+        assert_eq!(limiter.admit(limiter.caller(address, &other)), Ok(()), "one that asks too much harms no other");
+
+        for made_up in 0..3 {
+            let caller = limiter.caller(address, &with(&format!("Bearer {made_up}")));
+            assert_eq!(limiter.admit(caller).is_ok(), made_up < 2, "tokens that were made up have one share");
+        }
+        limiter.answered(limiter.token(&good).expect("a token"), Some(&Status::unauthenticated("it has ended")));
+        assert_eq!(limiter.caller(address, &good), Caller::Address(address));
+        limiter.answered(limiter.token(&good).expect("a token"), Some(&Status::unavailable("nobody has looked")));
+        assert_eq!(limiter.caller(address, &good), Caller::Address(address));
+    }
+
+    #[test]
     fn only_a_trusted_proxy_tells_another_address() {
         let proxy = ip("127.0.0.1");
         let mut headers = HeaderMap::new();
         headers.insert("x-forwarded-for", "203.0.113.9, 192.0.2.7".parse().expect("a value"));
         let seen = |limiter: Limiter| limiter.caller(ip("::ffff:127.0.0.1"), &headers);
-        assert_eq!(seen(Limiter::new(&limits(), &[proxy])), Caller(ip("192.0.2.7")));
-        assert_eq!(seen(Limiter::new(&limits(), &[])), Caller(proxy));
+        assert_eq!(seen(Limiter::new(&limits(), &[proxy])), Caller::Address(ip("192.0.2.7")));
+        assert_eq!(seen(Limiter::new(&limits(), &[])), Caller::Address(proxy));
     }
 
     #[test]
     fn places_are_few_and_come_back() {
         let limiter = Limiter::new(&limits(), &[]);
-        let caller = Caller(ip("192.0.2.1"));
+        let address = ip("192.0.2.1");
+        let caller = Caller::Address(address);
         let call = limiter.call(caller).expect("a place");
         assert_eq!(limiter.call(caller).err(), Some(Refusal::Overloaded));
         drop(call);
         assert!(limiter.call(caller).is_ok());
 
-        let places: Vec<_> = (0..3).filter_map(|_| limiter.connect(caller.0)).collect();
+        let places: Vec<_> = (0..3).filter_map(|_| limiter.connect(address)).collect();
         assert_eq!(places.len(), 2);
         let other = limiter.connect(ip("192.0.2.2"));
         assert!(other.is_some() && limiter.connect(ip("192.0.2.3")).is_none());
         drop((places, other));
-        assert!(limiter.connections.taken.lock().expect("the table").is_empty());
+        assert_eq!(limiter.connections.callers(), 0);
     }
 }

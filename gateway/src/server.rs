@@ -17,6 +17,7 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
+use limits::FORGET_EVERY;
 use mtls::server::Acceptor;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
@@ -30,7 +31,6 @@ use tower_http::cors::CorsLayer;
 
 use crate::config::{Config, Limits};
 use crate::edge::Gateway;
-use crate::limits::FORGET_EVERY;
 use crate::upstream::BoxError;
 
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);

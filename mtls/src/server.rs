@@ -7,6 +7,7 @@
 //! Who the peer is lands in every request's extensions as [`PeerInfo`].
 
 use std::io;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -113,10 +114,23 @@ impl Acceptor {
 /// The connections of a listener, handshake done. The stream neither fails nor ends: what goes wrong with one connection
 /// is logged, and when the system cannot accept it tries again.
 pub fn incoming(listener: TcpListener, acceptor: Acceptor) -> impl Stream<Item = io::Result<TlsIo>> + Send {
-    let accepted = stream::unfold(listener, |listener| async {
+    incoming_within(listener, acceptor, |_| Some(()))
+}
+
+/// As [`incoming`], asking first whether there is a place for a connection from an address. It is kept as long as the
+/// connection; where there is none the connection is closed before anything is done for it.
+pub fn incoming_within<P: Send + Sync + 'static>(
+    listener: TcpListener,
+    acceptor: Acceptor,
+    place: impl Fn(IpAddr) -> Option<P> + Send,
+) -> impl Stream<Item = io::Result<TlsIo>> + Send {
+    let accepted = stream::unfold((listener, place), |(listener, place)| async {
         loop {
             match listener.accept().await {
-                Ok((tcp, remote_addr)) => return Some(((tcp, remote_addr), listener)),
+                Ok((tcp, remote_addr)) => match place(remote_addr.ip()) {
+                    Some(taken) => return Some(((tcp, remote_addr, taken), (listener, place))),
+                    None => tracing::debug!(%remote_addr, "too many connections"),
+                },
                 Err(error) => {
                     tracing::warn!(%error, "cannot accept a connection");
                     sleep(ACCEPT_PAUSE).await;
@@ -125,10 +139,10 @@ pub fn incoming(listener: TcpListener, acceptor: Acceptor) -> impl Stream<Item =
         }
     });
     accepted
-        .map(move |(tcp, remote_addr)| {
+        .map(move |(tcp, remote_addr, taken)| {
             let acceptor = acceptor.clone();
             // A task each: the arithmetic of a handshake must not hold up the others.
-            let handshake = tokio::spawn(async move { acceptor.accept(tcp).await });
+            let handshake = tokio::spawn(async move { acceptor.accept(tcp).await.map(|tls| tls.keeping(taken)) });
             async move { (remote_addr, handshake.await.unwrap_or_else(|error| Err(io::Error::other(error)))) }
         })
         .buffer_unordered(MAX_HANDSHAKES)

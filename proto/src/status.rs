@@ -62,7 +62,8 @@ pub fn to_status(error: &Error) -> Status {
         | Class::Internal => {}
     }
     if error.retryable() {
-        details.set_retry_info(Some(RETRY_DELAY));
+        let asked = error.metadata().get("retry_after_ms").and_then(|wait| wait.parse().ok());
+        details.set_retry_info(Some(asked.map_or(RETRY_DELAY, Duration::from_millis)));
     }
     Status::with_error_details(code(reason), error.message(), details)
 }

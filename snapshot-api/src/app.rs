@@ -12,6 +12,7 @@ use tonic::Request;
 
 use crate::agents::Agent;
 use crate::clock::Clock;
+use crate::limits::Limits;
 use crate::store::Store;
 
 /// The service's parts; clones share them.
@@ -23,6 +24,8 @@ pub struct App {
     pub agents: Arc<BTreeMap<HostId, Agent>>,
     /// Checks tokens.
     pub verifier: Arc<Verifier>,
+    /// What callers may use.
+    pub limits: Arc<Limits>,
     /// What time it is.
     pub clock: Clock,
     /// Cancelled when the service stops.
@@ -57,7 +60,11 @@ impl App {
     /// Finds out who makes a request.
     pub fn authenticate<T>(&self, request: Request<T>, request_id: String) -> Result<Call<T>, Error> {
         let token = capability::bearer(request.metadata().as_ref())?.to_owned();
-        let caller = self.verifier.verify(&token, self.clock.now_s())?;
+        let caller = self.verifier.verify(&token, self.clock.now_s());
+        if let Some(header) = request.metadata().as_ref().get(http::header::AUTHORIZATION) {
+            self.limits.found(header.as_bytes(), caller.is_ok());
+        }
+        let caller = caller?;
         tracing::Span::current().record("actor", tracing::field::display(caller.actor()));
         Ok(Call { caller, token, request_id, message: request.into_inner() })
     }

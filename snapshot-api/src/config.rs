@@ -27,6 +27,9 @@ pub struct Config {
     pub tls: TlsFiles,
     /// The catalogue.
     pub database: Database,
+    /// What callers may use.
+    #[serde(default)]
+    pub limits: Limits,
     /// Whose tokens it takes.
     pub issuers: Vec<IssuerConfig>,
     /// By what key it makes tokens for what it does on its own.
@@ -120,6 +123,47 @@ impl OwnIssuer {
 /// A shorter life would end before its token has been used.
 const SHORTEST_LIFE: u32 = 5;
 
+/// What callers may use; 0 is no limit. A user is whom an issuer names, with whichever token.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Limits {
+    /// Requests of one user in a second, in the long run.
+    pub user_requests_per_second: u32,
+    /// Requests of one user at once.
+    pub user_request_burst: u32,
+    /// Calls of one user at a time.
+    pub user_calls: usize,
+    /// Watches of one user at a time.
+    pub user_watches: usize,
+    /// Operations of one user at a time on one host, fewer than the agents' `max_operations`, so that one user cannot have
+    /// all of a host's.
+    pub user_operations_per_host: usize,
+    /// Requests in a second from one address at the public listener, of those without a token that was taken before.
+    pub address_requests_per_second: u32,
+    /// The same at once.
+    pub address_request_burst: u32,
+    /// Connections to the public listener.
+    pub connections: usize,
+    /// Connections to it from one address.
+    pub connections_per_address: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            user_requests_per_second: 100,
+            user_request_burst: 300,
+            user_calls: 64,
+            user_watches: 64,
+            user_operations_per_host: 3,
+            address_requests_per_second: 500,
+            address_request_burst: 1000,
+            connections: 4096,
+            connections_per_address: 1024,
+        }
+    }
+}
+
 /// One hypervisor.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -209,6 +253,7 @@ mod tests {
         let config = Config::load(Path::new(path)).unwrap();
         assert_eq!((config.hosts.len(), config.issuers.len()), (1, 1));
         assert_eq!(config.own_issuer.lifetime_seconds, own_lifetime());
+        assert_eq!(config.limits, Limits::default(), "the example says what holds without it");
     }
 
     #[test]

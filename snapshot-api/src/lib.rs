@@ -8,6 +8,7 @@ pub mod clock;
 pub mod commands;
 pub mod config;
 mod etag;
+pub mod limits;
 mod mutation;
 pub mod own_tokens;
 mod page;

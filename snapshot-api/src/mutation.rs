@@ -67,6 +67,7 @@ pub async fn mutate<T>(
         let plan = agent.plan(&call.token, &call.request_id, &spec).await?;
         return Ok(planned(&spec, actor, plan));
     }
+    leave_room(app, agent, &actor)?;
     let claim = agent.claim(id).ok_or_else(|| Error::new(snapshot_core::Reason::Internal, "an operation id twice"))?;
     let new = NewOperation {
         id,
@@ -141,6 +142,18 @@ async fn begin_and_start<T>(
         Ok(result) => result,
         Err(error) => Err(Error::new(snapshot_core::Reason::Internal, format!("the hand-over failed: {error}"))),
     }
+}
+
+/// Refuses when the user has as many operations on the host as one user may: its places are few, and all users' machines
+/// share them. Two that come at the same moment may both pass; the agent has a bound of its own.
+fn leave_room(app: &App, agent: &Agent, actor: &str) -> Result<(), Error> {
+    let running = app.store.active_operations(agent.host())?.iter().filter(|row| row.actor == actor).count();
+    if running < app.limits.operations_per_host() {
+        return Ok(());
+    }
+    let message =
+        format!("{running} operations of this user run on the host, which is the most one user may have there");
+    Err(Error::new(Reason::HostBusy, message).with("limit", app.limits.operations_per_host().to_string()))
 }
 
 /// The snapshot that must exist already.

@@ -8,19 +8,20 @@ use capability::Verifier;
 use mtls::ServerFiles;
 use mtls::client::{ClientTimeouts, channel};
 use mtls::expiry::Expiry;
-use mtls::server::{Acceptor, ServerTls, incoming};
+use mtls::server::{Acceptor, ServerTls, incoming_within};
 use snapshot_core::{Error, Reason};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 use tonic::transport::Server;
-use tower::util::MapResponseLayer;
+use tower::util::{MapResponseLayer, option_layer};
 
 use crate::agents::Agent;
 use crate::app::App;
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::limits::{Limits, Strangers};
 use crate::own_tokens::OwnTokens;
 use crate::service::{Services, too_large};
 use crate::store::{Ending, Store};
@@ -28,8 +29,9 @@ use crate::{telemetry, upkeep};
 
 /// How long calls that run when the service is told to stop may still take.
 const GRACE: Duration = Duration::from_secs(10);
-/// The most calls that run at once on one connection.
-const CALLS_PER_CONNECTION: usize = 256;
+/// The most calls at once on one connection to the public listener. The gateway has one connection for all users, on which
+/// one would wait for another, and bounds of its own.
+const CALLS_PER_CONNECTION: u32 = 256;
 const KEEPALIVE: Duration = Duration::from_secs(20);
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -49,6 +51,7 @@ pub async fn serve(config: Config) -> Result<(), BoxError> {
         config.listen.internal,
         ServerTls::Mutual { files: config.tls.clone(), allow: config.peers.clone() },
         routes.clone(),
+        None,
         stopping.clone(),
     )
     .await?;
@@ -57,12 +60,15 @@ pub async fn serve(config: Config) -> Result<(), BoxError> {
         Some(address) => {
             let files = ServerFiles { certificate: config.tls.certificate.clone(), key: config.tls.key.clone() };
             let tls = ServerTls::ServerOnly { files, http1: false };
-            Some(listen(address, tls, routes, stopping.clone()).await?)
+            let strangers = Strangers::new(Arc::clone(&app.limits));
+            Some(listen(address, tls, routes, Some(strangers), stopping.clone()).await?)
         }
     };
     for agent in app.agents.values() {
         tokio::spawn(agent.clone().follow());
     }
+    let limits = Arc::clone(&app.limits);
+    tokio::spawn(async move { limits.forget().await });
     let clock = app.clock.clone();
     tokio::spawn(Expiry::of(&config.tls)?.watch(move || clock.now_s()));
     let upkeep = tokio::spawn(upkeep::run(app.store.clone(), config.database.retention()));
@@ -98,7 +104,8 @@ fn open(config: &Config, stopping: &CancellationToken) -> Result<App, BoxError> 
         agents.insert(name, agent);
     }
     let verifier = Arc::new(Verifier::load(config.issuers.clone())?);
-    Ok(App { store, agents: Arc::new(agents), verifier, clock, stopping: stopping.clone() })
+    let limits = Arc::new(Limits::new(&config.limits));
+    Ok(App { store, agents: Arc::new(agents), verifier, limits, clock, stopping: stopping.clone() })
 }
 
 /// Ends what was to run on hosts that are not configured any more, so that no machine stays locked by it.
@@ -149,14 +156,21 @@ async fn listen(
     address: std::net::SocketAddr,
     tls: ServerTls,
     routes: Routes,
+    strangers: Option<Strangers>,
     stopping: CancellationToken,
 ) -> Result<tokio::task::JoinHandle<()>, BoxError> {
     let listener = TcpListener::bind(address).await.map_err(|error| format!("{address}: {error}"))?;
-    let connections = incoming(listener, Acceptor::new(tls)?);
+    let acceptor = Acceptor::new(tls)?;
+    let door = strangers.clone();
+    let connections = incoming_within(listener, acceptor, move |peer| match &door {
+        Some(strangers) => strangers.connect(peer).map(Some),
+        None => Some(None),
+    });
     let server = Server::builder()
-        .concurrency_limit_per_connection(CALLS_PER_CONNECTION)
+        .max_concurrent_streams(strangers.as_ref().map(|_| CALLS_PER_CONNECTION))
         .http2_keepalive_interval(Some(KEEPALIVE))
         .http2_keepalive_timeout(Some(KEEPALIVE))
+        .layer(option_layer(strangers))
         .layer(MapResponseLayer::new(too_large::typed))
         .add_routes(routes)
         .serve_with_incoming_shutdown(connections, async move { stopping.cancelled().await });

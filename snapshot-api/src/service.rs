@@ -8,6 +8,7 @@ pub mod too_large;
 #[cfg(test)]
 mod no_oracle;
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use proto::v1::host_service_server::HostServiceServer;
@@ -64,11 +65,18 @@ impl Services {
         let span = tracing::info_span!("rpc", method, request_id, actor = tracing::field::Empty);
         let run = async move {
             let begun = Instant::now();
-            let call = app.authenticate(request, request_id);
-            let result = match call {
-                Ok(call) => act(app, call).await,
+            let limits = Arc::clone(&app.limits);
+            let admitted = app.authenticate(request, request_id).and_then(|call| {
+                let place = limits.call(call.caller.actor())?;
+                Ok((call, place))
+            });
+            let result = match admitted {
+                Ok((call, _place)) => act(app, call).await,
                 Err(error) => Err(error),
             };
+            if let Err(error) = &result {
+                limits.linger(error).await;
+            }
             let status = result.map_err(|error| {
                 tracing::info!(reason = %error.reason(), why = error.message(), "refused");
                 proto::status::to_status(&error)

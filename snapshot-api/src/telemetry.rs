@@ -25,6 +25,7 @@ pub fn log(format: LogFormat) {
 pub fn metrics(address: SocketAddr) -> Result<(), BuildError> {
     PrometheusBuilder::new().with_http_listener(address).install()?;
     metrics::describe_counter!("snapshot_api_requests_total", "Calls, by method and gRPC code.");
+    metrics::describe_counter!("snapshot_api_refused_total", "Requests refused before they were calls, by reason.");
     metrics::describe_histogram!(
         "snapshot_api_request_seconds",
         metrics::Unit::Seconds,
@@ -34,6 +35,12 @@ pub fn metrics(address: SocketAddr) -> Result<(), BuildError> {
     metrics::describe_gauge!("snapshot_api_host_reachable", "Whether a host's agent is connected, by host.");
     mtls::expiry::describe();
     Ok(())
+}
+
+/// Counts a request that was refused before it was a call.
+pub fn refused(error: &snapshot_core::Error) {
+    metrics::counter!("snapshot_api_refused_total", "reason" => error.reason().as_str()).increment(1);
+    tracing::debug!(reason = %error.reason(), "refused at the door");
 }
 
 /// The caller's request id, or a new one where it has none that is fit to be logged.

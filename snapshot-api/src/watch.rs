@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
 use crate::app::App;
+use crate::limits::UserPlace;
 use crate::store::Change;
 
 /// The answer of a watch.
@@ -30,6 +31,7 @@ pub struct Watch<T> {
     changes: broadcast::Receiver<Change>,
     stopping: CancellationToken,
     expiry: tokio::time::Instant,
+    _place: UserPlace,
 }
 
 /// Why a watch ends.
@@ -43,8 +45,9 @@ pub enum End {
 }
 
 impl<T: Send + 'static> Watch<T> {
-    /// Makes a watch for a caller, and the stream that its client reads.
-    pub fn new(app: &App, caller: &Caller) -> (Self, Messages<T>) {
+    /// Makes a watch for a caller, and the stream that its client reads; refused when the user has enough of them.
+    pub fn new(app: &App, caller: &Caller) -> Result<(Self, Messages<T>), Error> {
+        let place = app.limits.watch(caller.actor())?;
         let (messages, receiver) = mpsc::channel(BACKLOG);
         let left = u64::try_from(caller.expires_at_unix() - app.clock.now_s()).unwrap_or(0);
         let watch = Self {
@@ -52,8 +55,9 @@ impl<T: Send + 'static> Watch<T> {
             changes: app.store.subscribe(),
             stopping: app.stopping.clone(),
             expiry: tokio::time::Instant::now() + Duration::from_secs(left),
+            _place: place,
         };
-        (watch, Box::pin(ReceiverStream::new(receiver)))
+        Ok((watch, Box::pin(ReceiverStream::new(receiver))))
     }
 
     /// Sends a message, waiting for a slow client, but not beyond the end of the token or the service.

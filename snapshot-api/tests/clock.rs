@@ -56,7 +56,7 @@ impl Api {
         });
         let verifier = Arc::new(Verifier::load(vec![issuer]).unwrap());
         let agents = Arc::new(BTreeMap::new());
-        let app = App { store, agents, verifier, clock, stopping: CancellationToken::new() };
+        let app = App { store, agents, verifier, limits: Arc::default(), clock, stopping: CancellationToken::new() };
         Self { services: Services::new(app), jump, token, vm, _folder: folder }
     }
 

@@ -104,6 +104,8 @@ reasons! {
     HypervisorUnavailable = "HYPERVISOR_UNAVAILABLE", Unavailable, true;
     /// The catalogue cannot be written, for instance because the disk is full.
     CatalogueUnavailable = "CATALOGUE_UNAVAILABLE", Unavailable, true;
+    /// The caller asks too often, or for too much at a time; the metadata key `retry_after_ms` says how long to wait.
+    RateLimited = "RATE_LIMITED", ResourceExhausted, true;
     /// The request is larger than it may be.
     RequestTooLarge = "REQUEST_TOO_LARGE", ResourceExhausted, false;
     /// The machine vanishes when it stops.

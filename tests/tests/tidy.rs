@@ -11,11 +11,12 @@ use std::process::Command;
 const MAY_USE: &[(&str, &[&str])] = &[
     ("snapshot-core", &[]),
     ("mtls", &[]),
+    ("limits", &[]),
     ("capability", &["snapshot-core"]),
     ("proto", &["snapshot-core"]),
-    ("snapshot-api", &["snapshot-core", "proto", "mtls", "capability"]),
+    ("snapshot-api", &["snapshot-core", "proto", "mtls", "limits", "capability"]),
     ("snapshot-agent", &["snapshot-core", "proto", "mtls", "capability"]),
-    ("snapshot-gateway", &["mtls"]),
+    ("snapshot-gateway", &["mtls", "limits"]),
     ("tests", &["snapshot-core", "proto", "mtls", "capability", "snapshot-api", "snapshot-agent", "snapshot-gateway"]),
 ];
 
@@ -25,6 +26,7 @@ const WRAPPED: &[(&str, &[&str])] = &[
     ("virt", &["snapshot-agent"]),
     ("virt-sys", &["snapshot-agent"]),
     ("connectrpc", &["snapshot-gateway"]),
+    ("governor", &["limits"]),
 ];
 
 /// What the pure core may not know.

@@ -11,8 +11,9 @@ mod rotation;
 mod support;
 mod trouble;
 
+use futures_util::StreamExt;
 use mtls::client::{ClientTimeouts, channel, contact_lost};
-use mtls::server::{Acceptor, ServerTls};
+use mtls::server::{Acceptor, ServerTls, incoming_within};
 use mtls::{TlsError, TlsFiles};
 use rustls::version::{TLS12, TLS13};
 use support::{Ca, assert_refused, connect, id, list, raw, serve, whoami};
@@ -141,4 +142,27 @@ async fn a_configuration_that_cannot_work_is_an_error_at_once() {
         insecure = true"#,
     );
     assert!(config.is_err(), "an unknown key is refused");
+}
+
+#[tokio::test]
+async fn a_connection_without_a_place_is_closed_and_a_place_comes_back() {
+    let ca = Ca::new();
+    let places = std::sync::Arc::new(tokio::sync::Semaphore::new(1));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (acceptor, free) = (Acceptor::new(ca.server_only("agent-a", true)).unwrap(), places.clone());
+    let connections = incoming_within(listener, acceptor, move |peer| {
+        assert!(peer.is_loopback());
+        std::sync::Arc::clone(&free).try_acquire_owned().ok()
+    });
+    let server = tokio::spawn(connections.for_each(|tls| async move {
+        // Each is kept until its client is gone.
+        tokio::spawn(async move { tls.unwrap().read_to_end(&mut Vec::new()).await });
+    }));
+    let config = || ca.plain_client(&[&TLS13], &["http/1.1"]);
+    let first = raw(address, config()).await.unwrap();
+    assert!(raw(address, config()).await.is_err(), "there is one place");
+    drop(first);
+    support::eventually("the place does not come back", || async { raw(address, config()).await.ok() }).await;
+    server.abort();
 }

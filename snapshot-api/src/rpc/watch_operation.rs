@@ -13,7 +13,7 @@ use crate::watch::{End, Messages, Watch};
 pub fn call(app: &App, call: Call<v1::WatchOperationRequest>) -> Result<Messages<v1::WatchOperationResponse>, Error> {
     let id = names::parse_operation("name", &call.message.name)?;
     // Subscribed before the first read, so that no change falls in between.
-    let (mut watch, messages) = Watch::new(app, &call.caller);
+    let (mut watch, messages) = Watch::new(app, &call.caller)?;
     let row = visible(app, &call, id)?;
     let app = app.clone();
     tokio::spawn(async move {

@@ -18,7 +18,7 @@ pub fn call(app: &App, call: Call<v1::WatchVmRequest>) -> Result<Messages<v1::Wa
     call.authorize(vm, Action::Read)?;
     let since = etag::decode(app.store.epoch(), &call.message.resume_token);
     // Subscribed before the first read, so that no change falls in between.
-    let (mut watch, messages) = Watch::new(app, &call.caller);
+    let (mut watch, messages) = Watch::new(app, &call.caller)?;
     let row = app.store.vm(vm)?;
     let app = app.clone();
     tokio::spawn(async move {

@@ -216,7 +216,7 @@ async fn serve_api(world: Arc<World>, path: PathBuf, mut chance: Rng) -> Outcome
         (host.clone(), Link::new(host, net::channel(name), store.clone(), clock.clone(), own, stopping.clone()))
     };
     let agents = Arc::new(AGENTS.into_iter().map(link).collect());
-    let app = App { store, agents, verifier: IDENTITY.verifier.clone(), clock, stopping };
+    let app = App { store, agents, verifier: IDENTITY.verifier.clone(), limits: Arc::default(), clock, stopping };
     for agent in app.agents.values() {
         tokio::spawn(agent.clone().follow());
     }

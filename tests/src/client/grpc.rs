@@ -1,5 +1,6 @@
 //! gRPC: through the gateway without TLS, and straight to the API's public port with TLS.
 
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +12,7 @@ use hyper_util::rt::TokioIo;
 use prost::bytes::{Buf as _, BufMut as _};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, ServerName};
-use tokio::net::TcpStream;
+use tokio::net::TcpSocket;
 use tokio_rustls::TlsConnector;
 use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::transport::{Channel, Endpoint, Uri};
@@ -20,6 +21,7 @@ use tower::service_fn;
 
 use super::{Call, Face, Refusal};
 
+const LOCALHOST: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 const CONNECT: Duration = Duration::from_secs(10);
 
 /// gRPC over HTTP/2. Clones share the connection.
@@ -32,12 +34,23 @@ pub struct Grpc {
 impl Grpc {
     /// To the gateway, without TLS. Connects at the first call.
     pub fn plain(port: u16) -> Result<Self> {
+        Self::plain_from(LOCALHOST, port)
+    }
+
+    /// As [`Grpc::plain`], calling from a certain address.
+    pub fn plain_from(from: IpAddr, port: u16) -> Result<Self> {
         let endpoint = Endpoint::from_shared(format!("http://127.0.0.1:{port}"))?.connect_timeout(CONNECT);
-        Ok(Self { name: "gRPC through the gateway", channel: endpoint.connect_lazy() })
+        let channel = endpoint.local_address(Some(from)).connect_lazy();
+        Ok(Self { name: "gRPC through the gateway", channel })
     }
 
     /// To the API's public port, trusting the CAs in the file `ca` alone. Connects at the first call.
     pub fn tls(port: u16, ca: &Path) -> Result<Self> {
+        Self::tls_from(LOCALHOST, port, ca)
+    }
+
+    /// As [`Grpc::tls`], calling from a certain address.
+    pub fn tls_from(from: IpAddr, port: u16, ca: &Path) -> Result<Self> {
         let mut roots = rustls::RootCertStore::empty();
         let unread = || format!("cannot read {}", ca.display());
         for certificate in CertificateDer::pem_file_iter(ca).with_context(unread)? {
@@ -53,7 +66,9 @@ impl Grpc {
         let connect = service_fn(move |_: Uri| {
             let (connector, server) = (connector.clone(), server.clone());
             async move {
-                let tcp = TcpStream::connect(("127.0.0.1", port)).await?;
+                let socket = TcpSocket::new_v4()?;
+                socket.bind(SocketAddr::new(from, 0))?;
+                let tcp = socket.connect(SocketAddr::new(LOCALHOST, port)).await?;
                 std::io::Result::Ok(TokioIo::new(connector.connect(server, tcp).await?))
             }
         });

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::time::Duration;
 
 use prost::Message as _;
 use serde_json::Value;
@@ -23,6 +24,8 @@ pub struct Refusal {
     pub metadata: BTreeMap<String, String>,
     /// The full names of the details' types, in their order, such as `google.rpc.RetryInfo`.
     pub details: Vec<String>,
+    /// `google.rpc.RetryInfo.retry_delay`.
+    pub retry_after: Option<Duration>,
 }
 
 impl Refusal {
@@ -30,7 +33,7 @@ impl Refusal {
     pub(super) fn harness(message: impl fmt::Display) -> Self {
         let details = vec!["harness".to_owned()];
         let (reason, metadata) = (String::new(), BTreeMap::new());
-        Self { code: Code::Unknown, message: message.to_string(), reason, metadata, details }
+        Self { code: Code::Unknown, message: message.to_string(), reason, metadata, details, retry_after: None }
     }
 
     /// An answer that did not come: it may have been sent and lost.
@@ -48,6 +51,7 @@ impl Refusal {
             reason: info.reason,
             metadata: info.metadata.into_iter().collect(),
             details: details.iter().map(|(name, _)| name.clone()).collect(),
+            retry_after: retry_after(details),
         }
     }
 
@@ -66,8 +70,18 @@ impl Refusal {
             reason: info.map(|info| text(info, "reason")).unwrap_or_default(),
             metadata: pairs.map(|(key, value)| (key.clone(), value.as_str().unwrap_or_default().to_owned())).collect(),
             details: details.iter().map(name).collect(),
+            retry_after: details
+                .iter()
+                .find_map(|detail| text(detail, "retryDelay").strip_suffix('s')?.parse().ok())
+                .map(Duration::from_secs_f64),
         }
     }
+}
+
+fn retry_after(details: &[(String, Vec<u8>)]) -> Option<Duration> {
+    let (_, bytes) = details.iter().find(|(name, _)| name == "google.rpc.RetryInfo")?;
+    let delay = pb::RetryInfo::decode(bytes.as_slice()).ok()?.retry_delay?;
+    Duration::try_from(delay).ok()
 }
 
 impl From<Status> for Refusal {

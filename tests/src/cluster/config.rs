@@ -65,6 +65,10 @@ metrics = "127.0.0.1:{api_metrics}"
 {tls}
 [database]
 path = "{database}"
+
+# One user does everything here. What this bounds has tests of its own (e2e_limits).
+[limits]
+user_operations_per_host = 0
 {issuers}{hosts}"#
     )
 }

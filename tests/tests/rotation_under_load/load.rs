@@ -17,6 +17,8 @@ use tokio::task::JoinHandle;
 
 use crate::replace::Pki;
 
+/// How many callers there are, each a user.
+pub(crate) const USERS: usize = 8;
 /// Between two calls of one caller: the point is that there are always some under way, not how many fit.
 const PAUSE: Duration = Duration::from_millis(20);
 /// How long callers may take until each has made some more calls.
@@ -65,7 +67,8 @@ struct Shared {
     ports: tests::cluster::Ports,
     roots: PathBuf,
     guests: [String; 2],
-    token: RwLock<String>,
+    /// A user each: what one user may do is bounded.
+    tokens: RwLock<Vec<String>>,
     phase: Mutex<String>,
     failures: Mutex<Vec<String>>,
     events: AtomicU64,
@@ -85,8 +88,12 @@ impl Shared {
         }
     }
 
-    fn client(&self, face: &Grpc) -> Client {
-        Client::new(Box::new(face.clone()), self.token.read().unwrap().clone())
+    fn client(&self, face: &Grpc, user: usize) -> Client {
+        Client::new(Box::new(face.clone()), self.token(user))
+    }
+
+    fn token(&self, user: usize) -> String {
+        self.tokens.read().unwrap()[user].clone()
     }
 }
 
@@ -104,18 +111,18 @@ pub(crate) struct Load {
 }
 
 impl Load {
-    pub(crate) fn start(cluster: &Cluster, pki: &Pki, guests: &[Guest], token: String) -> Self {
+    pub(crate) fn start(cluster: &Cluster, pki: &Pki, guests: &[Guest], tokens: Vec<String>) -> Self {
         let shared = Arc::new(Shared {
             ports: cluster.ports(),
             roots: pki.bundle(),
             guests: [guests[0].vm(), guests[1].vm()],
-            token: RwLock::new(token),
+            tokens: RwLock::new(tokens),
             phase: Mutex::default(),
             failures: Mutex::default(),
             events: AtomicU64::new(0),
             stop: AtomicBool::new(false),
         });
-        let plan = [
+        let plan: [_; USERS] = [
             (Way::Gateway, Work::Read),
             (Way::Gateway, Work::Read),
             (Way::Gateway, Work::Change),
@@ -125,12 +132,12 @@ impl Load {
             (Way::Public, Work::Plan),
             (Way::PublicAnew, Work::Read),
         ];
-        let worker = |(way, work)| {
+        let worker = |(user, (way, work))| {
             let calls = Arc::new(AtomicU64::new(0));
-            let task = tokio::spawn(call(Arc::clone(&shared), way, work, Arc::clone(&calls)));
+            let task = tokio::spawn(call(Arc::clone(&shared), user, way, work, Arc::clone(&calls)));
             Worker { way, calls, task }
         };
-        let workers = plan.into_iter().map(worker).collect();
+        let workers = plan.into_iter().enumerate().map(worker).collect();
         let (renew_gateway_watch, renewals) = mpsc::channel(1);
         let watches = vec![
             tokio::spawn(watch(Arc::clone(&shared), Way::Gateway, renewals)),
@@ -171,9 +178,9 @@ impl Load {
         }
     }
 
-    /// Calls carry this token from now on; returns when none with the other one is under way.
-    pub(crate) async fn switch_to(&self, token: String) {
-        *self.shared.token.write().unwrap() = token;
+    /// Calls carry these tokens from now on; returns when none with the others is under way.
+    pub(crate) async fn switch_to(&self, tokens: Vec<String>) {
+        *self.shared.tokens.write().unwrap() = tokens;
         self.goes_on("a token by the new key").await;
     }
 
@@ -198,7 +205,7 @@ impl Load {
     }
 }
 
-async fn call(shared: Arc<Shared>, way: Way, work: Work, calls: Arc<AtomicU64>) {
+async fn call(shared: Arc<Shared>, user: usize, way: Way, work: Work, calls: Arc<AtomicU64>) {
     let mut face = shared.connect(way);
     let mut turn = 0_u32;
     let counted = |result: Result<(), String>| {
@@ -212,7 +219,7 @@ async fn call(shared: Arc<Shared>, way: Way, work: Work, calls: Arc<AtomicU64>) 
             face = shared.connect(way);
         }
         turn += 1;
-        let client = shared.client(&face);
+        let client = shared.client(&face, user);
         let [changed, planned] = &shared.guests;
         match work {
             Work::Read => counted(match turn % 3 {
@@ -249,8 +256,7 @@ async fn plan(client: &Client, vm: &str) -> Result<(), String> {
 
 async fn watch(shared: Arc<Shared>, way: Way, mut renewals: mpsc::Receiver<oneshot::Sender<()>>) {
     let open = async |resume: &str| {
-        let token = shared.token.read().unwrap().clone();
-        VmWatch::open(&shared.connect(way), &token, &shared.guests[0], resume).await.unwrap()
+        VmWatch::open(&shared.connect(way), &shared.token(0), &shared.guests[0], resume).await.unwrap()
     };
     let mut watch = open("").await;
     loop {

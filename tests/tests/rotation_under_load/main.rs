@@ -15,7 +15,7 @@ mod replace;
 
 use std::time::Duration;
 
-use load::{Load, Way};
+use load::{Load, USERS, Way};
 use proto::v1;
 use replace::Pki;
 use tests::client::Client;
@@ -41,12 +41,14 @@ async fn rotation_under_load_fails_no_call() {
         })
         .collect();
     let token = cluster.identity().token("root", "*", &ALL_ACTIONS).unwrap();
-    let admin = Client::grpc(&cluster, token.clone()).unwrap();
+    let admin = Client::grpc(&cluster, token).unwrap();
     for guest in &guests {
         admin.vm_in_state(&guest.vm(), v1::VmState::Shutoff).await.unwrap();
     }
     let pki = Pki::new(&cluster).unwrap();
-    let load = Load::start(&cluster, &pki, &guests, token);
+    let users = (0..USERS).map(|user| format!("user-{user}"));
+    let tokens = users.clone().map(|user| cluster.identity().token(&user, "*", &ALL_ACTIONS).unwrap());
+    let load = Load::start(&cluster, &pki, &guests, tokens.collect());
     load.goes_on("before anything").await;
 
     for service in pki.services() {
@@ -97,8 +99,8 @@ async fn rotation_under_load_fails_no_call() {
     .unwrap();
 
     pki.publish_both_keys().unwrap();
-    let next = pki.next_token().unwrap();
-    load.counts_everywhere(&next).await;
+    let next: Vec<String> = users.map(|user| pki.next_token(&user).unwrap()).collect();
+    load.counts_everywhere(&next[0]).await;
     load.switch_to(next).await;
     pki.publish_next_key_only().unwrap();
     tokio::time::sleep(LOOKED).await;

@@ -112,11 +112,11 @@ impl Pki {
     }
 
     /// A token by the new key, for everything.
-    pub(crate) fn next_token(&self) -> Result<String> {
+    pub(crate) fn next_token(&self, subject: &str) -> Result<String> {
         let signer = Signer::load(&self.next.join(format!("{}.key", self.issuer)), NEXT_KID, self.issuer)?;
         let grant = Grant { vm: VmSelector::Any, actions: Action::ALL.iter().copied().collect() };
         let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
-        Ok(signer.mint("root", vec![grant], 900, i64::try_from(now)?)?)
+        Ok(signer.mint(subject, vec![grant], 900, i64::try_from(now)?)?)
     }
 
     fn jwks(&self) -> String {

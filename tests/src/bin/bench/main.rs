@@ -1,13 +1,15 @@
-//! `make bench [WHAT=latency|cascade]`: how long create, revert, delete and list take through gateway, API and agent, beside the same calls on
+//! `make bench [WHAT=latency|cascade|fairness]`: how long create, revert, delete and list take through gateway, API and agent, beside the same calls on
 //! a warm libvirt connection and by the virsh process, and how much memory the three processes need.
 //!
 //! All three ways work on the same guest of the same private daemon, in turn, within one run, so that what the machine
 //! does besides disturbs them alike. Ratios can be compared between machines; milliseconds cannot. Then how long the
-//! deletion of many snapshots takes, and how much it writes ([`cascade`]).
+//! deletion of many snapshots takes, and how much it writes ([`cascade`]), and how long one user waits beside a thousand
+//! clients of another ([`fairness`]).
 
 #![expect(clippy::print_stdout, reason = "the table is what the command is for")]
 
 mod cascade;
+mod fairness;
 mod report;
 mod volume;
 mod ways;
@@ -34,6 +36,9 @@ async fn main() -> Result<()> {
     }
     if wanted("cascade") {
         report.cascades(cascade::measure().await?);
+    }
+    if wanted("fairness") {
+        report.fairness(fairness::measure().await?);
     }
     report.save()
 }

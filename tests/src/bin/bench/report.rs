@@ -37,6 +37,7 @@ impl Samples {
 pub struct Report {
     rows: Vec<Value>,
     cascades: Vec<Value>,
+    fairness: Vec<Value>,
     memory: serde_json::Map<String, Value>,
 }
 
@@ -61,6 +62,32 @@ impl Report {
     /// What deleting many snapshots took.
     pub fn cascades(&mut self, rows: Vec<Value>) {
         self.cascades = rows;
+    }
+
+    /// How long a user waits beside another one's thousand clients; printed, too.
+    pub fn fairness(&mut self, rows: Vec<Value>) {
+        println!(
+            "{:<8} {:<18} {:<12} {:>10} {:>10} {:>11} {:>6}   served, refused, broken per s",
+            "way", "loud user from", "and", "alone p95", "again p95", "beside p95", "ratio"
+        );
+        for row in &rows {
+            let text = |key: &str| row[key].as_str().unwrap_or_default().to_owned();
+            let number = |key: &str| row[key].as_f64().unwrap_or_default();
+            println!(
+                "{:<8} {:<18} {:<12} {:>10.1} {:>10.1} {:>11.1} {:>6.2}   {}, {}, {}",
+                text("way"),
+                text("loud_from"),
+                text("manner"),
+                number("alone_p95_ms"),
+                number("alone_again_p95_ms"),
+                number("beside_p95_ms"),
+                number("ratio"),
+                number("loud_served_per_s"),
+                number("loud_refused_per_s"),
+                number("loud_broken_per_s")
+            );
+        }
+        self.fairness = rows;
     }
 
     /// The resident memory of the three idle processes, in MiB.
@@ -100,7 +127,7 @@ impl Report {
     pub fn save(&self) -> Result<()> {
         let folder = tools::build_dir()?.parent().context("the build folder has no parent")?.join("bench");
         fs::create_dir_all(&folder)?;
-        let rows: Vec<&Value> = self.rows.iter().chain(&self.cascades).collect();
+        let rows: Vec<&Value> = self.rows.iter().chain(&self.cascades).chain(&self.fairness).collect();
         let text = serde_json::to_string_pretty(&json!({ "rows": rows, "rss_mib": self.memory }))?;
         fs::write(folder.join("report.json"), text + "\n")?;
         Ok(())

@@ -1,0 +1,87 @@
+//! The public listener has no gateway in front of it: requests are counted by the address they come from, before anything
+//! else is done for them, unless they come with a token that was taken before.
+
+use std::convert::Infallible;
+use std::net::IpAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use http::header::AUTHORIZATION;
+use http::{Request, Response};
+use limits::{Place, network};
+use mtls::server::PeerInfo;
+use tonic::body::Body;
+use tower::{Layer, Service};
+
+use super::{Limits, limited};
+use crate::telemetry;
+
+/// The layer that counts, and who counts connections.
+#[derive(Clone)]
+pub struct Strangers(Arc<Limits>);
+
+impl Strangers {
+    /// Counts with the others.
+    pub fn new(limits: Arc<Limits>) -> Self {
+        Self(limits)
+    }
+
+    /// A place for a connection from there, or none when there are enough.
+    pub fn connect(&self, peer: IpAddr) -> Option<Place<IpAddr>> {
+        self.0.connections.take(network(peer))
+    }
+
+    fn admit(&self, request: &Request<Body>) -> Result<(), snapshot_core::Error> {
+        let token = request.headers().get(AUTHORIZATION).map(|token| self.0.seen.fingerprint(token.as_bytes()));
+        if token.is_some_and(|token| self.0.seen.is_good(token)) {
+            return Ok(());
+        }
+        let Some(peer) = request.extensions().get::<PeerInfo>() else { return Ok(()) };
+        let admitted = self.0.addresses.admit(&network(peer.remote_addr().ip()));
+        admitted.map_err(|wait| limited("too many requests from this address", wait))
+    }
+}
+
+impl<S> Layer<S> for Strangers {
+    type Service = Admitting<S>;
+
+    fn layer(&self, inner: S) -> Admitting<S> {
+        Admitting { inner, strangers: self.clone() }
+    }
+}
+
+/// A service behind [`Strangers`].
+#[derive(Clone)]
+pub struct Admitting<S> {
+    inner: S,
+    strangers: Strangers,
+}
+
+impl<S> Service<Request<Body>> for Admitting<S>
+where
+    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
+    S::Future: Send + 'static,
+{
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        match self.strangers.admit(&request) {
+            Ok(()) => Box::pin(self.inner.call(request)),
+            Err(error) => {
+                telemetry::refused(&error);
+                let limits = Arc::clone(&self.strangers.0);
+                Box::pin(async move {
+                    limits.linger(&error).await;
+                    Ok(proto::status::to_status(&error).into_http())
+                })
+            }
+        }
+    }
+}
