@@ -146,6 +146,7 @@ mod tests {
                 "grpc.health.v1.Health",
                 "grpc.reflection.v1.ServerReflection",
                 "grpc.reflection.v1alpha.ServerReflection",
+                "ravada.snapshot.v1.AuditService",
                 "ravada.snapshot.v1.HostService",
                 "ravada.snapshot.v1.OperationService",
                 "ravada.snapshot.v1.SnapshotService",

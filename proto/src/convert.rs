@@ -31,6 +31,13 @@ pub fn timestamp_millis(millis: i64) -> Timestamp {
     Timestamp { seconds: millis.div_euclid(1000), nanos }
 }
 
+/// Whole milliseconds of the Unix epoch of a wire timestamp, rounded up: what is before the one is before the other. `None` for one
+/// that is malformed or out of range.
+pub fn unix_millis(time: Timestamp) -> Option<i64> {
+    let nanos = Some(i64::from(time.nanos)).filter(|nanos| (0..1_000_000_000).contains(nanos))?;
+    time.seconds.checked_mul(1000)?.checked_add((nanos + 999_999) / 1_000_000)
+}
+
 /// A wire duration of milliseconds.
 pub fn duration_millis(millis: u64) -> WireDuration {
     let seconds = i64::try_from(millis / 1000).unwrap_or(i64::MAX);
@@ -40,4 +47,20 @@ pub fn duration_millis(millis: u64) -> WireDuration {
 /// Whole milliseconds of a wire duration; negative ones count as nothing.
 pub fn millis(duration: &WireDuration) -> u64 {
     Duration::try_from(*duration).map_or(0, |duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_read_back_to_the_millisecond() {
+        for millis in [-1, 0, 1, 999, 1_800_000_000_123] {
+            assert_eq!(unix_millis(timestamp_millis(millis)), Some(millis));
+        }
+        assert_eq!(unix_millis(Timestamp { seconds: 1, nanos: 1 }), Some(1001));
+        for (seconds, nanos) in [(0, -1), (0, 1_000_000_000), (i64::MAX, 0)] {
+            assert_eq!(unix_millis(Timestamp { seconds, nanos }), None);
+        }
+    }
 }

@@ -32,5 +32,9 @@ pub mod names;
 pub mod status;
 
 /// The names of the public services.
-pub const SERVICES: [&str; 3] =
-    ["ravada.snapshot.v1.SnapshotService", "ravada.snapshot.v1.OperationService", "ravada.snapshot.v1.HostService"];
+pub const SERVICES: [&str; 4] = [
+    "ravada.snapshot.v1.SnapshotService",
+    "ravada.snapshot.v1.OperationService",
+    "ravada.snapshot.v1.HostService",
+    "ravada.snapshot.v1.AuditService",
+];

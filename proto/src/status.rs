@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use snapshot_core::error::{Class, Error, Reason};
 use tonic::{Code, Status};
-use tonic_types::{ErrorDetails, StatusExt as _};
+use tonic_types::{ErrorDetails, QuotaViolation, StatusExt as _};
 
 use crate::v1;
 
@@ -39,7 +39,8 @@ pub fn code(reason: Reason) -> Code {
 pub fn to_status(error: &Error) -> Status {
     let reason = error.reason();
     let metadata: HashMap<String, String> = error.metadata().clone().into_iter().collect();
-    let subject = metadata.get("vm").cloned().unwrap_or_default();
+    let subject = metadata.get("vm").or_else(|| metadata.get("user")).cloned().unwrap_or_default();
+    let (metric, limit) = (metadata.get("quota").cloned(), metadata.get("limit").and_then(|limit| limit.parse().ok()));
     let field = metadata.get("field").cloned().unwrap_or_default();
     let mut details = ErrorDetails::with_error_info(reason.as_str(), ERROR_DOMAIN, metadata);
     match reason.class() {
@@ -50,7 +51,10 @@ pub fn to_status(error: &Error) -> Status {
             details.add_precondition_failure_violation(reason.as_str(), subject, error.message());
         }
         Class::ResourceExhausted => {
-            details.add_quota_failure_violation(subject, error.message());
+            let mut violation = QuotaViolation::new(subject, error.message());
+            violation.quota_metric = metric.unwrap_or_default();
+            violation.quota_value = limit.unwrap_or_default();
+            details.set_quota_failure(vec![violation]);
         }
         Class::Unauthenticated
         | Class::PermissionDenied
@@ -125,6 +129,18 @@ mod tests {
             assert_eq!(status.get_details_retry_info().is_some(), reason.retryable(), "{reason}");
             assert_eq!(Error::from(&v1::OperationError::from(&error)), error);
         }
+    }
+
+    #[test]
+    fn a_quota_is_told_as_one() {
+        let error = Error::new(Reason::QuotaExceeded, "too many")
+            .with("user", "ravada/alice")
+            .with("quota", "snapshots_per_user")
+            .with("limit", "3");
+        let failure = to_status(&error).get_details_quota_failure().unwrap();
+        let told = &failure.violations[0];
+        assert_eq!((told.subject.as_str(), told.description.as_str()), ("ravada/alice", "too many"));
+        assert_eq!((told.quota_metric.as_str(), told.quota_value), ("snapshots_per_user", 3));
     }
 
     #[test]

@@ -6,11 +6,13 @@ use std::sync::Arc;
 use capability::Verifier;
 use snapshot_core::authority::{self, Action, AdminPermit, Caller, Permit};
 use snapshot_core::ids::{HostId, VmId};
+use snapshot_core::quota;
 use snapshot_core::{Error, Reason};
 use tokio_util::sync::CancellationToken;
 use tonic::Request;
 
 use crate::agents::Agent;
+use crate::audit::{Audit, Trail};
 use crate::clock::Clock;
 use crate::limits::Limits;
 use crate::store::Store;
@@ -26,6 +28,10 @@ pub struct App {
     pub verifier: Arc<Verifier>,
     /// What callers may use.
     pub limits: Arc<Limits>,
+    /// Writes down who asked for what.
+    pub audit: Audit,
+    /// How much each user may keep.
+    pub user_quota: quota::Limits,
     /// What time it is.
     pub clock: Clock,
     /// Cancelled when the service stops.
@@ -40,6 +46,8 @@ pub struct Call<T> {
     pub token: String,
     /// What follows the call through the processes.
     pub request_id: String,
+    /// What is known of the call, for the audit trail.
+    pub trail: Trail,
     /// What is asked.
     pub message: T,
 }
@@ -47,18 +55,25 @@ pub struct Call<T> {
 impl<T> Call<T> {
     /// The permit for an action, or the refusal.
     pub fn authorize(&self, vm: VmId, action: Action) -> Result<Permit, Error> {
-        authority::authorize(&self.caller, vm, action).map_err(|denied| denied.about(vm))
+        self.trail.about(vm);
+        authority::authorize(&self.caller, vm, action).map_err(|denied| {
+            self.trail.denied(action);
+            denied.about(vm)
+        })
     }
 
     /// The permit to look after hosts, or the refusal.
     pub fn authorize_admin(&self) -> Result<AdminPermit, Error> {
-        authority::authorize_admin(&self.caller).map_err(authority::Denied::over_hosts)
+        authority::authorize_admin(&self.caller).map_err(|denied| {
+            self.trail.denied(Action::Admin);
+            denied.over_hosts()
+        })
     }
 }
 
 impl App {
     /// Finds out who makes a request.
-    pub fn authenticate<T>(&self, request: Request<T>, request_id: String) -> Result<Call<T>, Error> {
+    pub fn authenticate<T>(&self, request: Request<T>, request_id: String, trail: Trail) -> Result<Call<T>, Error> {
         let token = capability::bearer(request.metadata().as_ref())?.to_owned();
         let caller = self.verifier.verify(&token, self.clock.now_s());
         if let Some(header) = request.metadata().as_ref().get(http::header::AUTHORIZATION) {
@@ -66,7 +81,8 @@ impl App {
         }
         let caller = caller?;
         tracing::Span::current().record("actor", tracing::field::display(caller.actor()));
-        Ok(Call { caller, token, request_id, message: request.into_inner() })
+        trail.by(caller.actor());
+        Ok(Call { caller, token, request_id, trail, message: request.into_inner() })
     }
 
     /// The agent of a host.

@@ -9,6 +9,7 @@ use capability::IssuerConfig;
 use mtls::{AllowList, SpiffeId, TlsFiles};
 use serde::Deserialize;
 use snapshot_core::ids::HostId;
+use snapshot_core::quota::Limits;
 
 use crate::store::Retention;
 
@@ -34,9 +35,29 @@ pub struct Config {
     pub issuers: Vec<IssuerConfig>,
     /// By what key it makes tokens for what it does on its own.
     pub own_issuer: OwnIssuer,
+    /// How much may be kept.
+    #[serde(default)]
+    pub quotas: Quotas,
     /// The hypervisors.
     #[serde(default)]
     pub hosts: Vec<HostConfig>,
+}
+
+/// How much each user may keep, on all machines together; 0 is no limit. What a machine may have is its host's policy.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Quotas {
+    /// The most snapshots.
+    pub max_snapshots_per_user: u64,
+    /// The most bytes that they take by themselves (`snapshot_core::quota`).
+    pub max_bytes_per_user: u64,
+}
+
+impl Quotas {
+    /// For one user.
+    pub fn of_a_user(&self) -> Limits {
+        Limits { snapshots: self.max_snapshots_per_user, bytes: self.max_bytes_per_user }
+    }
 }
 
 /// Where it listens.
@@ -63,6 +84,9 @@ pub struct Database {
     /// The most ended operations that are kept. Those of the last day are kept even beyond it.
     #[serde(default = "keep_most")]
     pub keep_operations: u64,
+    /// How many days an event of the audit trail is kept, counted while the service runs; 0 is for ever.
+    #[serde(default)]
+    pub keep_audit_days: u32,
 }
 
 fn keep_days() -> NonZeroU32 {
@@ -78,6 +102,11 @@ impl Database {
     pub fn retention(&self) -> Retention {
         let keep = Duration::from_secs(24 * 60 * 60) * self.keep_operations_days.get();
         Retention { keep, most: self.keep_operations }
+    }
+
+    /// How long events of the audit trail are kept; `None` for ever.
+    pub fn audit_retention(&self) -> Option<Duration> {
+        (self.keep_audit_days > 0).then(|| Duration::from_secs(24 * 60 * 60) * self.keep_audit_days)
     }
 }
 
@@ -254,6 +283,7 @@ mod tests {
         assert_eq!((config.hosts.len(), config.issuers.len()), (1, 1));
         assert_eq!(config.own_issuer.lifetime_seconds, own_lifetime());
         assert_eq!(config.limits, Limits::default(), "the example says what holds without it");
+        assert_eq!((config.quotas, config.database.audit_retention()), (Quotas::default(), None), "the defaults");
     }
 
     #[test]

@@ -22,6 +22,9 @@ enum Command {
         #[arg(long)]
         config: PathBuf,
     },
+    /// Look at the audit trail.
+    #[command(subcommand)]
+    Audit(commands::audit::Command),
     /// Copy the catalogue into a file, while the service runs or not.
     Backup(commands::backup::Backup),
     /// Make a certificate authority and certificates.
@@ -32,22 +35,24 @@ enum Command {
     Token(commands::token::Command),
 }
 
-fn run(command: Command) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+fn run(command: Command) -> Result<ExitCode, Box<dyn std::error::Error + Send + Sync>> {
     match command {
         Command::Serve { config } => {
             let config = config::Config::load(&config)?;
-            tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(server::serve(config))
+            tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(server::serve(config))?;
         }
-        Command::Backup(command) => Ok(commands::backup::run(command)?),
-        Command::Pki(command) => Ok(commands::pki::run(command)?),
-        Command::Token(command) => Ok(commands::token::run(command)?),
+        Command::Audit(command) => return Ok(commands::audit::run(command)),
+        Command::Backup(command) => commands::backup::run(command)?,
+        Command::Pki(command) => commands::pki::run(command)?,
+        Command::Token(command) => commands::token::run(command)?,
     }
+    Ok(ExitCode::SUCCESS)
 }
 
 #[expect(clippy::print_stderr, reason = "a command that fails says so to who started it")]
 fn main() -> ExitCode {
     match run(Arguments::parse().command) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             eprintln!("snapshot-api: {error}");
             ExitCode::FAILURE

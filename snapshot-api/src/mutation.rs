@@ -4,7 +4,8 @@
 //!    gone, by the host that told what it left;
 //! 2. `validate_only`: ask the agent for its plan, by the machine as it is now, and answer with that;
 //! 3. find a replay, by the actor and the request id;
-//! 4. write the intent, which the catalogue refuses while another operation runs on the machine;
+//! 4. write the intent and its event in the audit trail, which the catalogue refuses while another operation runs on the machine,
+//!    or when the user's quota is used up;
 //! 5. hand it to the agent, which checks the token and the live machine itself, and journals it before it acts;
 //! 6. answer with the operation. Its outcome is written down when the agent tells it.
 //!
@@ -47,10 +48,13 @@ pub async fn mutate<T>(
     request: Request,
 ) -> Result<v1::Operation, Error> {
     let vm = permit.vm();
-    if let Some(first) = replayed(app, &permit, &options)? {
+    if let Some(first) = replayed(app, call, &permit, &options)? {
         return Ok(first);
     }
     let request_id = parse_request_id(&options)?;
+    if options.validate_only {
+        call.trail.planned();
+    }
     let actor = permit.actor().to_string();
     let agent = route(app, vm, &request)?;
     agent.check_reachable()?;
@@ -64,6 +68,7 @@ pub async fn mutate<T>(
     let id = OperationId::from_uuid(uuid::Uuid::now_v7());
     let spec = Spec { operation: id, vm, request };
     if options.validate_only {
+        app.store.check_quota(vm, &actor, app.user_quota, &spec.request)?;
         let plan = agent.plan(&call.token, &call.request_id, &spec).await?;
         return Ok(planned(&spec, actor, plan));
     }
@@ -75,6 +80,8 @@ pub async fn mutate<T>(
         host: agent.host().clone(),
         request: spec.request.clone(),
         actor,
+        source: call.trail.source(),
+        quota: app.user_quota,
         request_id,
         fingerprint: options.fingerprint,
         expected_label,
@@ -111,13 +118,21 @@ fn left_behind(app: &App, vm: VmId) -> Result<Option<&Agent>, Error> {
 
 /// The operation of an earlier, equal request. Whoever has to read the snapshot to know what is asked looks here before,
 /// because the snapshot may be gone by now.
-pub fn replayed(app: &App, permit: &Permit, options: &Options<'_>) -> Result<Option<v1::Operation>, Error> {
+pub fn replayed<T>(
+    app: &App,
+    call: &Call<T>,
+    permit: &Permit,
+    options: &Options<'_>,
+) -> Result<Option<v1::Operation>, Error> {
     let request_id = parse_request_id(options)?;
     if options.validate_only {
         return Ok(None);
     }
     let first = app.store.replayed(&permit.actor().to_string(), request_id, &options.fingerprint)?;
-    Ok(first.as_ref().map(view::operation))
+    Ok(first.as_ref().map(|row| {
+        call.trail.replayed(row.id);
+        view::operation(row)
+    }))
 }
 
 /// Writes the intent and hands the operation over, in a task of its own: a caller that goes away, be it while the intent is
@@ -131,10 +146,13 @@ async fn begin_and_start<T>(
     spec: Spec,
 ) -> Result<OperationRow, Error> {
     let (store, token, request_id) = (app.store.clone(), call.token.clone(), call.request_id.clone());
+    let trail = call.trail.clone();
     let task = async move {
         if let Begun::Replay(first) = store.begin(new).await? {
+            trail.replayed(first.id);
             return Ok(*first);
         }
+        trail.recorded();
         tracing::info!(operation = %spec.operation, vm = %spec.vm, kind = ?spec.request.kind(), "recorded, asking the host");
         agent.start(claim, &token, &request_id, &spec).await
     };

@@ -39,7 +39,12 @@ impl Page {
             return String::new();
         }
         rows.truncate(self.size);
-        rows.last().map(|row| format!("{:016x}.{}", self.query, key(row))).unwrap_or_default()
+        rows.last().map(|row| self.token(&key(row))).unwrap_or_default()
+    }
+
+    /// The token of the page after the row with this key.
+    pub fn token(&self, key: &str) -> String {
+        format!("{:016x}.{key}", self.query)
     }
 
     /// How many rows to ask for, to know whether there is a next page.

@@ -9,6 +9,7 @@ pub mod get_host;
 pub mod get_operation;
 pub mod get_snapshot;
 pub mod get_vm;
+pub mod list_audit_events;
 pub mod list_hosts;
 pub mod list_operations;
 pub mod list_snapshots;

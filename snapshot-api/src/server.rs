@@ -19,6 +19,7 @@ use tower::util::{MapResponseLayer, option_layer};
 
 use crate::agents::Agent;
 use crate::app::App;
+use crate::audit::Audit;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::limits::{Limits, Strangers};
@@ -72,6 +73,7 @@ pub async fn serve(config: Config) -> Result<(), BoxError> {
     let clock = app.clock.clone();
     tokio::spawn(Expiry::of(&config.tls)?.watch(move || clock.now_s()));
     let upkeep = tokio::spawn(upkeep::run(app.store.clone(), config.database.retention()));
+    let trail = tokio::spawn(app.audit.clone().run(config.database.audit_retention()));
     tracing::info!(internal = %config.listen.internal, public = ?config.listen.public, "serving");
     stop_signal().await?;
     tracing::info!("stopping");
@@ -87,6 +89,9 @@ pub async fn serve(config: Config) -> Result<(), BoxError> {
         tracing::warn!("calls were still running and have been cut off");
     }
     upkeep.abort();
+    trail.abort();
+    app.audit.flush().await;
+    app.audit.note(&mut None);
     app.store.close();
     Ok(())
 }
@@ -105,7 +110,9 @@ fn open(config: &Config, stopping: &CancellationToken) -> Result<App, BoxError> 
     }
     let verifier = Arc::new(Verifier::load(config.issuers.clone())?);
     let limits = Arc::new(Limits::new(&config.limits));
-    Ok(App { store, agents: Arc::new(agents), verifier, limits, clock, stopping: stopping.clone() })
+    let (audit, user_quota) = (Audit::new(store.clone(), clock.clone()), config.quotas.of_a_user());
+    let stopping = stopping.clone();
+    Ok(App { store, agents: Arc::new(agents), verifier, limits, audit, user_quota, clock, stopping })
 }
 
 /// Ends what was to run on hosts that are not configured any more, so that no machine stays locked by it.
@@ -147,6 +154,7 @@ fn routes(
     Ok(Routes::new(services.snapshots())
         .add_service(services.operations())
         .add_service(services.hosts())
+        .add_service(services.audit())
         .add_service(health)
         .add_service(reflection().build_v1()?)
         .add_service(reflection().build_v1alpha()?))

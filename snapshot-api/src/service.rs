@@ -1,5 +1,6 @@
 //! The services: a table of contents. Every method decodes and authenticates, calls its own file in `rpc/`, and encodes.
 
+mod audit;
 mod host;
 mod operation;
 mod snapshot;
@@ -11,6 +12,7 @@ mod no_oracle;
 use std::sync::Arc;
 use std::time::Instant;
 
+use proto::v1::audit_service_server::AuditServiceServer;
 use proto::v1::host_service_server::HostServiceServer;
 use proto::v1::operation_service_server::OperationServiceServer;
 use proto::v1::snapshot_service_server::SnapshotServiceServer;
@@ -19,6 +21,7 @@ use tonic::{Code, Request, Response, Status};
 use tracing::Instrument as _;
 
 use crate::app::{App, Call};
+use crate::audit::{Trail, peer};
 
 /// The largest request in bytes: a name, a description and room to spare.
 const MAX_REQUEST_BYTES: usize = 64 * 1024;
@@ -48,7 +51,12 @@ impl Services {
         HostServiceServer::new(self.clone()).max_decoding_message_size(MAX_REQUEST_BYTES)
     }
 
-    /// Runs one call within its span: authenticates, acts, measures, and turns an error into a status.
+    /// AuditService, ready to be served.
+    pub fn audit(&self) -> AuditServiceServer<Self> {
+        AuditServiceServer::new(self.clone()).max_decoding_message_size(MAX_REQUEST_BYTES)
+    }
+
+    /// Runs one call within its span: authenticates, acts, tells the audit trail, measures, and turns an error into a status.
     async fn call<T, R, F>(
         &self,
         method: &'static str,
@@ -62,11 +70,12 @@ impl Services {
     {
         let app = self.0.clone();
         let request_id = crate::telemetry::request_id(request.metadata().as_ref());
+        let trail = Trail::begin(method, &request_id, peer(request.extensions()));
         let span = tracing::info_span!("rpc", method, request_id, actor = tracing::field::Empty);
         let run = async move {
             let begun = Instant::now();
-            let limits = Arc::clone(&app.limits);
-            let admitted = app.authenticate(request, request_id).and_then(|call| {
+            let (limits, audit, clock) = (Arc::clone(&app.limits), app.audit.clone(), app.clock.clone());
+            let admitted = app.authenticate(request, request_id, trail.clone()).and_then(|call| {
                 let place = limits.call(call.caller.actor())?;
                 Ok((call, place))
             });
@@ -74,6 +83,9 @@ impl Services {
                 Ok((call, _place)) => act(app, call).await,
                 Err(error) => Err(error),
             };
+            if let Some(event) = trail.event(result.as_ref().err(), clock.now_ms()) {
+                audit.tell(event);
+            }
             if let Err(error) = &result {
                 limits.linger(error).await;
             }

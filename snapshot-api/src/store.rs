@@ -8,11 +8,13 @@
 //! Every job that changes a row stamps it with a new *revision*. Whoever watches remembers the last revision seen and
 //! asks for what is newer: a notification may be lost or merged, a change never is.
 
+mod audit;
 mod backup;
 mod hosts;
 mod inventory;
 mod marks;
 mod operations;
+mod quotas;
 mod readers;
 mod retention;
 mod rows;
@@ -28,6 +30,7 @@ use snapshot_core::ids::{HostId, VmId};
 use snapshot_core::{Error, Reason};
 use tokio::sync::broadcast;
 
+pub use audit::{AuditFilter, AuditPage, AuditRow, Broken, Unverified, Verified, verify};
 pub use backup::{BackupError, backup};
 pub use operations::{Begun, Ending, NewOperation, OperationFilter, Progress};
 use readers::Readers;

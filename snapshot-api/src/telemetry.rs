@@ -32,6 +32,11 @@ pub fn metrics(address: SocketAddr) -> Result<(), BuildError> {
         "How long calls took, by method; of a watch, until it began."
     );
     metrics::describe_counter!("snapshot_api_operations_ended_total", "Operations that ended, by kind and state.");
+    metrics::describe_gauge!("snapshot_api_audit_sequence", "The number of the last event of the audit trail.");
+    metrics::describe_counter!(
+        "snapshot_api_audit_unwritten_total",
+        "Events that could not be written and were counted until they could."
+    );
     metrics::describe_gauge!("snapshot_api_host_reachable", "Whether a host's agent is connected, by host.");
     mtls::expiry::describe();
     Ok(())

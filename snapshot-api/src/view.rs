@@ -1,10 +1,12 @@
 //! Rows to the messages of the public API.
 
+mod audit;
 pub mod host;
 mod operation;
 mod snapshot;
 mod vm;
 
+pub use audit::audit_event;
 pub use operation::operation;
 pub use snapshot::snapshot;
 pub use vm::{vm, with_capabilities};

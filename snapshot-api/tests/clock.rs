@@ -12,12 +12,14 @@ use proto::convert::Inventory;
 use proto::v1::snapshot_service_server::SnapshotService as _;
 use proto::{names, v1};
 use snapshot_api::app::App;
+use snapshot_api::audit::Audit;
 use snapshot_api::clock::Clock;
 use snapshot_api::service::Services;
 use snapshot_api::store::Store;
 use snapshot_core::Reason;
 use snapshot_core::authority::{Action, Grant, VmSelector};
 use snapshot_core::ids::VmId;
+use snapshot_core::quota::Limits;
 use snapshot_core::vm::{Nvram, VmFacts, VmState};
 use tempfile::TempDir;
 use tokio::time::Instant;
@@ -56,7 +58,9 @@ impl Api {
         });
         let verifier = Arc::new(Verifier::load(vec![issuer]).unwrap());
         let agents = Arc::new(BTreeMap::new());
-        let app = App { store, agents, verifier, limits: Arc::default(), clock, stopping: CancellationToken::new() };
+        let (audit, user_quota) = (Audit::new(store.clone(), clock.clone()), Limits::default());
+        let (limits, stopping) = (Arc::default(), CancellationToken::new());
+        let app = App { store, agents, verifier, limits, audit, user_quota, clock, stopping };
         Self { services: Services::new(app), jump, token, vm, _folder: folder }
     }
 

@@ -161,6 +161,8 @@ reasons! {
     SpaceLow = "SPACE_LOW", ResourceExhausted, false;
     /// The machine has as many snapshots as it may.
     SnapshotLimit = "SNAPSHOT_LIMIT", ResourceExhausted, false;
+    /// The user has, or the machine's snapshots take, as much as they may; the metadata key `quota` names the limit.
+    QuotaExceeded = "QUOTA_EXCEEDED", ResourceExhausted, false;
     /// It can no longer be stopped.
     NotCancellable = "NOT_CANCELLABLE", FailedPrecondition, false;
     /// It was stopped on request.

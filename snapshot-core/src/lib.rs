@@ -3,6 +3,7 @@
 //! Nothing here knows tokio, tonic, SQL, libvirt or a clock. Everything is a function of its arguments, so that the
 //! rules that protect somebody's work can be read in one place and tested with generated inputs.
 
+pub mod audit;
 pub mod authority;
 pub mod description;
 pub mod error;
@@ -11,6 +12,7 @@ pub mod layers;
 pub mod operation;
 pub mod plan;
 pub mod policy;
+pub mod quota;
 pub mod snapshot;
 pub mod text;
 pub mod tree;

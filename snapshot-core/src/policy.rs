@@ -18,6 +18,8 @@ pub struct HostPolicy {
     /// The most snapshots one machine may have. libvirt's own cost of a create grows with their number: 27 ms at 1,
     /// 200 ms at 500.
     pub max_snapshots_per_vm: u32,
+    /// The most bytes that the snapshots of one machine may take by themselves (`crate::quota`); 0 is no limit.
+    pub max_snapshot_bytes_per_vm: u64,
     /// Bytes that must stay free on a file system beyond what a snapshot is expected to write. An internal snapshot
     /// on a full file system fails and leaves the guest to pause on its next write.
     pub space_margin_bytes: u64,
@@ -30,6 +32,7 @@ impl Default for HostPolicy {
             prefer_short_pauses: false,
             max_layers: 20,
             max_snapshots_per_vm: 100,
+            max_snapshot_bytes_per_vm: 0,
             space_margin_bytes: 256 << 20,
         }
     }

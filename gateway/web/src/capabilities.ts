@@ -43,6 +43,16 @@ export function createOffer(vm: Vm): CreateOffer {
   return { create, memory: "impossible", memoryReason: memory.reason };
 }
 
+/** How many snapshots can still be kept, and of how many: by the machine's limit or the user's, whichever is nearer. */
+export function snapshotsLeft(vm: Vm): { left: number; most: number } | undefined {
+  const of = (limit: number, used: number) => ({ left: Math.max(0, limit - used), most: limit });
+  const user = vm.userQuota;
+  // A service from before there were quotas tells the machine's limit alone.
+  return [of(vm.snapshotLimit, vm.snapshotCount), of(Number(user?.snapshotLimit ?? 0), Number(user?.snapshotsUsed ?? 0))]
+    .filter(({ most }) => most > 0)
+    .sort((one, other) => one.left - other.left)[0];
+}
+
 /** How long the guest would stand still; undefined when it would not. A null length means that nobody can say. */
 export function createPause(vm: Vm, content: SnapshotContent): Duration | null | undefined {
   const kind =

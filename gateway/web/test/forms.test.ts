@@ -7,7 +7,7 @@ import { create } from "@bufbuild/protobuf";
 import { durationFromMs } from "@bufbuild/protobuf/wkt";
 import { Code, ConnectError } from "@connectrpc/connect";
 import { updatePaths } from "../src/api";
-import { createOffer, createPause, mayChange } from "../src/capabilities";
+import { createOffer, createPause, mayChange, snapshotsLeft } from "../src/capabilities";
 import { DOMAIN } from "../src/errors";
 import { isUuid, readFragment, writeFragment } from "../src/fragment";
 import { ErrorInfoSchema } from "../src/gen/google/rpc/error_details_pb";
@@ -200,4 +200,13 @@ test("the pauses between attempts double, are spread, and have a bound", () => {
   assert.equal(pauseMs(0, 0), 500);
   assert.equal(pauseMs(3, 1), 8000);
   assert.equal(pauseMs(1000, 1), 30_000);
+});
+
+test("what is left is the nearer of the machine's limit and the user's", () => {
+  assert.equal(snapshotsLeft(vm()), undefined);
+  assert.deepEqual(snapshotsLeft(vm({ snapshotLimit: 100, snapshotCount: 3 })), { left: 97, most: 100 });
+  const machine = { snapshotLimit: 100, snapshotCount: 3 };
+  assert.deepEqual(snapshotsLeft(vm({ ...machine, userQuota: { snapshotLimit: 0n, snapshotsUsed: 9n } })), { left: 97, most: 100 });
+  assert.deepEqual(snapshotsLeft(vm({ ...machine, userQuota: { snapshotLimit: 5n, snapshotsUsed: 3n } })), { left: 2, most: 5 });
+  assert.deepEqual(snapshotsLeft(vm({ ...machine, userQuota: { snapshotLimit: 5n, snapshotsUsed: 9n } })), { left: 0, most: 5 });
 });

@@ -1,5 +1,6 @@
 //! Enums: each arm is written out, so that a new value on either side does not compile until it is decided.
 
+use snapshot_core::audit;
 use snapshot_core::operation::{DeleteScope, Method, OperationKind, OperationState, Outcome, RunAfter};
 use snapshot_core::plan::CapabilityKind;
 use snapshot_core::snapshot::{Content, Origin, RecordedState, Storage};
@@ -54,6 +55,10 @@ same!(OperationState, v1::OperationState, {
     Pending = Pending, Running = Running, Succeeded = Succeeded, Failed = Failed, Cancelled = Cancelled,
 }, unspecified);
 same!(Method, v1::OperationMethod, { Libvirt = Libvirt, Live = Live, InPlace = InPlace }, unspecified);
+same!(audit::Outcome, v1::AuditOutcome, {
+    Accepted = Accepted, Replayed = Replayed, Refused = Refused, Succeeded = Succeeded, Failed = Failed,
+    Cancelled = Cancelled, Begun = Begun, Pruned = Pruned,
+}, unspecified);
 same!(CapabilityKind, v1::CapabilityKind, {
     CreateDisks = CreateDisks, CreateDisksAndMemory = CreateDisksAndMemory, Revert = Revert, Delete = Delete,
 }, unspecified);

@@ -176,6 +176,7 @@ impl From<&HostPolicy> for agent::HostPolicy {
             prefer_short_pauses: policy.prefer_short_pauses,
             max_layers: policy.max_layers,
             max_snapshots_per_vm: policy.max_snapshots_per_vm,
+            max_snapshot_bytes_per_vm: policy.max_snapshot_bytes_per_vm,
             space_margin_bytes: policy.space_margin_bytes,
         }
     }
@@ -188,6 +189,7 @@ impl From<&agent::HostPolicy> for HostPolicy {
             prefer_short_pauses: wire.prefer_short_pauses,
             max_layers: wire.max_layers,
             max_snapshots_per_vm: wire.max_snapshots_per_vm,
+            max_snapshot_bytes_per_vm: wire.max_snapshot_bytes_per_vm,
             space_margin_bytes: wire.space_margin_bytes,
         }
     }

@@ -110,7 +110,13 @@ impl Images {
             storage: recorded.storage,
             vm_state: recorded.state,
             disks: recorded.disks,
-            size_bytes: if recorded.storage == Storage::Internal { size_bytes } else { 0 },
+            size_bytes: match recorded.storage {
+                Storage::Internal => size_bytes,
+                // The saved running state. What the overlays hold is what was written after it.
+                Storage::External => {
+                    recorded.files.memory.as_deref().and_then(|path| sizes(path).ok()).unwrap_or_default().0
+                }
+            },
             origin: if id.is_ours() { Origin::Service } else { Origin::Foreign },
             broken,
             id,

@@ -17,5 +17,6 @@ pub fn call(app: &App, call: Call<v1::GetOperationRequest>) -> Result<v1::Operat
 /// The operation, if the caller may read its machine. Any other is not found, in the catalogue already: its row is not read, so
 /// that it takes no longer than one that does not exist.
 pub fn visible<T>(app: &App, call: &Call<T>, id: OperationId) -> Result<OperationRow, Error> {
+    call.trail.operation(id);
     Ok(app.store.visible_operation(id, &visible_vms(&call.caller))?)
 }

@@ -24,7 +24,7 @@ pub async fn call(app: &App, call: Call<v1::RevertToSnapshotRequest>) -> Result<
         etag: &request.etag,
         fingerprint: fingerprint("RevertToSnapshot", &same),
     };
-    if let Some(first) = replayed(app, &permit, &options)? {
+    if let Some(first) = replayed(app, &call, &permit, &options)? {
         return Ok(first);
     }
     let save_current = if request.save_current {

@@ -25,7 +25,7 @@ pub async fn call(app: &App, call: Call<v1::UpdateSnapshotRequest>) -> Result<v1
         etag: &wanted.etag,
         fingerprint: fingerprint("UpdateSnapshot", &same),
     };
-    if let Some(first) = replayed(app, &permit, &options)? {
+    if let Some(first) = replayed(app, &call, &permit, &options)? {
         return Ok(first);
     }
     app.store.vm(vm)?;

@@ -20,9 +20,9 @@ pub fn call(app: &App, call: Call<v1::WatchVmRequest>) -> Result<Messages<v1::Wa
     // Subscribed before the first read, so that no change falls in between.
     let (mut watch, messages) = Watch::new(app, &call.caller)?;
     let row = app.store.vm(vm)?;
-    let app = app.clone();
+    let (app, user) = (app.clone(), call.caller.actor().to_string());
     tokio::spawn(async move {
-        let Err(end) = run(&app, &mut watch, row, since).await;
+        let Err(end) = run(&app, &user, &mut watch, row, since).await;
         watch.finish(end).await;
     });
     Ok(messages)
@@ -30,6 +30,7 @@ pub fn call(app: &App, call: Call<v1::WatchVmRequest>) -> Result<Messages<v1::Wa
 
 async fn run(
     app: &App,
+    user: &str,
     watch: &mut Watch<v1::WatchVmResponse>,
     row: VmRow,
     mut since: Option<i64>,
@@ -49,7 +50,9 @@ async fn run(
         };
         host.clone_from(&row.host);
         reachable = now;
-        tell(app, watch, news, machine.then_some(row), first).await?;
+        let machine = machine.then(|| view::with_capabilities(app, &row, user)).transpose();
+        let machine = machine.map_err(|error| End::Failed(error.into()))?;
+        tell(app, watch, news, machine, first).await?;
         first = false;
         let concerned = host.clone();
         watch.changed(|change| concerns(change, vm, &concerned)).await?;
@@ -72,7 +75,7 @@ async fn tell(
     app: &App,
     watch: &Watch<v1::WatchVmResponse>,
     news: News,
-    machine: Option<VmRow>,
+    machine: Option<v1::Vm>,
     first: bool,
 ) -> Result<(), End> {
     let epoch = app.store.epoch();
@@ -80,10 +83,7 @@ async fn tell(
     if news.whole {
         events.push(Event::Reset(Reset {}));
     }
-    if let Some(row) = machine {
-        let wire = view::with_capabilities(app, &row).map_err(|error| End::Failed(error.into()))?;
-        events.push(Event::Vm(wire));
-    }
+    events.extend(machine.map(Event::Vm));
     events.extend(news.removed.iter().map(|gone| Event::RemovedSnapshot(names::snapshot(news.id, &gone.0))));
     events.extend(news.snapshots.iter().map(|row| Event::Snapshot(view::snapshot(epoch, row))));
     events.extend(news.operations.iter().map(|row| Event::Operation(view::operation(row))));

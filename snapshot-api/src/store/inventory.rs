@@ -13,6 +13,7 @@ use snapshot_core::snapshot::SnapshotFacts;
 use snapshot_core::tree::SnapshotTree;
 use snapshot_core::vm::VmFacts;
 
+use super::quotas::creator;
 use super::rows::{from_json, to_json};
 use super::writer::Job;
 use super::{Store, StoreError};
@@ -199,11 +200,12 @@ fn put_snapshot(
     }
     let same_label = known.is_some_and(|known| known.facts.label == snapshot.label);
     let revision = job.revision()?;
-    let sql = "INSERT INTO snapshots (vm, id, parent, depth, is_current, facts, label_revision, revision) \
-               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?7) ON CONFLICT (vm, id) DO UPDATE SET \
+    let sql = "INSERT INTO snapshots (vm, id, parent, depth, is_current, facts, label_revision, revision, created_by, bytes) \
+               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?7, ?9, ?10) ON CONFLICT (vm, id) DO UPDATE SET \
                parent = excluded.parent, depth = excluded.depth, is_current = excluded.is_current, \
                facts = excluded.facts, revision = excluded.revision, creating_by = NULL, \
-               label_revision = iif(?8, label_revision, excluded.label_revision)";
+               label_revision = iif(?8, label_revision, excluded.label_revision), bytes = excluded.bytes, \
+               created_by = coalesce(created_by, excluded.created_by)";
     job.connection.prepare_cached(sql)?.execute((
         vm.to_string(),
         snapshot.id.as_str(),
@@ -213,6 +215,8 @@ fn put_snapshot(
         to_json(snapshot)?,
         revision,
         same_label,
+        creator(snapshot),
+        i64::try_from(snapshot.size_bytes).unwrap_or(i64::MAX),
     ))?;
     // A parent's count of children is part of what is shown of it.
     touch_snapshot(job, vm, snapshot.parent.as_ref(), revision)?;

@@ -11,18 +11,18 @@ use super::rows::{parse, to_json};
 use super::writer::Job;
 use super::{NewOperation, OperationRow, StoreError};
 
-/// Marks what an operation is about to take or delete.
-pub(super) fn mark_snapshots(job: &mut Job<'_>, new: &NewOperation) -> Result<(), StoreError> {
+/// Marks what an operation is about to take, with the bytes set aside for it, or to delete.
+pub(super) fn mark_snapshots(job: &mut Job<'_>, new: &NewOperation, bytes: u64) -> Result<(), StoreError> {
     match &new.request {
-        Request::Create(create) => insert_creating(job, new, create),
-        Request::Revert { save_current: Some(create), .. } => insert_creating(job, new, create),
+        Request::Create(create) => insert_creating(job, new, create, bytes),
+        Request::Revert { save_current: Some(create), .. } => insert_creating(job, new, create, bytes),
         Request::Delete { snapshot, scope, .. } => mark_deleting(job, new, Some((snapshot, *scope))),
         Request::Purge { .. } => mark_deleting(job, new, None),
         Request::Update { .. } | Request::Revert { save_current: None, .. } => Ok(()),
     }
 }
 
-fn insert_creating(job: &mut Job<'_>, new: &NewOperation, create: &Create) -> Result<(), StoreError> {
+fn insert_creating(job: &mut Job<'_>, new: &NewOperation, create: &Create, bytes: u64) -> Result<(), StoreError> {
     let sql = "SELECT id, depth FROM snapshots WHERE vm = ?1 AND is_current = 1";
     let current: Option<(String, i64)> = {
         let mut statement = job.connection.prepare_cached(sql)?;
@@ -51,7 +51,7 @@ fn insert_creating(job: &mut Job<'_>, new: &NewOperation, create: &Create) -> Re
     };
     let revision = job.revision()?;
     let sql = "INSERT INTO snapshots (vm, id, parent, depth, is_current, facts, creating_by, label_revision, \
-               revision) VALUES (?1, ?2, ?3, ?4, 0, ?5, ?6, ?7, ?7)";
+               revision, created_by, bytes) VALUES (?1, ?2, ?3, ?4, 0, ?5, ?6, ?7, ?7, ?8, ?9)";
     job.connection.prepare_cached(sql)?.execute((
         new.vm.to_string(),
         create.snapshot.as_str(),
@@ -60,6 +60,8 @@ fn insert_creating(job: &mut Job<'_>, new: &NewOperation, create: &Create) -> Re
         to_json(&facts)?,
         new.id.to_string(),
         revision,
+        &new.actor,
+        i64::try_from(bytes).unwrap_or(i64::MAX),
     ))?;
     Ok(())
 }

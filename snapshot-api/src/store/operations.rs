@@ -2,9 +2,11 @@
 
 use proto::convert::Inventory;
 use rusqlite::OptionalExtension as _;
+use snapshot_core::audit::Source;
 use snapshot_core::authority::Visible;
 use snapshot_core::ids::{HostId, OperationId, RequestId, SnapshotId, VmId};
 use snapshot_core::operation::{Method, OperationState, Outcome, Request, Transition, busy};
+use snapshot_core::quota::Limits;
 use snapshot_core::{Error, Reason};
 
 use super::inventory::put_inventory;
@@ -12,7 +14,7 @@ use super::marks::{clear_marks, mark_snapshots};
 use super::rows::{FromRow as _, all, parse, to_json, to_text};
 use super::vms::visible_json;
 use super::writer::Job;
-use super::{OperationRow, Store, StoreError};
+use super::{OperationRow, Store, StoreError, audit, quotas};
 
 /// An intent.
 #[derive(Debug, Clone)]
@@ -25,8 +27,12 @@ pub struct NewOperation {
     pub host: HostId,
     /// What to do.
     pub request: Request,
-    /// Who asked.
+    /// Who asked, `{issuer}/{subject}`.
     pub actor: String,
+    /// The same with all that the audit trail has of it.
+    pub source: Source,
+    /// How much the actor may keep.
+    pub quota: Limits,
     /// The caller's idempotency key.
     pub request_id: Option<RequestId>,
     /// Of the caller's request: a replay must be of the same one.
@@ -106,7 +112,8 @@ impl Store {
         self.read(|connection| replay(connection, actor, request_id, fingerprint))
     }
 
-    /// Writes an intent, unless it is a replay or another operation is changing the machine.
+    /// Writes an intent and its event in the audit trail, unless it is a replay, another operation is changing the machine, or the
+    /// actor's quota is used up.
     pub async fn begin(&self, new: NewOperation) -> Result<Begun, StoreError> {
         self.write(move |job| {
             if let Some(request_id) = new.request_id
@@ -118,8 +125,10 @@ impl Store {
                 return Err(busy(new.vm, other).into());
             }
             check_etag(job.connection, &new)?;
+            let bytes = quotas::admit(job.connection, new.vm, &new.actor, new.quota, &new.request)?;
             insert(job, &new)?;
-            mark_snapshots(job, &new)?;
+            mark_snapshots(job, &new, bytes)?;
+            audit::append(job.connection, &audit::accepted(&new))?;
             job.touch(new.vm)?;
             Ok(Begun::New)
         })
@@ -168,6 +177,7 @@ impl Store {
             let row = operation(job.connection, id)?;
             if let Some(state) = row.state.after(Transition::Ended(ending.outcome)) {
                 write_end(job, &row, state, &ending, now_ms)?;
+                audit::append(job.connection, &audit::ended(job.connection, &row, &ending, state, now_ms)?)?;
                 match ending.inventory.as_ref().map(|inventory| put_inventory(job, &row.host, inventory, now_ms)) {
                     // The operation has ended all the same, and the machine is told again.
                     Some(Err(StoreError::Corrupt(cause))) => tracing::error!(cause, "an inventory was not taken over"),

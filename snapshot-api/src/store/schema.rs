@@ -8,15 +8,20 @@ use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, OpenFlags};
 
-use super::StoreError;
+use super::{StoreError, audit};
 
-const MIGRATIONS: &[&str] =
-    &[include_str!("migrations/0001_catalogue.sql"), include_str!("migrations/0002_service_time.sql")];
+const MIGRATIONS: &[&str] = &[
+    include_str!("migrations/0001_catalogue.sql"),
+    include_str!("migrations/0002_service_time.sql"),
+    include_str!("migrations/0003_audit_and_quotas.sql"),
+];
 
 /// How long a statement waits for another process's lock. Only tools such as a backup ever hold one.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// What the log of uncommitted pages is cut down to after it had to grow.
 const WAL_BYTES: i64 = 64 << 20;
+/// How many of the last events of the audit trail are verified at the start: a moment's work.
+const EVENTS_VERIFIED: i64 = 1000;
 
 /// The newest schema that this version knows.
 fn known() -> u32 {
@@ -32,8 +37,14 @@ pub(super) fn open_writer(path: &Path) -> Result<Connection, StoreError> {
     connection.pragma_update(None, "synchronous", "FULL")?;
     connection.pragma_update(None, "foreign_keys", true)?;
     connection.set_prepared_statement_cache_capacity(64);
-    migrate(&connection)?;
+    let found = migrate(&connection)?;
     connection.execute("INSERT OR IGNORE INTO catalogue (id, epoch) VALUES (1, ?1)", [new_epoch()])?;
+    let why = if found == 0 { "a new catalogue" } else { "a catalogue from before there was an audit trail" };
+    audit::begin_trail(&connection, why)?;
+    if let Err(error) = audit::check_end(&connection, EVENTS_VERIFIED) {
+        // The service goes on: who wrote into the file must not be able to stop it by that as well.
+        tracing::error!(%error, "the end of the audit trail is not as it was written; verify all of it");
+    }
     Ok(connection)
 }
 
@@ -102,11 +113,12 @@ pub(super) fn check_pages(connection: &Connection) -> Result<Option<String>, rus
     Ok(orphans.map(|table| format!("{table} has a row whose parent is missing")))
 }
 
-fn migrate(connection: &Connection) -> Result<(), StoreError> {
+/// Brings the schema up to date; returns what it was.
+fn migrate(connection: &Connection) -> Result<u32, StoreError> {
     let found: u32 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
     for (number, migration) in (1..).zip(MIGRATIONS).skip(found as usize) {
         connection.execute_batch(&format!("BEGIN IMMEDIATE; {migration}; PRAGMA user_version = {number}; COMMIT"))?;
         tracing::info!(number, "the catalogue has a new schema");
     }
-    Ok(())
+    Ok(found)
 }

@@ -1,18 +1,23 @@
 //! The catalogue on a real file.
 
+mod audits;
 mod backups;
 mod damage;
 mod forgetting;
 pub(crate) mod full;
 mod intents;
 mod inventories;
+mod migrations;
+mod quotas;
 pub(crate) mod statements;
 mod watching;
 
 use proto::convert::Inventory;
+use snapshot_core::audit::Source;
 use snapshot_core::description::Label;
 use snapshot_core::ids::{OperationId, SnapshotId, VmId};
 use snapshot_core::operation::{Create, DeleteScope, Outcome, Request};
+use snapshot_core::quota::Limits;
 use snapshot_core::snapshot::{Content, Origin, RecordedState, SnapshotFacts, Storage};
 use snapshot_core::text::{Description, DisplayName};
 use snapshot_core::vm::{Nvram, VmFacts, VmState};
@@ -101,6 +106,8 @@ pub(crate) fn intent(number: u128, request: Request) -> NewOperation {
         host: host(),
         request,
         actor: "ravada/alice".to_owned(),
+        source: Source { issuer: "ravada".to_owned(), subject: "alice".to_owned(), ..Source::default() },
+        quota: Limits::default(),
         request_id: None,
         fingerprint: "f".to_owned(),
         expected_label: None,

@@ -140,24 +140,10 @@ impl Store {
         job: impl FnOnce(&mut Job<'_>) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
         let (reply, answer) = oneshot::channel();
-        let act: Act = Box::new(move |connection| {
-            let (result, touched) = match connection {
-                Err(failure) => (Err(failure), Vec::new()),
-                Ok(connection) => {
-                    let mut context = Job { connection, revision: None, touched: Vec::new() };
-                    let result = job(&mut context);
-                    let touched = if result.is_ok() { context.touched } else { Vec::new() };
-                    (result, touched)
-                }
-            };
-            let keep = result.is_ok();
-            let reply: Reply = Box::new(move |commit| {
-                // A caller that went away does not need the answer.
-                let _ = reply.send(commit.and(result));
-            });
-            Acted { keep, touched, reply }
+        let work = work(durability, job, move |result| {
+            // A caller that went away does not need the answer.
+            let _ = reply.send(result);
         });
-        let work = Work { durability, act };
         let sender = self.writer.sender()?;
         if let Err(full) = sender.try_send(work) {
             let work = match full {
@@ -171,6 +157,37 @@ impl Store {
         }
         answer.await.map_err(|_| StoreError::Closed)?
     }
+
+    /// Gives a job to the writer that nobody waits for and that need not survive a power cut. False when too many wait already; the
+    /// job is not done then, and `done` is not called.
+    pub(super) fn post(
+        &self,
+        job: impl FnOnce(&mut Job<'_>) -> Result<(), StoreError> + Send + 'static,
+        done: impl FnOnce(Result<(), StoreError>) + Send + 'static,
+    ) -> bool {
+        self.writer.sender().is_ok_and(|sender| sender.try_send(work(Durability::Retold, job, done)).is_ok())
+    }
+}
+
+fn work<T: Send + 'static>(
+    durability: Durability,
+    job: impl FnOnce(&mut Job<'_>) -> Result<T, StoreError> + Send + 'static,
+    done: impl FnOnce(Result<T, StoreError>) + Send + 'static,
+) -> Work {
+    let act: Act = Box::new(move |connection| {
+        let (result, touched) = match connection {
+            Err(failure) => (Err(failure), Vec::new()),
+            Ok(connection) => {
+                let mut context = Job { connection, revision: None, touched: Vec::new() };
+                let result = job(&mut context);
+                let touched = if result.is_ok() { context.touched } else { Vec::new() };
+                (result, touched)
+            }
+        };
+        let keep = result.is_ok();
+        Acted { keep, touched, reply: Box::new(move |commit| done(commit.and(result))) }
+    });
+    Work { durability, act }
 }
 
 /// Takes jobs from the queue and commits them, as many at once as wait.

@@ -3,7 +3,8 @@
 use proto::convert::timestamp_millis;
 use proto::{names, v1};
 use snapshot_core::layers::Layers;
-use snapshot_core::plan::{Situation, capabilities};
+use snapshot_core::plan::{Capability, CapabilityKind, Situation, capabilities};
+use snapshot_core::quota::{Limits, Owner, Usage, admit};
 use snapshot_core::tree::SnapshotTree;
 
 use crate::agents::Agent;
@@ -42,14 +43,44 @@ pub fn vm(app: &App, row: &VmRow) -> v1::Vm {
     wire
 }
 
-/// A machine with what can be asked of it now.
-pub fn with_capabilities(app: &App, row: &VmRow) -> Result<v1::Vm, StoreError> {
+/// A machine with what a user, `{issuer}/{subject}`, can ask of it now.
+pub fn with_capabilities(app: &App, row: &VmRow, user: &str) -> Result<v1::Vm, StoreError> {
     let mut wire = vm(app, row);
     let snapshots = app.store.all_snapshots(row.id)?;
     let tree = SnapshotTree::new(snapshots).map_err(|error| StoreError::Corrupt(error.to_string()))?;
     let policy = app.agents.get(&row.host).map(Agent::policy).unwrap_or_default();
     let situation = Situation { vm: &row.facts, tree: &tree, layers: &Layers::default(), policy: &policy };
     wire.snapshot_limit = i32::try_from(policy.max_snapshots_per_vm).unwrap_or(i32::MAX);
-    wire.capabilities = capabilities(situation).iter().map(v1::Capability::from).collect();
+    let usage = app.store.usage_of_user(user)?;
+    wire.capabilities = capabilities(situation)
+        .into_iter()
+        .map(|capability| v1::Capability::from(&within_quota(capability, user, app.user_quota, usage)))
+        .collect();
+    let of_vm = Limits { snapshots: u64::from(policy.max_snapshots_per_vm), bytes: policy.max_snapshot_bytes_per_vm };
+    wire.quota = Some(quota(of_vm, app.store.usage_of_vm(row.id)?));
+    wire.user_quota = Some(quota(app.user_quota, usage));
     Ok(wire)
+}
+
+/// What the planner allows, unless it takes a snapshot that the user may not keep.
+fn within_quota(capability: Capability, user: &str, limits: Limits, usage: Usage) -> Capability {
+    let Capability { kind, outcome } = capability;
+    let outcome = match kind {
+        CapabilityKind::CreateDisks | CapabilityKind::CreateDisksAndMemory => outcome.and_then(|plan| {
+            admit(Owner::User(user), limits, usage, plan.bytes_written)?;
+            Ok(plan)
+        }),
+        CapabilityKind::Revert | CapabilityKind::Delete => outcome,
+    };
+    Capability { kind, outcome }
+}
+
+fn quota(limits: Limits, usage: Usage) -> v1::Quota {
+    let wire = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
+    v1::Quota {
+        snapshot_limit: wire(limits.snapshots),
+        snapshots_used: wire(usage.snapshots),
+        byte_limit: wire(limits.bytes),
+        bytes_used: wire(usage.bytes),
+    }
 }

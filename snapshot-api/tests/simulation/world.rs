@@ -10,12 +10,14 @@ use fastrand::Rng;
 use proto::agent::agent_service_server::AgentServiceServer;
 use snapshot_api::agents::Agent as Link;
 use snapshot_api::app::App;
+use snapshot_api::audit::Audit;
 use snapshot_api::clock::Clock;
 use snapshot_api::own_tokens::OwnTokens;
 use snapshot_api::service::Services;
 use snapshot_api::store::Store;
 use snapshot_core::authority::{Action, Grant, VmSelector};
 use snapshot_core::ids::{HostId, VmId};
+use snapshot_core::quota::Limits;
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
@@ -216,7 +218,9 @@ async fn serve_api(world: Arc<World>, path: PathBuf, mut chance: Rng) -> Outcome
         (host.clone(), Link::new(host, net::channel(name), store.clone(), clock.clone(), own, stopping.clone()))
     };
     let agents = Arc::new(AGENTS.into_iter().map(link).collect());
-    let app = App { store, agents, verifier: IDENTITY.verifier.clone(), limits: Arc::default(), clock, stopping };
+    let (audit, user_quota) = (Audit::new(store.clone(), clock.clone()), Limits::default());
+    let (verifier, limits) = (IDENTITY.verifier.clone(), Arc::default());
+    let app = App { store, agents, verifier, limits, audit, user_quota, clock, stopping };
     for agent in app.agents.values() {
         tokio::spawn(agent.clone().follow());
     }

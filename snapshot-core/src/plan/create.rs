@@ -7,6 +7,7 @@ use super::{Plan, Situation, Step};
 use crate::error::{Error, Reason};
 use crate::ids::SnapshotId;
 use crate::operation::{Create, Method};
+use crate::quota::{self, Limits, Owner, Usage};
 use crate::snapshot::{Content, Storage};
 use crate::vm::{DiskFacts, Nvram, VmState};
 
@@ -35,7 +36,10 @@ pub(super) fn plan(situation: Situation<'_>, create: &Create) -> Result<Plan, Er
     let limit = situation.policy.max_snapshots_per_vm;
     if situation.tree.len() >= limit as usize {
         let message = format!("the machine has {} snapshots, the most is {limit}", situation.tree.len());
-        return Err(situation.refuse(Reason::SnapshotLimit, message).with("limit", limit.to_string()));
+        return Err(situation
+            .refuse(Reason::SnapshotLimit, message)
+            .with("quota", "snapshots_per_vm")
+            .with("limit", limit.to_string()));
     }
     let snapshot = create.snapshot.clone();
     let step = match storage {
@@ -49,6 +53,7 @@ pub(super) fn plan(situation: Situation<'_>, create: &Create) -> Result<Plan, Er
         }
     };
     let bytes = if memory { situation.vm.memory_bytes } else { 0 };
+    check_quota(situation, bytes)?;
     check_space(situation, bytes)?;
     // A paused guest stands still already, so saving it costs no pause of its own.
     let pauses = memory && situation.vm.state == VmState::Running;
@@ -74,6 +79,12 @@ fn check_id(situation: Situation<'_>, create: &Create) -> Result<(), Error> {
 /// The refusal of a new snapshot under the id of another one.
 pub fn id_in_use(id: &SnapshotId) -> Error {
     Error::invalid("snapshot", format!("{id} is the id of another snapshot"))
+}
+
+fn check_quota(situation: Situation<'_>, bytes: u64) -> Result<(), Error> {
+    let limits = Limits { snapshots: 0, bytes: situation.policy.max_snapshot_bytes_per_vm };
+    let used = situation.tree.iter().fold(0, |sum: u64, snapshot| sum.saturating_add(snapshot.size_bytes));
+    quota::admit(Owner::Vm(situation.vm.id), limits, Usage { snapshots: 0, bytes: used }, bytes)
 }
 
 fn predicted_pause_ms(bytes: u64) -> u64 {

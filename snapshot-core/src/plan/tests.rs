@@ -270,3 +270,23 @@ proptest! {
         prop_assert!(rest.is_empty());
     }
 }
+
+#[test]
+fn what_snapshots_may_take_in_bytes_is_the_hosts_policy() {
+    let mut taken = snapshot(1, None);
+    taken.size_bytes = 1 << 30;
+    let tree = SnapshotTree::new([taken]).unwrap();
+    let ask = |state, most: u64, snapshot: &str| {
+        let policy = HostPolicy { max_snapshot_bytes_per_vm: most, ..HostPolicy::default() };
+        let vm = vm(state);
+        let request = Request::Create(Create { snapshot: snapshot.parse().unwrap(), ..create(None) });
+        let situation = Situation { vm: &vm, tree: &tree, layers: &Layers::default(), policy: &policy };
+        plan(situation, &request).map(|_| ()).map_err(|error| error.metadata()["quota"].clone())
+    };
+    // A gigabyte is taken; one that saves a gigabyte of RAM needs another.
+    assert_eq!(ask(VmState::Running, 0, "snap-new"), Ok(()), "no limit");
+    assert_eq!(ask(VmState::Running, 2 << 30, "snap-new"), Ok(()));
+    assert_eq!(ask(VmState::Running, (2 << 30) - 1, "snap-new"), Err("bytes_per_vm".to_owned()));
+    assert_eq!(ask(VmState::Shutoff, 1 << 30, "snap-new"), Ok(()), "the disks alone take nothing of their own");
+    assert_eq!(ask(VmState::Running, 1, "snap-1"), Ok(()), "it is there: the step is carried out again");
+}

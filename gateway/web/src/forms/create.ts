@@ -1,6 +1,6 @@
 // The form that takes a snapshot. It stands in the page all the time: the commonest thing needs no dialog.
 
-import { createOffer, createPause, mayChange } from "../capabilities";
+import { createOffer, createPause, mayChange, snapshotsLeft } from "../capabilities";
 import { explain } from "../errors";
 import { SnapshotContent } from "../gen/ravada/snapshot/v1/snapshot_pb";
 import type { Vm } from "../gen/ravada/snapshot/v1/vm_pb";
@@ -92,9 +92,8 @@ export class CreateForm {
       void this.#askPlan(vm);
     }
     setText(this.#cost, offer.create.possible ? this.#costs(vm) : "");
-    const left = Math.max(0, vm.snapshotLimit - vm.snapshotCount);
-    const told = offer.create.possible && vm.snapshotLimit > 0;
-    setText(this.#left, told ? tn("create.left", left, { most: number(vm.snapshotLimit) }) : "");
+    const room = offer.create.possible ? snapshotsLeft(vm) : undefined;
+    setText(this.#left, room ? tn("create.left", room.left, { most: number(room.most) }) : "");
     this.#submit.disabled = this.#busy || !this.#allowed || !offer.create.possible;
   }
 

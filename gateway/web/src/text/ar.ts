@@ -253,6 +253,8 @@ const texts: Catalogue = {
   "next.SPACE_LOW": "أزل اللقطات التي لم تعد تحتاجها، أو اطلب مساحة من المسؤول.",
   "error.SNAPSHOT_LIMIT": "لهذا الجهاز أكبر عدد مسموح من اللقطات.",
   "next.SNAPSHOT_LIMIT": "أزل واحدة لم تعد تحتاجها.",
+  "error.QUOTA_EXCEEDED": "تم استنفاد العدد أو الحجم المسموح به من اللقطات.",
+  "next.QUOTA_EXCEEDED": "أزل واحدة لم تعد تحتاجها.",
   "error.NOT_CANCELLABLE": "لم يعد ممكنًا إيقاف هذا.",
   "next.NOT_CANCELLABLE": "انتظر حتى ينتهي؛ عندها يمكنك التراجع عنه.",
   "error.CANCELLED": "أُوقف. لم يبق منه شيء.",

@@ -244,6 +244,8 @@ const texts: Catalogue = {
   "next.SPACE_LOW": "Suprimiu instantànies que ja no necessiteu o demaneu espai al vostre administrador.",
   "error.SNAPSHOT_LIMIT": "Aquesta màquina té tantes instantànies com pot tenir.",
   "next.SNAPSHOT_LIMIT": "Suprimiu-ne una que ja no necessiteu.",
+  "error.QUOTA_EXCEEDED": "S’ha exhaurit el nombre o la mida d’instantànies que es permet.",
+  "next.QUOTA_EXCEEDED": "Suprimiu-ne una que ja no necessiteu.",
   "error.NOT_CANCELLABLE": "Això ja no es pot aturar.",
   "next.NOT_CANCELLABLE": "Espereu que acabi; llavors ho podreu desfer.",
   "error.CANCELLED": "S'ha aturat. No en queda res.",

@@ -247,6 +247,8 @@ const texts: Catalogue = {
   "next.SPACE_LOW": "Odstraňte snímky, které už nepotřebujete, nebo požádejte správce o místo.",
   "error.SNAPSHOT_LIMIT": "Tento stroj má tolik snímků, kolik smí mít.",
   "next.SNAPSHOT_LIMIT": "Odstraňte některý, který už nepotřebujete.",
+  "error.QUOTA_EXCEEDED": "Povolený počet nebo objem snímků je vyčerpán.",
+  "next.QUOTA_EXCEEDED": "Odstraňte některý, který už nepotřebujete.",
   "error.NOT_CANCELLABLE": "To už nelze zastavit.",
   "next.NOT_CANCELLABLE": "Počkejte na konec; pak to můžete vzít zpět.",
   "error.CANCELLED": "Bylo to zastaveno. Nic z toho nezůstalo.",

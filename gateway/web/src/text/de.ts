@@ -241,6 +241,8 @@ const texts: Catalogue = {
   "next.SPACE_LOW": "Entfernen Sie Snapshots, die Sie nicht mehr brauchen, oder bitten Sie Ihren Administrator um Platz.",
   "error.SNAPSHOT_LIMIT": "Diese Maschine hat so viele Snapshots, wie sie haben darf.",
   "next.SNAPSHOT_LIMIT": "Entfernen Sie einen, den Sie nicht mehr brauchen.",
+  "error.QUOTA_EXCEEDED": "Die erlaubte Anzahl oder Größe von Snapshots ist ausgeschöpft.",
+  "next.QUOTA_EXCEEDED": "Entfernen Sie einen, den Sie nicht mehr brauchen.",
   "error.NOT_CANCELLABLE": "Das kann nicht mehr angehalten werden.",
   "next.NOT_CANCELLABLE": "Warten Sie, bis es fertig ist; dann können Sie es rückgängig machen.",
   "error.CANCELLED": "Es wurde angehalten. Nichts davon ist geblieben.",

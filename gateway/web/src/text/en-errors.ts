@@ -100,6 +100,8 @@ export const errors = {
   "next.SPACE_LOW": "Remove snapshots you no longer need, or ask your administrator for space.",
   "error.SNAPSHOT_LIMIT": "This machine has as many snapshots as it may have.",
   "next.SNAPSHOT_LIMIT": "Remove one you no longer need.",
+  "error.QUOTA_EXCEEDED": "The allowed number or size of snapshots is used up.",
+  "next.QUOTA_EXCEEDED": "Remove one you no longer need.",
   "error.NOT_CANCELLABLE": "This can no longer be stopped.",
   "next.NOT_CANCELLABLE": "Wait for its end; you can undo it then.",
   "error.CANCELLED": "It was stopped. Nothing is left of it.",

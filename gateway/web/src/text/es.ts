@@ -244,6 +244,8 @@ const texts: Catalogue = {
   "next.SPACE_LOW": "Elimine instantáneas que ya no necesite o pida espacio a su administrador.",
   "error.SNAPSHOT_LIMIT": "Esta máquina tiene tantas instantáneas como puede tener.",
   "next.SNAPSHOT_LIMIT": "Elimine una que ya no necesite.",
+  "error.QUOTA_EXCEEDED": "Se ha agotado el número o el tamaño permitido de instantáneas.",
+  "next.QUOTA_EXCEEDED": "Elimine una que ya no necesite.",
   "error.NOT_CANCELLABLE": "Esto ya no se puede detener.",
   "next.NOT_CANCELLABLE": "Espere a que termine; entonces podrá deshacerlo.",
   "error.CANCELLED": "Se detuvo. No queda nada de ello.",

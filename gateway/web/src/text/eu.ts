@@ -241,6 +241,8 @@ const texts: Catalogue = {
   "next.SPACE_LOW": "Kendu jada behar ez dituzun argazkiak, edo eskatu lekua zure administratzaileari.",
   "error.SNAPSHOT_LIMIT": "Makina honek izan ditzakeen argazki guztiak ditu.",
   "next.SNAPSHOT_LIMIT": "Kendu jada behar ez duzun bat.",
+  "error.QUOTA_EXCEEDED": "Baimendutako argazki kopurua edo tamaina agortu da.",
+  "next.QUOTA_EXCEEDED": "Kendu jada behar ez duzun bat.",
   "error.NOT_CANCELLABLE": "Hau ezin da jada gelditu.",
   "next.NOT_CANCELLABLE": "Itxaron amaitu arte; orduan desegin ahal izango duzu.",
   "error.CANCELLED": "Gelditu egin da. Ez da ezer geratzen.",

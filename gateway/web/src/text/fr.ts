@@ -244,6 +244,8 @@ const texts: Catalogue = {
   "next.SPACE_LOW": "Supprimez des instantanés dont vous n’avez plus besoin ou demandez de l’espace à votre administrateur.",
   "error.SNAPSHOT_LIMIT": "Cette machine a autant d’instantanés qu’elle peut en avoir.",
   "next.SNAPSHOT_LIMIT": "Supprimez-en un dont vous n’avez plus besoin.",
+  "error.QUOTA_EXCEEDED": "Le nombre ou la taille d’instantanés autorisés est épuisé.",
+  "next.QUOTA_EXCEEDED": "Supprimez-en un dont vous n’avez plus besoin.",
   "error.NOT_CANCELLABLE": "Cela ne peut plus être arrêté.",
   "next.NOT_CANCELLABLE": "Attendez la fin ; vous pourrez alors l’annuler.",
   "error.CANCELLED": "C’est arrêté. Il n’en reste rien.",

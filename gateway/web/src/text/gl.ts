@@ -241,6 +241,8 @@ const texts: Catalogue = {
   "next.SPACE_LOW": "Elimine instantáneas que xa non precise ou pida espazo ao seu administrador.",
   "error.SNAPSHOT_LIMIT": "Esta máquina ten tantas instantáneas como pode ter.",
   "next.SNAPSHOT_LIMIT": "Elimine unha que xa non precise.",
+  "error.QUOTA_EXCEEDED": "Esgotouse o número ou o tamaño permitido de instantáneas.",
+  "next.QUOTA_EXCEEDED": "Elimine unha que xa non precise.",
   "error.NOT_CANCELLABLE": "Isto xa non se pode deter.",
   "next.NOT_CANCELLABLE": "Agarde a que remate; entón poderá desfacelo.",
   "error.CANCELLED": "Detívose. Non queda nada diso.",

@@ -244,6 +244,8 @@ const texts: Catalogue = {
   "next.SPACE_LOW": "הסירו תמונות מצב שאינכם צריכים עוד, או בקשו מקום מהמנהל שלכם.",
   "error.SNAPSHOT_LIMIT": "למכונה זו יש כבר מספר תמונות המצב המרבי.",
   "next.SNAPSHOT_LIMIT": "הסירו אחת שאינכם צריכים עוד.",
+  "error.QUOTA_EXCEEDED": "המספר או הנפח המותר של תמונות מצב נוצל במלואו.",
+  "next.QUOTA_EXCEEDED": "הסירו אחת שאינכם צריכים עוד.",
   "error.NOT_CANCELLABLE": "אי אפשר לעצור זאת עוד.",
   "next.NOT_CANCELLABLE": "המתינו לסיום; אז תוכלו לבטל זאת.",
   "error.CANCELLED": "זה נעצר. דבר לא נשאר מזה.",

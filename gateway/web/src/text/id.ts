@@ -238,6 +238,8 @@ const texts: Catalogue = {
   "next.SPACE_LOW": "Hapus snapshot yang tidak Anda perlukan lagi, atau minta ruang kepada administrator Anda.",
   "error.SNAPSHOT_LIMIT": "Mesin ini sudah memiliki snapshot sebanyak yang diizinkan.",
   "next.SNAPSHOT_LIMIT": "Hapus satu yang tidak Anda perlukan lagi.",
+  "error.QUOTA_EXCEEDED": "Jumlah atau ukuran snapshot yang diizinkan sudah habis terpakai.",
+  "next.QUOTA_EXCEEDED": "Hapus satu yang tidak Anda perlukan lagi.",
   "error.NOT_CANCELLABLE": "Ini tidak dapat dihentikan lagi.",
   "next.NOT_CANCELLABLE": "Tunggu sampai selesai; setelah itu Anda dapat mengurungkannya.",
   "error.CANCELLED": "Sudah dihentikan. Tidak ada yang tersisa.",

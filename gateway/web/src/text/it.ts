@@ -244,6 +244,8 @@ const texts: Catalogue = {
   "next.SPACE_LOW": "Rimuovi le istantanee che non ti servono più, o chiedi spazio al tuo amministratore.",
   "error.SNAPSHOT_LIMIT": "Questa macchina ha già tutte le istantanee che può avere.",
   "next.SNAPSHOT_LIMIT": "Rimuovine una che non ti serve più.",
+  "error.QUOTA_EXCEEDED": "Il numero o lo spazio consentito per le istantanee è esaurito.",
+  "next.QUOTA_EXCEEDED": "Rimuovine una che non ti serve più.",
   "error.NOT_CANCELLABLE": "Non si può più fermare.",
   "next.NOT_CANCELLABLE": "Aspetta la fine; poi potrai annullarlo.",
   "error.CANCELLED": "È stato fermato. Non ne resta nulla.",

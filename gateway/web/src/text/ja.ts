@@ -238,6 +238,8 @@ const texts: Catalogue = {
   "next.SPACE_LOW": "不要になったスナップショットを削除するか、管理者に容量を頼んでください。",
   "error.SNAPSHOT_LIMIT": "この仮想マシンのスナップショットは上限に達しています。",
   "next.SNAPSHOT_LIMIT": "不要になったものを一つ削除してください。",
+  "error.QUOTA_EXCEEDED": "許可されたスナップショットの数または容量を使い切りました。",
+  "next.QUOTA_EXCEEDED": "不要になったものを一つ削除してください。",
   "error.NOT_CANCELLABLE": "これはもう中止できません。",
   "next.NOT_CANCELLABLE": "終わるまで待ってください。その後で元に戻せます。",
   "error.CANCELLED": "中止されました。何も残っていません。",

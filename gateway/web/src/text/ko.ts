@@ -238,6 +238,8 @@ const texts: Catalogue = {
   "next.SPACE_LOW": "더 이상 필요 없는 스냅샷을 삭제하거나 관리자에게 공간을 요청하세요.",
   "error.SNAPSHOT_LIMIT": "이 가상 머신의 스냅샷 수가 한도에 이르렀습니다.",
   "next.SNAPSHOT_LIMIT": "더 이상 필요 없는 것을 하나 삭제하세요.",
+  "error.QUOTA_EXCEEDED": "허용된 스냅샷 수 또는 용량을 모두 사용했습니다.",
+  "next.QUOTA_EXCEEDED": "더 이상 필요 없는 것을 하나 삭제하세요.",
   "error.NOT_CANCELLABLE": "이제는 중지할 수 없습니다.",
   "next.NOT_CANCELLABLE": "끝날 때까지 기다리세요. 그 후 실행 취소할 수 있습니다.",
   "error.CANCELLED": "중지되었습니다. 남은 것이 없습니다.",

@@ -241,6 +241,8 @@ const texts: Catalogue = {
   "next.SPACE_LOW": "Fjern øyeblikksbilder du ikke trenger lenger, eller be administratoren din om plass.",
   "error.SNAPSHOT_LIMIT": "Denne maskinen har så mange øyeblikksbilder som den kan ha.",
   "next.SNAPSHOT_LIMIT": "Fjern ett du ikke trenger lenger.",
+  "error.QUOTA_EXCEEDED": "Tillatt antall eller størrelse på øyeblikksbilder er brukt opp.",
+  "next.QUOTA_EXCEEDED": "Fjern ett du ikke trenger lenger.",
   "error.NOT_CANCELLABLE": "Dette kan ikke stoppes lenger.",
   "next.NOT_CANCELLABLE": "Vent til det er ferdig; da kan du angre det.",
   "error.CANCELLED": "Det ble stoppet. Ingenting er igjen av det.",

@@ -244,6 +244,8 @@ const texts: Catalogue = {
   "next.SPACE_LOW": "Remova instantâneos de que já não precisa, ou peça espaço ao seu administrador.",
   "error.SNAPSHOT_LIMIT": "Esta máquina tem tantos instantâneos quantos pode ter.",
   "next.SNAPSHOT_LIMIT": "Remova um de que já não precisa.",
+  "error.QUOTA_EXCEEDED": "Esgotou-se o número ou o tamanho permitido de instantâneos.",
+  "next.QUOTA_EXCEEDED": "Remova um de que já não precisa.",
   "error.NOT_CANCELLABLE": "Isto já não pode ser parado.",
   "next.NOT_CANCELLABLE": "Espere pelo fim; então poderá desfazê-lo.",
   "error.CANCELLED": "Foi parado. Nada ficou.",

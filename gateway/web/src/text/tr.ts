@@ -241,6 +241,8 @@ const texts: Catalogue = {
   "next.SPACE_LOW": "Artık gerekmeyen anlık görüntüleri kaldırın ya da yöneticinizden alan isteyin.",
   "error.SNAPSHOT_LIMIT": "Bu makinenin olabileceği kadar anlık görüntüsü var.",
   "next.SNAPSHOT_LIMIT": "Artık gerekmeyen birini kaldırın.",
+  "error.QUOTA_EXCEEDED": "İzin verilen anlık görüntü sayısı veya boyutu doldu.",
+  "next.QUOTA_EXCEEDED": "Artık gerekmeyen birini kaldırın.",
   "error.NOT_CANCELLABLE": "Bu artık durdurulamaz.",
   "next.NOT_CANCELLABLE": "Bitmesini bekleyin; o zaman geri alabilirsiniz.",
   "error.CANCELLED": "Durduruldu. Geriye bir şey kalmadı.",

@@ -238,6 +238,8 @@ const texts: Catalogue = {
   "next.SPACE_LOW": "Hãy xóa những ảnh chụp không còn cần, hoặc xin quản trị viên thêm chỗ.",
   "error.SNAPSHOT_LIMIT": "Máy này đã có số ảnh chụp nhiều nhất được phép.",
   "next.SNAPSHOT_LIMIT": "Hãy xóa một ảnh bạn không còn cần.",
+  "error.QUOTA_EXCEEDED": "Đã dùng hết số lượng hoặc dung lượng ảnh chụp được phép.",
+  "next.QUOTA_EXCEEDED": "Hãy xóa một ảnh bạn không còn cần.",
   "error.NOT_CANCELLABLE": "Không thể dừng việc này nữa.",
   "next.NOT_CANCELLABLE": "Chờ đến khi xong; khi đó bạn có thể hoàn tác.",
   "error.CANCELLED": "Đã dừng. Không còn lại gì.",

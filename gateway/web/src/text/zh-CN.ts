@@ -238,6 +238,8 @@ const texts: Catalogue = {
   "next.SPACE_LOW": "请删除不再需要的快照，或向管理员申请空间。",
   "error.SNAPSHOT_LIMIT": "此虚拟机的快照数量已达上限。",
   "next.SNAPSHOT_LIMIT": "请删除一个不再需要的快照。",
+  "error.QUOTA_EXCEEDED": "允许的快照数量或容量已用完。",
+  "next.QUOTA_EXCEEDED": "请删除一个不再需要的快照。",
   "error.NOT_CANCELLABLE": "这已无法停止。",
   "next.NOT_CANCELLABLE": "请等它结束；之后可以撤销。",
   "error.CANCELLED": "已停止。没有留下任何内容。",

@@ -238,6 +238,8 @@ const texts: Catalogue = {
   "next.SPACE_LOW": "請移除不再需要的快照，或向管理員申請空間。",
   "error.SNAPSHOT_LIMIT": "此虛擬機器的快照數量已達上限。",
   "next.SNAPSHOT_LIMIT": "請移除一個不再需要的快照。",
+  "error.QUOTA_EXCEEDED": "允許的快照數量或容量已用完。",
+  "next.QUOTA_EXCEEDED": "請移除一個不再需要的快照。",
   "error.NOT_CANCELLABLE": "這已無法停止。",
   "next.NOT_CANCELLABLE": "請等它結束；之後可以復原。",
   "error.CANCELLED": "已停止。沒有留下任何內容。",
