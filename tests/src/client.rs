@@ -35,6 +35,8 @@ pub const SNAPSHOTS: &str = "ravada.snapshot.v1.SnapshotService";
 pub const OPERATIONS: &str = "ravada.snapshot.v1.OperationService";
 /// The full name of HostService.
 pub const HOSTS: &str = "ravada.snapshot.v1.HostService";
+/// The full name of AuditService.
+pub const AUDIT: &str = "ravada.snapshot.v1.AuditService";
 
 /// How long an operation may take: a revert of a running guest alone takes 2 s.
 const OPERATION: Duration = Duration::from_secs(120);
@@ -288,6 +290,20 @@ impl Client {
             bail!("{} ended {:?}: {:?}", operation.name, operation.state(), operation.error);
         }
         Ok(operation)
+    }
+
+    /// ListAuditEvents, all pages, the oldest first.
+    pub async fn audit(&self) -> Result<Vec<v1::AuditEvent>, Refusal> {
+        let mut request = v1::ListAuditEventsRequest { oldest_first: true, ..Default::default() };
+        let mut all = Vec::new();
+        loop {
+            let answer: v1::ListAuditEventsResponse = self.call((AUDIT, "ListAuditEvents"), &request).await?;
+            all.extend(answer.events);
+            if answer.next_page_token.is_empty() {
+                return Ok(all);
+            }
+            request.page_token = answer.next_page_token;
+        }
     }
 
     /// ListHosts.

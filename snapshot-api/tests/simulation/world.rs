@@ -14,7 +14,7 @@ use snapshot_api::audit::Audit;
 use snapshot_api::clock::Clock;
 use snapshot_api::own_tokens::OwnTokens;
 use snapshot_api::service::Services;
-use snapshot_api::store::Store;
+use snapshot_api::store::{Store, verify};
 use snapshot_core::authority::{Action, Grant, VmSelector};
 use snapshot_core::ids::{HostId, VmId};
 use snapshot_core::quota::Limits;
@@ -166,10 +166,10 @@ pub fn run(seed: u64) -> Result<(usize, usize), String> {
         });
     }
     let path = folder.path().join("catalogue.db");
-    let (shared, starts) = (world.clone(), AtomicUsize::new(0));
+    let (shared, starts, catalogue) = (world.clone(), AtomicUsize::new(0), path.clone());
     sim.host(API, move || {
         let start = starts.fetch_add(1, Ordering::Relaxed);
-        serve_api(shared.clone(), path.clone(), shared.chance(&format!("api {start}")))
+        serve_api(shared.clone(), catalogue.clone(), shared.chance(&format!("api {start}")))
     });
     let outside = world.clone();
     sim.client(OUTSIDE, async move {
@@ -183,7 +183,10 @@ pub fn run(seed: u64) -> Result<(usize, usize), String> {
     loop {
         chaos.act(&mut sim);
         match sim.step() {
-            Ok(true) => return Ok(*world.counted.lock().unwrap()),
+            Ok(true) => {
+                verify(&path, None).map_err(|error| format!("the audit trail: {error}"))?;
+                return Ok(*world.counted.lock().unwrap());
+            }
             Ok(false) => {}
             Err(violation) => return Err(violation.to_string()),
         }

@@ -335,3 +335,19 @@ async fn filters_by_machine_and_by_actor_use_their_indexes() {
         assert!(plan.contains(index), "{clause}: {plan}");
     }
 }
+
+#[tokio::test]
+async fn a_service_that_starts_looks_at_the_end_of_the_trail_and_goes_on() {
+    let (path, _folder) = ten().await;
+    tamper(&path, "UPDATE audit SET subject = 'bob' WHERE seq = 5");
+    let file = Connection::open(&path).unwrap();
+    audit::check_end(&file, 5).unwrap();
+    for links in [6, 1000] {
+        let found = audit::check_end(&file, links).unwrap_err().to_string();
+        assert!(found.starts_with("event 5: "), "{links}: {found}");
+    }
+    drop(file);
+    let store = Store::open(&path).unwrap();
+    store.record(vec![refusal(11)]).await.unwrap();
+    assert_eq!(broken(&path, None).sequence, 5, "what is added later does not heal it");
+}
