@@ -97,7 +97,7 @@ async fn grpcurl_needs_no_proto_files_and_finds_the_public_services_alone() {
         let ask = |words: &[&str]| run(Command::new(tool("grpcurl").unwrap()).args(at).args(words)).unwrap();
         let services = ask(&["list"]);
         let ours: Vec<&str> = services.lines().filter(|line| line.starts_with("ravada")).collect();
-        let expected = ["HostService", "OperationService", "SnapshotService"];
+        let expected = ["AuditService", "HostService", "OperationService", "SnapshotService"];
         assert_eq!(ours, expected.map(|service| format!("ravada.snapshot.v1.{service}")));
         assert!(ask(&["describe", SNAPSHOTS]).contains("rpc RevertToSnapshot"));
         assert!(ask(&["grpc.health.v1.Health/Check"]).contains("SERVING"));

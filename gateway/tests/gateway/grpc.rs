@@ -106,6 +106,7 @@ async fn reflection_shows_what_can_be_reached() {
     let world = World::start().await;
     let public = [
         "grpc.health.v1.Health",
+        "ravada.snapshot.v1.AuditService",
         "ravada.snapshot.v1.HostService",
         "ravada.snapshot.v1.OperationService",
         "ravada.snapshot.v1.SnapshotService",

@@ -31,6 +31,11 @@ pub fn run(command: Command) -> ExitCode {
     match verify(&database, after.as_ref()) {
         Ok(verified) => {
             println!("whole: events {} to {}", verified.first, verified.head.sequence);
+            if verified.first > 1 {
+                println!(
+                    "older ones were removed by an event `pruned`; nothing does that unless keep_audit_days is set"
+                );
+            }
             println!("head: {}", verified.head);
             ExitCode::SUCCESS
         }
