@@ -109,7 +109,7 @@ mod tests {
             let limits = Limits { snapshots: limit, bytes: most };
             let usage = Usage { snapshots, bytes: used };
             let admitted = admit(Owner::User("ravada/alice"), limits, usage, bytes).is_ok();
-            let fits = (limit == 0 || snapshots + 1 <= limit) && (most == 0 || used + bytes <= most);
+            let fits = (limit == 0 || snapshots < limit) && (most == 0 || used + bytes <= most);
             prop_assert_eq!(admitted, fits);
         }
     }
