@@ -9,7 +9,7 @@ use capability::IssuerConfig;
 use mtls::{AllowList, SpiffeId, TlsFiles};
 use serde::Deserialize;
 use snapshot_core::ids::HostId;
-use snapshot_core::quota::Limits;
+use snapshot_core::quota;
 
 use crate::store::Retention;
 
@@ -55,8 +55,8 @@ pub struct Quotas {
 
 impl Quotas {
     /// For one user.
-    pub fn of_a_user(&self) -> Limits {
-        Limits { snapshots: self.max_snapshots_per_user, bytes: self.max_bytes_per_user }
+    pub fn of_a_user(&self) -> quota::Limits {
+        quota::Limits { snapshots: self.max_snapshots_per_user, bytes: self.max_bytes_per_user }
     }
 }
 

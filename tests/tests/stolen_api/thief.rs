@@ -1,7 +1,7 @@
 //! Somebody with the API's certificate and key, at the door of an agent.
 
 use mtls::TlsFiles;
-use mtls::client::{ClientTimeouts, channel};
+use mtls::client::{ClientTimeouts, PeerChannel, channel};
 use proto::agent::agent_service_client::AgentServiceClient;
 use proto::agent::operation_event::{Ended, Event};
 use proto::agent::{
@@ -15,13 +15,12 @@ use snapshot_core::text::{Description, DisplayName};
 use tests::client::Refusal;
 use tests::guest::Guest;
 use tests::lab::{HOST, Lab};
-use tonic::transport::Channel;
 use tonic::{Status, Streaming};
 use uuid::Uuid;
 
 /// A caller of the agent itself, with what the API's machine has.
 pub struct Thief {
-    client: AgentServiceClient<Channel>,
+    client: AgentServiceClient<PeerChannel>,
     token: String,
 }
 
@@ -29,7 +28,7 @@ impl Thief {
     /// With this token; none when it is empty.
     pub fn with(lab: &Lab, token: &str) -> Self {
         let (identity, leaf) = (lab.cluster.identity(), lab.cluster.identity().api());
-        let files = TlsFiles { ca: identity.ca(), certificate: leaf.certificate, key: leaf.key };
+        let files = TlsFiles { ca: identity.ca(), certificate: leaf.certificate, key: leaf.key, crl: None };
         let uri = format!("https://127.0.0.1:{}", lab.cluster.host(HOST).unwrap().port());
         let agent = identity.spiffe(&format!("agent/{HOST}")).parse().unwrap();
         let channel = channel(&uri, files, agent, ClientTimeouts::default()).unwrap();
