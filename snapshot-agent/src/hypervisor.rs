@@ -97,7 +97,8 @@ pub trait Hypervisor: Send + Sync + 'static {
     /// Bytes free on the file system that this file is on; `None` where that cannot be told.
     fn free_bytes(&self, path: &str) -> Option<u64>;
 
-    /// Keeps files from being lost by what comes next, until [`Hypervisor::unguard`]. Those that are not there are left out.
+    /// Keeps files from being lost by what comes next, until [`Hypervisor::unguard`]. Those that were lost since they were guarded
+    /// are brought back; those that are not there at all are left out.
     fn guard(&self, files: &[String]) -> Result<(), Failure>;
 
     /// Brings back those of these files that were lost since they were guarded, and guards them no more.

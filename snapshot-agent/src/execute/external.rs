@@ -227,7 +227,17 @@ impl Work<'_> {
         }
     }
 
-    /// One try of a revert to an external snapshot.
+    /// Goes back to an external snapshot. What libvirt could remove has second names until it is known how that ended.
+    pub(super) fn revert_external(&mut self, id: &SnapshotId, then: PowerState) -> Result<(), Halt> {
+        let reverted = self.revert(id, then, true);
+        if !matches!(reverted, Err(Halt::LeftOff)) {
+            let seen = self.look()?;
+            self.unguard(&guardable(&seen.layers));
+        }
+        reverted
+    }
+
+    /// One try of it.
     pub(super) fn call_revert_external(
         &mut self,
         id: &SnapshotId,
@@ -236,8 +246,8 @@ impl Work<'_> {
         let seen = self.seen()?;
         let hypervisor = &self.shared.hypervisor;
         let endangered = endangered(&seen.layers);
-        let guarded = hypervisor.unguard(&guardable(&seen.layers)).and_then(|()| hypervisor.guard(&endangered));
-        if let Err(failure) = guarded {
+        // The second names of an earlier try stay: libvirt may be at it still, and goes on to remove files.
+        if let Err(failure) = hypervisor.guard(&endangered) {
             return Err(self.error(&failure, Some(id), "what the revert could lose cannot be guarded").into());
         }
         self.stale = true;
@@ -246,7 +256,9 @@ impl Work<'_> {
         if let Some(owned) = self.shared.machines.owned() {
             owned.laid(&seen, id, since);
         }
-        self.unguard(&endangered);
+        if matches!(reverted, Err(Failure::Unreachable(_))) {
+            self.wait_for_libvirt()?;
+        }
         Ok(reverted)
     }
 

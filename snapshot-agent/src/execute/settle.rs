@@ -173,6 +173,9 @@ impl Work<'_> {
                 self.settle(next + 1, false)
             }
             (Request::Revert { .. }, Step::RevertExternal { snapshot, then }) => {
+                if begun {
+                    self.wait_for_libvirt()?;
+                }
                 let seen = self.look()?;
                 let ago = self
                     .entry
@@ -182,8 +185,12 @@ impl Work<'_> {
                 if let Some(owned) = self.shared.machines.owned() {
                     owned.laid(&seen, &snapshot, unix_now().saturating_sub(ago).saturating_sub(2));
                 }
-                self.unguard(&guardable(&seen.layers));
-                self.settle_revert(next, begun, &snapshot, then)
+                let settled = self.settle_revert(next, begun, &snapshot, then);
+                if !matches!(settled, Err(Halt::LeftOff)) {
+                    let seen = self.look()?;
+                    self.unguard(&guardable(&seen.layers));
+                }
+                settled
             }
             (Request::Revert { .. }, Step::PowerOff) => match self.look()?.vm.state {
                 // Nothing has run since the revert, so nothing is lost.
@@ -223,7 +230,7 @@ impl Work<'_> {
     }
 
     /// libvirt goes on with what it was asked to do by an agent that is no more, and begins with what it had to put off.
-    fn wait_for_libvirt(&mut self) -> Result<(), Halt> {
+    pub(super) fn wait_for_libvirt(&mut self) -> Result<(), Halt> {
         let (since, mut idle) = (Instant::now(), 0);
         while idle < IDLE_LOOKS && since.elapsed() < IDLE_WITHIN {
             if self.shared.stopping.is_cancelled() {

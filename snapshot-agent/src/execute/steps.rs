@@ -38,7 +38,7 @@ impl Work<'_> {
             Step::PowerOff => self.power_off(),
             Step::DeleteInternal { snapshot } => self.delete(snapshot),
             Step::CreateExternal { snapshot, memory, quiesce } => self.create_external(snapshot, *memory, *quiesce),
-            Step::RevertExternal { snapshot, then } => self.revert(snapshot, *then, true),
+            Step::RevertExternal { snapshot, then } => self.revert_external(snapshot, *then),
             Step::MarkDeleted { snapshot } => self.mark_deleted(snapshot),
             Step::MergeLayers { disk } => self.merge_layers(disk),
             Step::CleanUp => self.clean_up(),
@@ -161,7 +161,7 @@ impl Work<'_> {
         }
     }
 
-    fn revert(&mut self, id: &SnapshotId, then: PowerState, external: bool) -> Result<(), Halt> {
+    pub(super) fn revert(&mut self, id: &SnapshotId, then: PowerState, external: bool) -> Result<(), Halt> {
         let vm = self.entry.vm;
         let mut tries = Tries::new(REVERT_TRIES);
         loop {

@@ -181,7 +181,7 @@ impl Hypervisor for Libvirt {
     }
 
     fn is_busy(&self, vm: VmId) -> Result<bool, Failure> {
-        self.looks.look("job", |connection| external::job(connection, vm).map(|job| job.is_some()))
+        self.looks.look("job", |connection| external::is_busy(connection, vm))
     }
 
     fn power_off(&self, vm: VmId) -> Result<(), Failure> {

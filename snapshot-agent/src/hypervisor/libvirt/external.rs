@@ -1,5 +1,6 @@
 //! External snapshots: taking them and going back to them.
 
+use std::ffi::CString;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::channel;
@@ -14,7 +15,7 @@ use snapshot_core::{Error, Reason};
 use virt_sys as sys;
 
 use super::super::overlays::resolved;
-use super::super::{Failure, NewExternal, Watch, snapshot_write, snapshot_xml};
+use super::super::{Failure, NewExternal, Watch, domain_xml, snapshot_write, snapshot_xml};
 use super::action::{full_xml, redefine, revert_internal, snapshot};
 use super::files::is_same;
 use super::freeze::Frozen;
@@ -123,6 +124,30 @@ fn saving(connection: &Connection, vm: VmId, end: bool) -> Result<Option<(u64, u
 }
 
 /// How far libvirt is with what it is at on the machine, in bytes; `None` when it is at nothing that takes long.
+/// Whether libvirt is at work on a machine. While it takes it back no job is to be seen, and nobody else is let at it.
+pub(super) fn is_busy(connection: &Connection, vm: VmId) -> Result<bool, Failure> {
+    if job(connection, vm)?.is_some() {
+        return Ok(true);
+    }
+    let domain = connection.domain(vm)?;
+    let xml = domain_xml::parse(&domain.xml_desc(0)?)?;
+    let Some(disk) = xml.disks().find_map(|disk| CString::new(disk.target).ok()) else { return Ok(false) };
+    let mut info = sys::virDomainBlockInfo { capacity: 0, allocation: 0, physical: 0 };
+    // SAFETY: the domain is valid as long as the reference, and the string and the place outlive the call.
+    if unsafe { sys::virDomainGetBlockInfo(domain.as_ptr(), disk.as_ptr(), &mut info, 0) } == 0 {
+        return Ok(false);
+    }
+    let error = virt::error::Error::last_error();
+    if error.code().to_raw() == sys::VIR_ERR_OPERATION_TIMEOUT {
+        return Ok(true);
+    }
+    match error.into() {
+        failure @ Failure::Unreachable(_) => Err(failure),
+        // The image cannot be looked into, which it could not be asked while libvirt is at work.
+        _ => Ok(false),
+    }
+}
+
 pub(super) fn job(connection: &Connection, vm: VmId) -> Result<Option<(u64, u64)>, Failure> {
     let domain = connection.domain(vm)?;
     // SAFETY: a structure of numbers, for which zero is a value.

@@ -63,13 +63,18 @@ fn reached(connection: &Connection, domain: &Domain) -> Result<BTreeMap<PathBuf,
     Ok(files)
 }
 
-/// Gives each file a second name, so that its content outlives a removal of the first.
+/// Gives each file a second name, so that its content outlives a removal of the first; one that has lost its first gets that
+/// again and keeps the second.
 pub(super) fn guard(folders: &Beneath, paths: &[String]) -> Result<(), Failure> {
     let failed = |path: &str, error| Failure::Unintelligible(format!("{path} cannot be guarded: {error}"));
     for path in paths {
-        let found = folders.find(Path::new(path)).map_err(|error| failed(path, error))?;
-        if found.is_some() {
-            folders.link(Path::new(path), &second(path)).map_err(|error| failed(path, error))?;
+        let (first, second) = (PathBuf::from(path), second(path));
+        let find = |name: &Path| folders.find(name).map_err(|error| failed(path, error));
+        if find(&first)?.is_some() {
+            folders.link(&first, &second).map_err(|error| failed(path, error))?;
+        } else if find(&second)?.is_some() {
+            tracing::warn!(path, "a file that is needed was removed; bringing it back");
+            folders.link(&second, &first).map_err(|error| failed(path, error))?;
         }
     }
     Ok(())

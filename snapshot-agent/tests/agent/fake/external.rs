@@ -53,6 +53,11 @@ impl World {
             });
             if let Some(found) = found.into_iter().next() {
                 self.guarded.entry(path.clone()).or_insert(found);
+            } else if let Some((id, layer, content)) = self.guarded.get(path).cloned()
+                && let Some(machine) = self.machines.get_mut(&id)
+            {
+                machine.layers.files.insert(path.clone(), layer);
+                machine.content.insert(path.clone(), content);
             }
         }
         Ok(())
