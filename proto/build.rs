@@ -24,6 +24,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let descriptors = protox::compile(FILES, ["proto"])?;
     let public = protox::compile(&FILES[..9], ["proto"])?;
     std::fs::write(out.join("public_descriptors.bin"), public.encode_to_vec())?;
+    std::fs::write(out.join("descriptors.bin"), descriptors.encode_to_vec())?;
     tonic_prost_build::configure().compile_fds(descriptors)?;
     Ok(())
 }

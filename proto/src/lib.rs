@@ -27,6 +27,9 @@ pub use generated::v1;
 /// `google.protobuf.FileDescriptorSet`.
 pub const PUBLIC_DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/public_descriptors.bin"));
 
+/// The descriptors of all services, the agents' too. They are not served: only tests have a use for them.
+pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
+
 pub mod convert;
 pub mod names;
 pub mod status;

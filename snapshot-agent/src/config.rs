@@ -161,7 +161,8 @@ impl Config {
     /// The files that are read again while the agent runs, because they are renewed.
     pub fn read_again(&self) -> Vec<&Path> {
         let tls = [&self.tls.ca, &self.tls.certificate, &self.tls.key].map(PathBuf::as_path);
-        tls.into_iter().chain(self.issuers.iter().map(|issuer| issuer.jwks.as_path())).collect()
+        let tls = tls.into_iter().chain(self.tls.crl.as_deref());
+        tls.chain(self.issuers.iter().map(|issuer| issuer.jwks.as_path())).collect()
     }
 
     /// The folder in which libvirt keeps its records of snapshots, with a folder for each machine; `None` when it is not

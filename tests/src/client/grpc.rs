@@ -11,7 +11,7 @@ use http::uri::PathAndQuery;
 use hyper_util::rt::TokioIo;
 use prost::bytes::{Buf as _, BufMut as _};
 use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use tokio::net::TcpSocket;
 use tokio_rustls::TlsConnector;
 use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
@@ -20,6 +20,7 @@ use tonic::{Request, Status, Streaming};
 use tower::service_fn;
 
 use super::{Call, Face, Refusal};
+use crate::cluster::Leaf;
 
 const LOCALHOST: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 const CONNECT: Duration = Duration::from_secs(10);
@@ -51,6 +52,15 @@ impl Grpc {
 
     /// As [`Grpc::tls`], calling from a certain address.
     pub fn tls_from(from: IpAddr, port: u16, ca: &Path) -> Result<Self> {
+        Self::secure("gRPC to the API", from, port, ca, None)
+    }
+
+    /// To a port of the inner hops, with a certificate. Connects at the first call.
+    pub fn mutual(port: u16, ca: &Path, leaf: &Leaf) -> Result<Self> {
+        Self::secure("gRPC with a certificate", LOCALHOST, port, ca, Some(leaf))
+    }
+
+    fn secure(name: &'static str, from: IpAddr, port: u16, ca: &Path, leaf: Option<&Leaf>) -> Result<Self> {
         let mut roots = rustls::RootCertStore::empty();
         let unread = || format!("cannot read {}", ca.display());
         for certificate in CertificateDer::pem_file_iter(ca).with_context(unread)? {
@@ -58,7 +68,14 @@ impl Grpc {
         }
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let config = rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
-        let mut config = config.with_root_certificates(roots).with_no_client_auth();
+        let config = config.with_root_certificates(roots);
+        let mut config = match leaf {
+            None => config.with_no_client_auth(),
+            Some(leaf) => {
+                let certificate = CertificateDer::from_pem_file(&leaf.certificate)?;
+                config.with_client_auth_cert(vec![certificate], PrivateKeyDer::from_pem_file(&leaf.key)?)?
+            }
+        };
         config.alpn_protocols = vec![b"h2".to_vec()];
         let connector = TlsConnector::from(Arc::new(config));
         let server = ServerName::try_from("localhost")?;
@@ -73,7 +90,7 @@ impl Grpc {
             }
         });
         let endpoint = Endpoint::from_shared(format!("http://localhost:{port}"))?.connect_timeout(CONNECT);
-        Ok(Self { name: "gRPC to the API", channel: endpoint.connect_with_connector_lazy(connect) })
+        Ok(Self { name, channel: endpoint.connect_with_connector_lazy(connect) })
     }
 
     /// A call with a stream of answers, to be read as they come.

@@ -117,11 +117,16 @@ fn own_issuer(identity: &Identity) -> String {
 }
 
 fn issuers(identity: &Identity) -> String {
-    let actions: Vec<String> = ALL_ACTIONS.iter().map(|action| format!("\"{action}\"")).collect();
+    let listed = |actions: &[&str]| actions.iter().map(|it| format!("\"{it}\"")).collect::<Vec<_>>().join(", ");
+    let (careful, _, jwks_of_careful) = identity.careful_issuer();
+    let little: Vec<_> = ALL_ACTIONS.into_iter().filter(|action| *action != "admin").collect();
     format!(
-        "\n[[issuers]]\nissuer = \"{}\"\njwks = \"{}\"\nactions = [{}]\nany_vm = true\n{USES}",
+        "\n[[issuers]]\nissuer = \"{}\"\njwks = \"{}\"\nactions = [{}]\nany_vm = true\n{USES}\
+         \n[[issuers]]\nissuer = \"{careful}\"\njwks = \"{}\"\nactions = [{}]\ndestructive_uses = 1\n",
         identity.issuer(),
         identity.jwks().display(),
-        actions.join(", ")
+        listed(&ALL_ACTIONS),
+        jwks_of_careful.display(),
+        listed(&little),
     )
 }

@@ -20,7 +20,9 @@ const ISSUER: &str = "ravada";
 const KID: &str = "test-1";
 /// The API's own.
 const OWN_ISSUER: &str = "snapshot-service";
-/// Whom it mints for.
+/// One whose tokens are for named machines, and good for one destructive call.
+const CAREFUL_ISSUER: &str = "careful";
+/// Whom the API's own mints for.
 const OWN_SUBJECT: &str = "snapshot-api";
 /// The longest that is allowed, so that a token outlives the test that uses it.
 const LIFETIME: &str = "900";
@@ -50,7 +52,7 @@ impl Identity {
         for host in hosts {
             identity.issue(&format!("agent-{host}"), &format!("agent/{host}"))?;
         }
-        for issuer in [ISSUER, OWN_ISSUER] {
+        for issuer in [ISSUER, OWN_ISSUER, CAREFUL_ISSUER] {
             api(&["token", "create-key", "--dir", &folder, "--issuer", issuer, "--kid", KID])?;
         }
         Ok(identity)
@@ -134,6 +136,21 @@ impl Identity {
     pub fn own_issuer(&self) -> (&'static str, PathBuf, PathBuf) {
         let file = |extension: &str| self.folder.join(format!("{OWN_ISSUER}.{extension}"));
         (OWN_ISSUER, file("key"), file("jwks.json"))
+    }
+
+    /// An issuer that may grant little, and whose tokens are good for one destructive call: its name, key, public keys.
+    pub fn careful_issuer(&self) -> (&'static str, PathBuf, PathBuf) {
+        let file = |extension: &str| self.folder.join(format!("{CAREFUL_ISSUER}.{extension}"));
+        (CAREFUL_ISSUER, file("key"), file("jwks.json"))
+    }
+
+    /// A certificate with a peer's own name, of an authority that nobody here trusts.
+    pub fn of_another_authority(&self, spiffe_path: &str) -> Result<Leaf> {
+        let other = Self { folder: self.folder.join("another-authority") };
+        std::fs::create_dir(&other.folder)?;
+        let folder = other.folder.display().to_string();
+        api(&["pki", "create", "--dir", &folder, "--trust-domain", TRUST_DOMAIN])?;
+        other.issue("stranger", spiffe_path)
     }
 
     /// Where everything is.
