@@ -17,22 +17,31 @@ use uuid::Uuid;
 
 use crate::volume::Volume;
 
-/// What is different on the disk in the end from what it was at first.
-const WRITTEN: u64 = 60 << 20;
-/// The most parts that it is written in; of a longer line, several share a place.
-const PARTS: u64 = 30;
+/// The size of the disk. Sparse.
+const DISK: u64 = 1 << 30;
+/// The most places that are written to, each apart; of a longer line, several share one.
+const PLACES: u64 = 30;
 /// Where the first of it is; before it are the boot sector and what the guest writes by itself.
 const FIRST: u64 = 2 << 20;
 /// The policy under which external snapshots are taken.
 const POLICY: &str = "stable_paths = false\nmax_snapshots_per_vm = 1000\nmax_layers = 100\nspace_margin_bytes = 0\n";
 
-/// Where the guest writes between each two snapshots.
-#[derive(Clone, Copy, PartialEq)]
+/// Where the guest writes between each two snapshots, and how many MiB.
+#[derive(Clone, Copy)]
 enum Writes {
-    /// Each time a part of it, to another place: nothing of it can be left out.
-    Apart,
-    /// Each time all of it, to the same place, as a guest does with its logs, its swap and its journal.
-    Over,
+    /// Each time to another place: nothing of it can be left out.
+    Apart(u64),
+    /// Each time to the same place, as a guest does with its logs, its swap and its journal.
+    Over(u64),
+}
+
+impl Writes {
+    fn words(self) -> String {
+        match self {
+            Self::Apart(mib) => format!("{mib} MiB each apart"),
+            Self::Over(mib) => format!("the same {mib} MiB each"),
+        }
+    }
 }
 
 /// A line of snapshots.
@@ -66,13 +75,13 @@ pub async fn measure() -> Result<Vec<Value>> {
     let internal = [Way::Ours, Way::Libvirt("leaf-first"), Way::Libvirt("root-first"), Way::Libvirt("children")];
     let mut rows = Vec::new();
     for (storage, length, writes, ways, states) in [
-        (v1::StorageKind::External, 6, Writes::Apart, &external[..], &[false, true][..]),
-        (v1::StorageKind::External, 6, Writes::Over, &external[..], &[false, true][..]),
+        (v1::StorageKind::External, 6, Writes::Apart(64), &external[..], &[false, true][..]),
+        (v1::StorageKind::External, 6, Writes::Over(64), &external[..], &[false, true][..]),
         // libvirt 11.3 starts no machine on more than 25 files.
-        (v1::StorageKind::External, 20, Writes::Apart, &external[..], &[false, true][..]),
-        (v1::StorageKind::External, 20, Writes::Over, &external[..], &[false, true][..]),
-        (v1::StorageKind::External, 30, Writes::Apart, &external[..], &[false][..]),
-        (v1::StorageKind::Internal, 200, Writes::Apart, &internal[..], &[false, true][..]),
+        (v1::StorageKind::External, 20, Writes::Apart(3), &external[..], &[false, true][..]),
+        (v1::StorageKind::External, 20, Writes::Over(64), &external[..], &[false, true][..]),
+        (v1::StorageKind::External, 30, Writes::Apart(2), &external[..], &[false][..]),
+        (v1::StorageKind::Internal, 200, Writes::Apart(2), &internal[..], &[false, true][..]),
     ] {
         for &running in states {
             let line = Line { storage, length, writes, running };
@@ -80,7 +89,7 @@ pub async fn measure() -> Result<Vec<Value>> {
                 "work": "cascade",
                 "storage": storage.as_str_name().trim_start_matches("STORAGE_KIND_").to_lowercase(),
                 "length": length,
-                "writes": if writes == Writes::Over { "over" } else { "apart" },
+                "writes": writes.words(),
                 "state": if running { "running" } else { "off" },
             });
             for way in ways {
@@ -111,7 +120,7 @@ pub async fn measure() -> Result<Vec<Value>> {
 fn print(row: &Value) {
     let (state, storage) = (row["state"].as_str().unwrap_or(""), row["storage"].as_str().unwrap_or(""));
     let (length, writes) = (&row["length"], row["writes"].as_str().unwrap_or(""));
-    println!("deleting {length} {storage} snapshots, {state}, written {writes}: seconds, longest step, MiB written");
+    println!("deleting {length} {storage} snapshots, {state}, with {writes}: seconds, longest step, MiB written");
     for way in ["ours", "leaf_first", "root_first", "children"] {
         if let Some(seconds) = row[format!("{way}_s")].as_f64() {
             let (longest, mib) = (&row[format!("{way}_longest_s")], &row[format!("{way}_written_mib")]);
@@ -128,6 +137,8 @@ async fn one(line: Line, way: Way) -> Result<Cost> {
     let cluster = Cluster::start(vec![host])?;
     let daemon = cluster.host("alpha")?.libvirtd()?;
     let guest = Guest::new(&volume.folder()?, "bench")?;
+    let disk = guest.disks().first().context("a guest without a disk")?;
+    run(Command::new("qemu-img").args(["resize", "-q", "-f", "qcow2"]).arg(disk.path()).arg(DISK.to_string()))?;
     daemon.define(&guest)?;
     let client =
         Client::grpc(&cluster, cluster.identity().token_for("bench", "*", &tests::cluster::ALL_ACTIONS, "900")?)?;
@@ -166,9 +177,12 @@ async fn prepare(client: &Client, daemon: &Libvirtd, guest: &Guest, line: Line) 
         first.get_or_insert(operation.snapshot);
         let list = daemon.virsh(&["domblklist", guest.name()])?;
         let active = list.split_whitespace().nth(1).context("a guest without a disk")?;
-        let parts = if line.writes == Writes::Over { 1 } else { line.length.min(PARTS) };
-        let (length, pattern) = (WRITTEN / parts, number % 255 + 1);
-        let place = FIRST + (number % parts) * length;
+        let (place, mib) = match line.writes {
+            Writes::Apart(mib) => (number % PLACES, mib),
+            Writes::Over(mib) => (0, mib),
+        };
+        let (length, pattern) = (mib << 20, number % 255 + 1);
+        let place = FIRST + place * length;
         let command = format!("write -q -P {pattern} {place} {length}");
         run(Command::new("qemu-io").args(["-f", "qcow2", "-c", &command, active]))?;
     }
