@@ -31,9 +31,11 @@ struct Arguments {
 #[tokio::main]
 async fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    let sealed = mtls::forbid_core_dumps();
     let config = Config::load(&arguments.config);
     telemetry::log(config.as_ref().map(|config| config.log_format).unwrap_or_default());
     let result = match config {
+        Ok(_) if sealed.is_err() => Err("core dumps cannot be forbidden".into()),
         Ok(config) => run(config).await,
         Err(error) => Err(error.into()),
     };

@@ -10,6 +10,7 @@
 //! - [`client`]: a tonic channel to one peer.
 //! - [`expiry`]: until when the certificates and revocation lists are good, as a metric and in the log.
 //! - [`RequirePeer`]: a tower layer that narrows who may call one service of a listener.
+//! - [`forbid_core_dumps`]: for every process that has a key.
 //! - [`dev_ca`]: a certificate authority for development and tests.
 //!
 //! This crate knows nothing of what is served.
@@ -20,6 +21,7 @@ pub mod server;
 
 pub mod expiry;
 
+mod core_dumps;
 mod error;
 mod files;
 mod guard;
@@ -28,6 +30,7 @@ mod require_peer;
 mod spiffe;
 mod verify;
 
+pub use core_dumps::forbid_core_dumps;
 pub use error::TlsError;
 pub use files::{ServerFiles, TlsFiles};
 pub use require_peer::{RequirePeer, RequirePeerService};

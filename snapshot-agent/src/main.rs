@@ -41,6 +41,10 @@ fn main() -> ExitCode {
         }
     };
     init_log(config.log_format);
+    if let Err(error) = mtls::forbid_core_dumps() {
+        tracing::error!("core dumps cannot be forbidden: {error}");
+        return ExitCode::FAILURE;
+    }
     let reached = match narrow(&config) {
         Ok(reached) => reached,
         Err(error) => {

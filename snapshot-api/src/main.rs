@@ -38,6 +38,7 @@ enum Command {
 fn run(command: Command) -> Result<ExitCode, Box<dyn std::error::Error + Send + Sync>> {
     match command {
         Command::Serve { config } => {
+            mtls::forbid_core_dumps()?;
             let config = config::Config::load(&config)?;
             tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(server::serve(config))?;
         }

@@ -195,7 +195,7 @@ impl Cluster {
     pub fn start_in(plans: Vec<HostPlan>, surroundings: &mut dyn Surroundings) -> Result<Self> {
         let scratch = Scratch::new()?;
         let names: Vec<&str> = plans.iter().map(|plan| plan.name.as_str()).collect();
-        let identity = Identity::create(&scratch, &names)?;
+        let (identity, level) = (Identity::create(&scratch, &names)?, surroundings.level());
 
         let mut hosts = Vec::new();
         for plan in plans {
@@ -220,10 +220,10 @@ impl Cluster {
         surroundings.catalogue(&catalogue)?;
         let database = catalogue.join("snapshots.db");
         let api = config::api(&identity, &ports, &database, &agents);
-        let mut api = start(&scratch, "snapshot-api", "snapshot-api", &["serve"], &api)?;
+        let mut api = start(&scratch, &level, "snapshot-api", &["serve"], &api)?;
         let internal = surroundings.way(Way::ToApi, ports.internal)?;
         let gateway = config::gateway(&identity, &Ports { internal, ..ports });
-        let mut gateway = start(&scratch, "snapshot-gateway", "snapshot-gateway", &[], &gateway)?;
+        let mut gateway = start(&scratch, &level, "snapshot-gateway", &[], &gateway)?;
         wait_port(&mut api, ports.internal)?;
         wait_port(&mut api, ports.public)?;
         wait_answer(&mut gateway, ports.gateway)?;
@@ -329,22 +329,21 @@ fn start_agent(
         policy: &policy,
     };
     let text = config::agent(identity, &agent);
-    let agent = start(scratch, "snapshot-agent", &format!("agent-{name}"), &[], &text)?;
+    let agent = start(scratch, &surroundings.level(), &format!("agent-{name}"), &[], &text)?;
     Ok(Host { name, agent, backend, port, metrics })
 }
 
-fn start(scratch: &Scratch, binary: &str, name: &str, arguments: &[&str], config: &str) -> Result<Process> {
+fn start(scratch: &Scratch, level: &str, name: &str, arguments: &[&str], config: &str) -> Result<Process> {
+    let binary = if name.starts_with("agent-") { "snapshot-agent" } else { name };
     let file = scratch.path().join(format!("{name}.toml"));
     std::fs::write(&file, config)?;
     let mut arguments: Vec<String> = arguments.iter().map(|&word| word.to_owned()).collect();
     arguments.extend(["--config".to_owned(), file.display().to_string()]);
-    // What the test was told to log would be for the test; the servers tell enough to explain a failure.
-    let level = std::env::var("SERVER_LOG").unwrap_or_else(|_| "info".to_owned());
     Process::start(Launch {
         name: name.to_owned(),
         program: tools::binary(binary)?,
         arguments,
-        environment: vec![("RUST_LOG".to_owned(), level)],
+        environment: vec![("RUST_LOG".to_owned(), level.to_owned())],
         log: scratch.path().join(format!("{name}.log")),
     })
 }

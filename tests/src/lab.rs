@@ -63,10 +63,13 @@ impl Power {
 }
 
 impl Drop for Lab {
-    /// A test in which a server panicked or met a fault of its own has failed, whatever it saw from outside.
+    /// A test in which a server panicked or met a fault of its own has failed, whatever it saw from outside; so has one in which
+    /// a secret was logged.
     #[expect(clippy::panic, reason = "this is how a test fails")]
     fn drop(&mut self) {
-        let faulty = |line: &&str| line.contains("panicked at") || line.contains("ERROR");
+        let secrets = self.cluster.identity().secrets().unwrap_or_default();
+        let is_secret = |line: &&str| secrets.iter().any(|secret| line.contains(secret));
+        let faulty = |line: &&str| line.contains("panicked at") || line.contains("ERROR") || is_secret(line);
         for (process, log) in self.cluster.logs().unwrap_or_default() {
             if let Some(line) = log.lines().find(faulty)
                 && !std::thread::panicking()

@@ -12,6 +12,7 @@ use prost::Message;
 use proto::{names, v1};
 use snapshot_core::authority::{Action, Grant, VmSelector};
 use snapshot_core::ids::{RequestId, VmId};
+use snapshot_core::quota::Limits;
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
@@ -21,6 +22,7 @@ use uuid::Uuid;
 
 use super::Services;
 use crate::app::App;
+use crate::audit::Audit;
 use crate::clock::Clock;
 use crate::store::tests::{create, host, intent, inventory, statements};
 use crate::store::{NewOperation, Store};
@@ -176,7 +178,9 @@ impl Api {
         };
         let (agents, stopping) = (Arc::new(BTreeMap::new()), CancellationToken::new());
         let verifier = Arc::new(Verifier::load(vec![issuer]).unwrap());
-        let services = Services::new(App { store, agents, verifier, clock: Clock::system(), stopping });
+        let (clock, limits, user_quota) = (Clock::system(), Arc::default(), Limits::default());
+        let audit = Audit::new(store.clone(), clock.clone());
+        let services = Services::new(App { store, agents, verifier, limits, audit, user_quota, clock, stopping });
         let routes = Routes::new(services.snapshots()).add_service(services.operations()).add_service(services.hosts());
         let signer = Signer::load(&key, "k", "ravada").unwrap();
         Self { routes: routes.prepare(), signer, theirs, nobodys, _folder: folder }

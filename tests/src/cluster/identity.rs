@@ -3,6 +3,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::{Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::Result;
@@ -37,14 +38,16 @@ pub struct Leaf {
 }
 
 /// A cluster's CA and its issuer of tokens.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Identity {
     folder: PathBuf,
+    /// The tokens that were made.
+    tokens: Mutex<Vec<String>>,
 }
 
 impl Identity {
     pub(super) fn create(scratch: &Scratch, hosts: &[&str]) -> Result<Self> {
-        let identity = Self { folder: scratch.folder("pki")? };
+        let identity = Self { folder: scratch.folder("pki")?, ..Self::default() };
         let folder = identity.folder.display().to_string();
         api(&["pki", "create", "--dir", &folder, "--trust-domain", TRUST_DOMAIN])?;
         identity.issue("snapshot-api", "snapshot-api")?;
@@ -91,7 +94,9 @@ impl Identity {
         let actions = actions.join(",");
         let who = ["token", "mint", "--key", &key, "--issuer", issuer, "--kid", KID, "--subject", subject];
         let what = ["--vm", vm, "--actions", &actions, "--lifetime", lifetime];
-        Ok(api(&[who.as_slice(), what.as_slice()].concat())?.trim().to_owned())
+        let token = api(&[who.as_slice(), what.as_slice()].concat())?.trim().to_owned();
+        self.tokens.lock().unwrap_or_else(PoisonError::into_inner).push(token.clone());
+        Ok(token)
     }
 
     /// A token that was good for everything until a while ago.
@@ -146,11 +151,27 @@ impl Identity {
 
     /// A certificate with a peer's own name, of an authority that nobody here trusts.
     pub fn of_another_authority(&self, spiffe_path: &str) -> Result<Leaf> {
-        let other = Self { folder: self.folder.join("another-authority") };
+        let other = Self { folder: self.folder.join("another-authority"), ..Self::default() };
         std::fs::create_dir(&other.folder)?;
         let folder = other.folder.display().to_string();
         api(&["pki", "create", "--dir", &folder, "--trust-domain", TRUST_DOMAIN])?;
         other.issue("stranger", spiffe_path)
+    }
+
+    /// What may be found nowhere but here and in requests: the signatures of tokens, and lines of private keys.
+    pub fn secrets(&self) -> Result<Vec<String>> {
+        let tokens = self.tokens.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut secrets: Vec<String> =
+            tokens.iter().filter_map(|token| token.rsplit('.').next()).map(str::to_owned).collect();
+        for entry in std::fs::read_dir(&self.folder)? {
+            let path = entry?.path();
+            if path.extension().is_some_and(|last| last == "key") {
+                let text = std::fs::read_to_string(path)?;
+                secrets.extend(text.lines().filter(|line| !line.starts_with("-----")).map(str::to_owned));
+            }
+        }
+        secrets.retain(|secret| secret.len() > 20);
+        Ok(secrets)
     }
 
     /// Where everything is.

@@ -21,6 +21,11 @@ pub trait Surroundings {
     fn catalogue(&mut self, folder: &Path) -> Result<()>;
     /// The port to call in order to get to `port`.
     fn way(&mut self, way: Way, port: u16) -> Result<u16>;
+
+    /// What the processes log, as RUST_LOG. What the test was told to log would be for the test.
+    fn level(&self) -> String {
+        std::env::var("SERVER_LOG").unwrap_or_else(|_| "info".to_owned())
+    }
 }
 
 /// Nothing of the kind.
