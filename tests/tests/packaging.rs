@@ -9,6 +9,7 @@ use std::process::{Command, Output};
 
 use snapshot_agent::config::Config;
 use snapshot_agent::reach::{Capability, List, May};
+use tests::tools::binary;
 
 const UNITS: [&str; 3] = ["snapshot-agent", "snapshot-api", "snapshot-gateway"];
 
@@ -53,6 +54,18 @@ fn the_service_manager_understands_every_line() {
         // The programs are not installed where this is tested; and other units of the machine may be told of.
         let ours = said.lines().filter(|line| line.contains(name) && !line.contains("is not executable"));
         assert_eq!(ours.collect::<Vec<_>>(), [""; 0], "{said}");
+    }
+}
+
+#[test]
+fn the_programs_understand_how_they_are_started() {
+    for name in UNITS {
+        let start = values(&unit(name), "ExecStart");
+        let run = |arguments: &[String]| Command::new(binary(name).unwrap()).args(arguments).output().unwrap();
+        let with_help = [&start[1..], &["--help".to_owned()]].concat();
+        assert!(run(&with_help).status.success(), "{start:?}");
+        // Help is not given to whoever says something that is not understood.
+        assert!(!run(&[&["--configuration".to_owned()], &with_help[..]].concat()).status.success());
     }
 }
 

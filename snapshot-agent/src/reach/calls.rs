@@ -1,4 +1,4 @@
-//! The system calls that the agent and `qemu-img` make, found by `strace` over the whole test suite; all others are refused.
+//! The system calls that the agent and `qemu-img` make, by `strace` and by what their libraries document; all others are refused.
 //!
 //! - **EPERM**: the call fails and its caller tells of it. A killed process would be worse: a merge that a library's update broke
 //!   would be taken up again after each restart, and die again.
