@@ -116,7 +116,7 @@ impl Refusal {
             error = error.with_http_status(status);
         }
         if let Self::RateLimited { wait } = self {
-            error.response_headers_mut().insert(RETRY_AFTER, HeaderValue::from(wait.as_secs() + 1));
+            error.response_headers_mut().insert(RETRY_AFTER, whole_seconds(wait));
         }
         error
     }
@@ -144,12 +144,17 @@ pub(crate) fn from_upstream(status: &Status, late: bool, pool: &DescriptorPool) 
         Code::ResourceExhausted => {
             let mut error = encode(status, pool);
             if let Some(wait) = status.get_details_retry_info().and_then(|info| info.retry_delay) {
-                error.response_headers_mut().insert(RETRY_AFTER, HeaderValue::from(wait.as_secs() + 1));
+                error.response_headers_mut().insert(RETRY_AFTER, whole_seconds(wait));
             }
             error
         }
         _ => encode(status, pool),
     }
+}
+
+/// Rounded up, so that whoever waits as long is not refused for it.
+fn whole_seconds(wait: Duration) -> HeaderValue {
+    HeaderValue::from(wait.as_secs() + u64::from(wait.subsec_nanos() > 0))
 }
 
 fn encode(status: &Status, pool: &DescriptorPool) -> ConnectError {

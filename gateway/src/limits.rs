@@ -20,6 +20,10 @@ const TOKEN_LIFE: Duration = Duration::from_secs(15 * 60);
 /// The most tokens that are known; those beyond it count for their address.
 const TOKENS: usize = 100_000;
 
+/// The least that a caller who is refused is told to wait. Until there is room for one request it may be no time at all, but
+/// whoever is refused has many to make.
+const LEAST_WAIT: Duration = Duration::from_secs(1);
+
 /// Whom a request is counted for, found once when it comes in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Caller {
@@ -73,7 +77,7 @@ impl Limiter {
             Caller::Token(_) => &self.tokens,
             Caller::Address(_) => &self.addresses,
         };
-        rate.admit(&caller).map_err(|wait| Refusal::RateLimited { wait })
+        rate.admit(&caller).map_err(|wait| Refusal::RateLimited { wait: wait.max(LEAST_WAIT) })
     }
 
     /// Holds a refusal back for a moment, so that a caller who asks on and on is slowed down.

@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 
 /// The longest that a refusal is held back.
-const LONGEST: Duration = Duration::from_millis(500);
+const LONGEST: Duration = Duration::from_secs(1);
 
 /// Holds refusals back, so many at a time: those beyond it are given at once.
 #[derive(Debug)]

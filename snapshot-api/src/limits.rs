@@ -18,7 +18,7 @@ use crate::config;
 
 pub use stranger::Strangers;
 
-/// How long a caller who has too much at a time is told to wait: as long as one of their calls may take to end.
+/// The least that a caller who is refused is told to wait.
 const WAIT: Duration = Duration::from_secs(1);
 /// The most refusals that are held back.
 const LINGERING: usize = 4096;
@@ -126,8 +126,9 @@ fn user(actor: &Actor) -> User {
 }
 
 fn limited(what: &str, wait: Duration) -> Error {
-    // Rounded up, so that whoever waits as long as they are told is not refused for it.
-    let wait = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX).saturating_add(1);
+    // Until there is room for one may be no time at all, and a user who is refused has many programs asking: each is told to
+    // wait as long as where asking again helps elsewhere. Rounded up, so that whoever does is not refused for it.
+    let wait = u64::try_from(wait.max(WAIT).as_millis()).unwrap_or(u64::MAX).saturating_add(1);
     Error::new(Reason::RateLimited, what).with("retry_after_ms", wait.to_string())
 }
 

@@ -12,6 +12,7 @@ mod no_oracle;
 use std::sync::Arc;
 use std::time::Instant;
 
+use mtls::server::PeerInfo;
 use proto::v1::audit_service_server::AuditServiceServer;
 use proto::v1::host_service_server::HostServiceServer;
 use proto::v1::operation_service_server::OperationServiceServer;
@@ -74,6 +75,8 @@ impl Services {
         let span = tracing::info_span!("rpc", method, request_id, actor = tracing::field::Empty);
         let run = async move {
             let begun = Instant::now();
+            // In the gateway a refusal that is held back would keep a place; it counts by token and holds its own back.
+            let direct = request.extensions().get::<PeerInfo>().is_none_or(|peer| peer.identity().is_none());
             let (limits, audit, clock) = (Arc::clone(&app.limits), app.audit.clone(), app.clock.clone());
             let admitted = app.authenticate(request, request_id, trail.clone()).and_then(|call| {
                 let place = limits.call(call.caller.actor())?;
@@ -86,7 +89,7 @@ impl Services {
             if let Some(event) = trail.event(result.as_ref().err(), clock.now_ms()) {
                 audit.tell(event);
             }
-            if let Err(error) = &result {
+            if let (Err(error), true) = (&result, direct) {
                 limits.linger(error).await;
             }
             let status = result.map_err(|error| {

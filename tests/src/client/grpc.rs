@@ -86,6 +86,7 @@ impl Grpc {
                 let socket = TcpSocket::new_v4()?;
                 socket.bind(SocketAddr::new(from, 0))?;
                 let tcp = socket.connect(SocketAddr::new(LOCALHOST, port)).await?;
+                tcp.set_nodelay(true)?;
                 std::io::Result::Ok(TokioIo::new(connector.connect(server, tcp).await?))
             }
         });

@@ -40,15 +40,39 @@ pub async fn measure() -> Result<Vec<Value>> {
     daemon.define(&guest)?;
     let admin = Client::admin(&cluster)?;
     admin.vm_in_state(&guest.vm(), v1::VmState::Shutoff).await?;
+    println!(
+        "{:<8} {:<17} {:<12} {:>10} {:>10} {:>11} {:>6}   served, refused, broken per s",
+        "way", "loud user from", "and", "alone p95", "again p95", "beside p95", "ratio"
+    );
     let mut rows = Vec::new();
     for way in ["gateway", "public"] {
         for (place, address) in [("another address", ELSEWHERE), ("the same address", QUIET)] {
             for paced in [true, false] {
-                rows.push(compare(&cluster, &guest, (way, place, address, paced)).await?);
+                let row = compare(&cluster, &guest, (way, place, address, paced)).await?;
+                print(&row);
+                rows.push(row);
             }
         }
     }
     Ok(rows)
+}
+
+fn print(row: &Value) {
+    let text = |key: &str| row[key].as_str().unwrap_or_default().to_owned();
+    let number = |key: &str| row[key].as_f64().unwrap_or_default();
+    println!(
+        "{:<8} {:<17} {:<12} {:>10.1} {:>10.1} {:>11.1} {:>6.2}   {}, {}, {}",
+        text("way"),
+        text("loud_from"),
+        text("manner"),
+        number("alone_p95_ms"),
+        number("alone_again_p95_ms"),
+        number("beside_p95_ms"),
+        number("ratio"),
+        number("loud_served_per_s"),
+        number("loud_refused_per_s"),
+        number("loud_broken_per_s")
+    );
 }
 
 fn face(cluster: &Cluster, way: &str, from: IpAddr) -> Result<Grpc> {

@@ -64,29 +64,8 @@ impl Report {
         self.cascades = rows;
     }
 
-    /// How long a user waits beside another one's thousand clients; printed, too.
+    /// How long a user waits beside another one's thousand clients.
     pub fn fairness(&mut self, rows: Vec<Value>) {
-        println!(
-            "{:<8} {:<18} {:<12} {:>10} {:>10} {:>11} {:>6}   served, refused, broken per s",
-            "way", "loud user from", "and", "alone p95", "again p95", "beside p95", "ratio"
-        );
-        for row in &rows {
-            let text = |key: &str| row[key].as_str().unwrap_or_default().to_owned();
-            let number = |key: &str| row[key].as_f64().unwrap_or_default();
-            println!(
-                "{:<8} {:<18} {:<12} {:>10.1} {:>10.1} {:>11.1} {:>6.2}   {}, {}, {}",
-                text("way"),
-                text("loud_from"),
-                text("manner"),
-                number("alone_p95_ms"),
-                number("alone_again_p95_ms"),
-                number("beside_p95_ms"),
-                number("ratio"),
-                number("loud_served_per_s"),
-                number("loud_refused_per_s"),
-                number("loud_broken_per_s")
-            );
-        }
         self.fairness = rows;
     }
 
