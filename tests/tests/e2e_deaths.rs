@@ -1,8 +1,6 @@
 //! The agent is killed while libvirt takes a machine back. libvirt goes on with it, and removes files at its end; the next agent
 //! must neither lose what other snapshots need nor leave anything behind.
 
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a test may panic")]
-
 use std::time::Duration;
 
 use proto::v1;
