@@ -59,13 +59,20 @@ faults: setup-test web ## Kill, cut and fill while guests are worked on: N kills
 	cargo build --workspace
 	target/debug/faults --kills $(or $(N),100) --seed $(or $(SEED),1) $(if $(STORAGE),--storage $(STORAGE))
 
+.PHONY: fuzz
+fuzz: setup-fuzz web ## What reads strangers' bytes, under libFuzzer: TIME seconds (60) for each of WHAT (all of fuzz/corpus)
+	for target in $(or $(WHAT),$(notdir $(wildcard fuzz/corpus/*))); do \
+	  (cd fuzz && PATH="$(CURDIR)/target/tools/bin:$$PATH" RUSTC_BOOTSTRAP=1 \
+	    cargo fuzz run --target-dir $(CARGO_TARGET_DIR)/fuzz $$target -- -max_total_time=$(or $(TIME),60) -timeout=20 -rss_limit_mb=4096); \
+	done
+
 .PHONY: web
 web: setup-build ## Build the page
 	cd gateway/web && { [ node_modules/.package-lock.json -nt package-lock.json ] || npm ci --no-audit --no-fund; }
 	cd gateway/web && npm run --silent build && npm test --silent
 
-.PHONY: setup-build setup-run setup-test
-setup-build setup-run setup-test: setup-%:
+.PHONY: setup-build setup-run setup-test setup-fuzz
+setup-build setup-run setup-test setup-fuzz: setup-%:
 	@scripts/setup.sh $*
 
 .PHONY: clean

@@ -4,6 +4,7 @@
 #   scripts/setup.sh build   compiler, libvirt headers, Node.js for the page
 #   scripts/setup.sh run     the above, libvirt and QEMU to run guests, and grpcurl
 #   scripts/setup.sh test    the above, and what the tests drive besides
+#   scripts/setup.sh fuzz    what the build needs, and cargo-fuzz
 #
 # Every step looks first and acts only on what is missing, so a second run takes well under a second.
 set -euo pipefail
@@ -162,9 +163,19 @@ ensure_test() {
   fi
 }
 
+ensure_fuzz() {
+  # libFuzzer is C++; the sanitizers come with rustc, which takes their flags when told that it is a nightly one.
+  apt_install g++
+  [ -x "$tools/bin/cargo-fuzz" ] || {
+    say "installing cargo-fuzz into target/tools"
+    cargo install -q cargo-fuzz --version 0.13.1 --locked --root "$tools"
+  }
+}
+
 case $level in
   build) ensure_build ;;
   run) ensure_build; ensure_run ;;
   test) ensure_build; ensure_run; ensure_test ;;
-  *) say "usage: scripts/setup.sh build|run|test"; exit 2 ;;
+  fuzz) ensure_build; ensure_fuzz ;;
+  *) say "usage: scripts/setup.sh build|run|test|fuzz"; exit 2 ;;
 esac

@@ -11,6 +11,8 @@
 pub mod codec;
 pub mod config;
 pub mod descriptors;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 pub mod server;
 pub mod telemetry;
 

@@ -8,6 +8,8 @@
 
 mod block_nodes;
 mod domain_xml;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod images;
 pub mod inbox;
 pub mod libvirt;

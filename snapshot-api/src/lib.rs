@@ -9,6 +9,17 @@ pub mod clock;
 pub mod commands;
 pub mod config;
 mod etag;
+/// Doors for the fuzzers (`make fuzz`) to what is otherwise inside.
+#[cfg(fuzzing)]
+pub mod fuzzing {
+    pub use crate::page::Page;
+
+    /// The revision in an etag, and the etag of a revision.
+    pub fn etag(epoch: &str, text: &str) -> Option<(i64, String)> {
+        let revision = crate::etag::decode(epoch, text)?;
+        Some((revision, crate::etag::encode(epoch, revision)))
+    }
+}
 pub mod limits;
 mod mutation;
 pub mod own_tokens;
