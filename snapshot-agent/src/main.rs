@@ -41,7 +41,9 @@ fn main() -> ExitCode {
         }
     };
     init_log(config.log_format);
-    if let Err(error) = mtls::forbid_core_dumps() {
+    // QEMU under the embedded driver is started by this process, and inherits its limits.
+    let is_alone = reach::cannot_be_narrowed(&config.libvirt_uri).is_none();
+    if is_alone && let Err(error) = mtls::forbid_core_dumps() {
         tracing::error!("core dumps cannot be forbidden: {error}");
         return ExitCode::FAILURE;
     }
