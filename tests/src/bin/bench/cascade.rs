@@ -133,7 +133,7 @@ fn print(row: &Value) {
 
 async fn one(line: Line, way: Way) -> Result<Cost> {
     let volume = Volume::mount()?;
-    let host = HostPlan::on("alpha", Backend::Daemon(Libvirtd::start()?)).policy(POLICY);
+    let host = HostPlan::on("alpha", Backend::Daemon(Libvirtd::start()?)).policy(POLICY).images(volume.folder()?);
     let cluster = Cluster::start(vec![host])?;
     let daemon = cluster.host("alpha")?.libvirtd()?;
     let guest = Guest::new(&volume.folder()?, "bench")?;
