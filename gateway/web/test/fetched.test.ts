@@ -1,6 +1,7 @@
 import assert from "node:assert/strict";
 import { afterEach, describe, it, mock } from "node:test";
 import { FetchedTokens } from "../src/fetched";
+import { holdTime } from "./time";
 
 /** Answers of the token route, in turn; the last one stays. Returns how often it was asked. */
 function route(...answers: (() => Response | Promise<Response>)[]): () => number {
@@ -24,13 +25,13 @@ describe("tokens from the page's server", () => {
   afterEach(() => mock.reset());
 
   it("are fetched once for several calls, and kept until they are about to end", async () => {
-    mock.timers.enable({ apis: ["Date"] });
+    const pass = holdTime();
     const asked = route(token("a"), token("b"));
     const tokens = new FetchedTokens("/token", () => undefined);
     assert.deepEqual(await Promise.all([tokens.get(), tokens.get()]), ["a", "a"]);
-    mock.timers.tick(49_000);
+    pass(49_000);
     assert.equal(await tokens.get(), "a");
-    mock.timers.tick(2_000);
+    pass(2_000);
     assert.equal(await tokens.get(), "b");
     assert.equal(asked(), 2);
   });
@@ -47,7 +48,7 @@ describe("tokens from the page's server", () => {
   });
 
   it("that are refused for now are asked for again, and the user sees why until there is one", async () => {
-    mock.timers.enable({ apis: ["setTimeout"] });
+    const pass = holdTime();
     route(refusal("wait a moment", true), token("a"));
     const shown: (string | undefined)[] = [];
     const tokens = new FetchedTokens("/token", (message) => shown.push(message));
@@ -55,38 +56,38 @@ describe("tokens from the page's server", () => {
     tokens.onChange(() => (told += 1));
     assert.equal(await tokens.get(), undefined);
     assert.deepEqual(shown, ["wait a moment"]);
-    mock.timers.tick(2000);
+    pass(2000);
     assert.equal(told, 1);
     assert.equal(await tokens.get(), "a");
     assert.deepEqual(shown, ["wait a moment", undefined]);
   });
 
   it("that are refused for good are not asked for again", async () => {
-    mock.timers.enable({ apis: ["setTimeout"] });
+    const pass = holdTime();
     route(refusal("never", false));
     const tokens = new FetchedTokens("/token", () => undefined);
     let told = 0;
     tokens.onChange(() => (told += 1));
     await tokens.get();
-    mock.timers.tick(3_600_000);
+    pass(3_600_000);
     assert.equal(told, 0);
   });
 
   it("are not asked for again when the session is over", async () => {
-    mock.timers.enable({ apis: ["setTimeout"] });
+    const pass = holdTime();
     route(() => new Response("<html>log in</html>", { status: 401 }));
     const shown: (string | undefined)[] = [];
     const tokens = new FetchedTokens("/token", (message) => shown.push(message));
     let told = 0;
     tokens.onChange(() => (told += 1));
     await tokens.get();
-    mock.timers.tick(3_600_000);
+    pass(3_600_000);
     assert.deepEqual(shown, ["You are not signed in any more. Sign in again; nothing on this page is lost."]);
     assert.equal(told, 0);
   });
 
   it("survive a lost network and a page where JSON was expected", async () => {
-    mock.timers.enable({ apis: ["setTimeout"] });
+    holdTime();
     route(() => Promise.reject(new TypeError("network")), () => new Response("<html>502</html>"), token("a"));
     const shown: (string | undefined)[] = [];
     const tokens = new FetchedTokens("/token", (message) => shown.push(message));
