@@ -66,13 +66,18 @@ fuzz: setup-fuzz web ## What reads strangers' bytes, under libFuzzer: TIME secon
 	    cargo fuzz run --target-dir $(CARGO_TARGET_DIR)/fuzz $$target -- -max_total_time=$(or $(TIME),60) -timeout=20 -rss_limit_mb=4096); \
 	done
 
+.PHONY: compose-test
+compose-test: setup-compose web ## docker-compose.yml brought up, used, cut in two, put together and taken down, with a Docker of its own
+	cargo build -p tests --bin compose --bin say
+	packaging/compose/test.sh
+
 .PHONY: web
 web: setup-build ## Build the page
 	cd gateway/web && { [ node_modules/.package-lock.json -nt package-lock.json ] || npm ci --no-audit --no-fund; }
 	cd gateway/web && npm run --silent build && npm test --silent
 
-.PHONY: setup-build setup-run setup-test setup-fuzz
-setup-build setup-run setup-test setup-fuzz: setup-%:
+.PHONY: setup-build setup-run setup-test setup-fuzz setup-compose
+setup-build setup-run setup-test setup-fuzz setup-compose: setup-%:
 	@scripts/setup.sh $*
 
 .PHONY: clean

@@ -5,6 +5,8 @@
 #   scripts/setup.sh run     the above, libvirt and QEMU to run guests, and grpcurl
 #   scripts/setup.sh test    the above, and what the tests drive besides
 #   scripts/setup.sh fuzz    what the build needs, and cargo-fuzz
+#   scripts/setup.sh host    libvirt's QEMU driver and QEMU alone, for an agent that has both in itself
+#   scripts/setup.sh compose the build's, Docker with Compose and debootstrap, for the images of docker-compose.yml
 #
 # Every step looks first and acts only on what is missing, so a second run takes well under a second.
 set -euo pipefail
@@ -163,6 +165,21 @@ ensure_test() {
   fi
 }
 
+ensure_host() {
+  minimum=$libvirt_minimum apt_install_newer libvirt-daemon-driver-qemu
+  apt_install_newer qemu-system-x86 qemu-utils
+}
+
+ensure_compose() {
+  apt_install docker.io debootstrap iproute2 iptables
+  if [ ! -x "$tools/bin/docker-compose" ]; then
+    say "installing docker-compose into target/tools"
+    apt_install python3 python3-venv
+    [ -x "$tools/bin/pip" ] || python3 -m venv "$tools"
+    "$tools/bin/pip" install -q --disable-pip-version-check -r scripts/compose-tools.txt
+  fi
+}
+
 ensure_fuzz() {
   # libFuzzer is C++; the sanitizers come with rustc, which takes their flags when told that it is a nightly one.
   apt_install g++
@@ -177,5 +194,7 @@ case $level in
   run) ensure_build; ensure_run ;;
   test) ensure_build; ensure_run; ensure_test ;;
   fuzz) ensure_build; ensure_fuzz ;;
-  *) say "usage: scripts/setup.sh build|run|test|fuzz"; exit 2 ;;
+  host) ensure_host ;;
+  compose) ensure_build; ensure_run; ensure_compose ;;
+  *) say "usage: scripts/setup.sh build|run|test|fuzz|host|compose"; exit 2 ;;
 esac

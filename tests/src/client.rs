@@ -4,6 +4,7 @@
 //! speak JSON convert by the descriptors on the way. [`Client`] has the calls of the story over any face, so that one
 //! story is told over all of them. A watch that stays open is [`VmWatch`]'s, over gRPC.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
@@ -90,14 +91,18 @@ pub trait Face: Send + Sync {
 
 /// Every face of a cluster: gRPC through the gateway and straight to the API, gRPC-Web, JSON by curl, and grpcurl at both.
 pub fn faces(cluster: &Cluster) -> Result<Vec<Box<dyn Face>>> {
-    let (gateway, public, ca) = (cluster.ports().gateway, cluster.ports().public, cluster.identity().ca());
+    faces_at(cluster.ports().gateway, cluster.ports().public, &cluster.identity().ca())
+}
+
+/// Every face of an installation on 127.0.0.1, by the ports of its gateway and of its public listener.
+pub fn faces_at(gateway: u16, public: u16, ca: &Path) -> Result<Vec<Box<dyn Face>>> {
     Ok(vec![
         Box::new(Grpc::plain(gateway)?),
-        Box::new(Grpc::tls(public, &ca)?),
+        Box::new(Grpc::tls(public, ca)?),
         Box::new(GrpcWeb::new(gateway)),
         Box::new(Curl::new(gateway)),
         Box::new(Grpcurl::plain(gateway)?),
-        Box::new(Grpcurl::tls(public, &ca)?),
+        Box::new(Grpcurl::tls(public, ca)?),
     ])
 }
 
