@@ -43,6 +43,21 @@ struct NvramElement {
 struct Devices {
     #[serde(rename = "disk", default)]
     disks: Vec<DiskElement>,
+    #[serde(rename = "channel", default)]
+    channels: Vec<Channel>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+struct Channel {
+    target: Option<ChannelTarget>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+struct ChannelTarget {
+    #[serde(rename = "@name")]
+    name: Option<String>,
+    #[serde(rename = "@state")]
+    state: Option<String>,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -162,6 +177,13 @@ impl Domain {
     /// libvirt wants it in an internal snapshot like any other disk.
     pub(super) fn disks(&self) -> impl Iterator<Item = Disk> {
         self.devices.disks.iter().filter(|disk| !disk.is_removable()).map(DiskElement::disk)
+    }
+
+    /// Whether somebody in the guest has opened the guest agent's end of its channel, where the machine is on.
+    pub(super) fn has_agent(&self) -> bool {
+        self.devices.channels.iter().filter_map(|channel| channel.target.as_ref()).any(|target| {
+            target.name.as_deref() == Some("org.qemu.guest_agent.0") && target.state.as_deref() == Some("connected")
+        })
     }
 
     /// Its disks in files, where the machine is on.
