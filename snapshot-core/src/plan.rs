@@ -194,8 +194,7 @@ impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::CreateInternal { memory: true, .. } => "saving the disks and the running state",
-            Self::CreateInternal { memory: false, .. } => "saving the disks",
-            Self::CreateLive { .. } => "saving the disks while the machine runs on",
+            Self::CreateInternal { memory: false, .. } | Self::CreateLive { .. } => "saving the disks",
             Self::WriteLabel { .. } => "writing the name and description",
             Self::RevertInternal { .. } => "going back to the snapshot",
             Self::PowerOff => "switching the machine off",
