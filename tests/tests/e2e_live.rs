@@ -140,7 +140,6 @@ async fn live_snapshots_are_the_default_and_virsh_works_on_them() {
     assert_eq!((report.disk, report.second_disk), ('A', Some('A')), "a fresh boot has the disks of then");
     lab.agreed_soon(&guest).await.unwrap();
     guest.write('C').unwrap();
-    // A restart of libvirt's daemon, as its record on disk is what is left of it then.
     virsh("snapshot-delete", &[]);
     let left = lab.agreed_soon(&guest).await.unwrap();
     assert_eq!(left.iter().map(|one| one.name.as_str()).collect::<Vec<_>>(), [second.name.as_str()]);
