@@ -22,6 +22,7 @@ fuzz_target!(|xml: &str| {
         protected: true,
         actor: "i/s".to_owned(),
         issuer: "i".to_owned(),
+        disks: None,
     };
     let Some(xml) = relabelled(xml, &label) else { return };
     assert_eq!(snapshot(&xml), Some((name, label)), "{xml}");

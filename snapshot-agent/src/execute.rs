@@ -15,6 +15,7 @@
 //! blocking task panics, the operation is settled like after a restart, before anybody else gets the machine.
 
 mod external;
+mod live;
 mod merge;
 pub mod operation;
 mod overdue;

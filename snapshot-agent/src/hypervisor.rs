@@ -23,12 +23,14 @@ mod xml_samples;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use proto::convert::Inventory;
 use snapshot_core::description::Label;
 use snapshot_core::ids::{SnapshotId, VmId};
 use snapshot_core::layers::{Layers, Merge};
-use snapshot_core::plan::PowerState;
+use snapshot_core::plan::{Freeze, PowerState};
+use snapshot_core::policy::HostPolicy;
 use snapshot_core::snapshot::SnapshotFacts;
 use snapshot_core::vm::VmFacts;
 use snapshot_core::{Error, Reason};
@@ -55,6 +57,11 @@ pub trait Hypervisor: Send + Sync + 'static {
 
     /// Takes a snapshot of all writable disks inside their images, with the running state or without.
     fn create_internal(&self, vm: &VmFacts, id: &SnapshotId, label: &Label, memory: bool) -> Result<(), Failure>;
+
+    /// Takes a snapshot of all writable disks of a machine that is on inside their images, without its memory and without
+    /// stopping it: of all of them or of none. How consistent it is, is written in its label. Tells how long the guest's disks were
+    /// held up. Where the guest's file systems are to be frozen, they are thawed again, as with [`Hypervisor::create_external`].
+    fn create_live(&self, vm: &VmFacts, id: &SnapshotId, label: &Label, quiesce: Freeze) -> Result<Duration, Failure>;
 
     /// Replaces what is written about a snapshot.
     fn write_label(&self, vm: VmId, id: &SnapshotId, label: &Label) -> Result<(), Failure>;
@@ -242,6 +249,22 @@ pub struct Versions {
     pub libvirt: String,
     /// QEMU's, such as `10.0.2`.
     pub qemu: String,
+}
+
+impl Versions {
+    /// Whether QEMU's disks can be taken live here: QEMU has them by the names of their nodes since 4.2, libvirt since 6.0.
+    pub fn take_live(&self) -> bool {
+        let is_since = |version: &str, since: (u32, u32)| {
+            let mut parts = version.split('.').map(|part| part.parse().unwrap_or(0));
+            (parts.next().unwrap_or(0), parts.next().unwrap_or(0)) >= since
+        };
+        is_since(&self.libvirt, (6, 0)) && is_since(&self.qemu, (4, 2))
+    }
+
+    /// What of the policy can be had here.
+    pub fn limit(&self, policy: &HostPolicy) -> HostPolicy {
+        HostPolicy { live_snapshots: policy.live_snapshots && self.take_live(), ..policy.clone() }
+    }
 }
 
 /// Why a call did not succeed.

@@ -173,6 +173,7 @@ impl Record {
             content: Content::Disks,
             storage: if inside.contains(id) { Storage::Internal } else { Storage::External },
             vm_state: RecordedState::Shutoff,
+            consistency: None,
             disks: Vec::new(),
             size_bytes: 0,
             origin: Origin::Service,

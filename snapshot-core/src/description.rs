@@ -9,11 +9,15 @@
 //! -- ravada-snapshots 1 {"actor":"ravada/alice","protected":false,"issuer":"ravada"}
 //! ```
 //!
+//! A snapshot of the disks alone of a machine that was on has `"disks":"crash"` as well, or another [`Consistency`]: libvirt's own
+//! record of one that was taken live is that of a machine that was off.
+//!
 //! The issuer is the host's own knowledge: it stands in the token that the host verified when the snapshot was taken. The
 //! actor holds it too, but a name may have slashes, and what was written by an older version came without the check.
 
 use serde::{Deserialize, Serialize};
 
+use crate::snapshot::Consistency;
 use crate::text::{Description, DisplayName};
 
 const MARKER: &str = "-- ravada-snapshots 1 ";
@@ -33,6 +37,9 @@ pub struct Label {
     /// host alone: an agent tells it to nobody, and takes nobody's word for it.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub issuer: String,
+    /// Of the disks alone of a machine that was on: how consistent they are. Kept on the host, like the issuer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disks: Option<Consistency>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -43,6 +50,8 @@ struct Marker {
     deleted: bool,
     #[serde(default, skip_serializing_if = "String::is_empty")]
     issuer: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    disks: Option<Consistency>,
 }
 
 impl Label {
@@ -58,7 +67,7 @@ impl Label {
 
     fn encode_as(&self, deleted: bool) -> String {
         let (actor, issuer) = (self.actor.clone(), self.issuer.clone());
-        let marker = Marker { actor, protected: self.protected, deleted, issuer };
+        let marker = Marker { actor, protected: self.protected, deleted, issuer, disks: self.disks };
         // Serializing plain fields cannot fail; an empty marker would only cost the actor's name.
         let marker = serde_json::to_string(&marker).unwrap_or_default();
         format!("{}\n{}\n{MARKER}{marker}", self.display_name, self.description)
@@ -73,6 +82,7 @@ impl Label {
             protected: marker.protected,
             actor: marker.actor,
             issuer: marker.issuer,
+            disks: marker.disks,
         })
     }
 
@@ -89,6 +99,7 @@ impl Label {
             protected: false,
             actor: String::new(),
             issuer: String::new(),
+            disks: None,
         }
     }
 }
@@ -107,11 +118,19 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    const ALL: [Consistency; 5] = [
+        Consistency::Complete,
+        Consistency::FileSystem,
+        Consistency::Crash,
+        Consistency::CrashNoAgent,
+        Consistency::CrashFreezeTimeout,
+    ];
+
     proptest! {
         #[test]
         fn what_is_written_is_read_back(
             name in "\\PC{1,128}", description in "\\PC{0,300}", protected in any::<bool>(), actor in "\\PC{0,40}",
-            issuer in "\\PC{0,40}",
+            issuer in "\\PC{0,40}", disks in prop::option::of(prop::sample::select(ALL.as_slice())),
         ) {
             prop_assume!(DisplayName::parse(&name).is_ok() && Description::parse(&description).is_ok());
             let label = Label {
@@ -120,6 +139,7 @@ mod tests {
                 protected,
                 actor,
                 issuer,
+                disks,
             };
             prop_assert_eq!(Label::decode(&label.encode()), Some(label.clone()));
             prop_assert!(!Label::is_deleted(&label.encode()) && Label::is_deleted(&label.encode_deleted()));
@@ -141,6 +161,7 @@ mod tests {
             protected: false,
             actor: "ravada/alice".to_owned(),
             issuer: "ravada".to_owned(),
+            disks: None,
         };
         assert_eq!(Label::decode(&label.encode()), Some(label));
     }

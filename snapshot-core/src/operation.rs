@@ -144,6 +144,9 @@ pub struct Create {
     pub storage: Option<Storage>,
     /// Whether to freeze the file systems.
     pub quiesce: bool,
+    /// Whether a live snapshot is taken all the same where they cannot be frozen.
+    #[serde(default)]
+    pub allow_crash_consistent: bool,
 }
 
 /// What to do to a machine.

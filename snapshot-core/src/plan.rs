@@ -39,6 +39,18 @@ pub enum PowerState {
     Off,
 }
 
+/// Whether the guest's file systems are frozen while a live snapshot is taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Freeze {
+    /// No.
+    No,
+    /// Where the guest agent does it; the snapshot tells whether it did.
+    IfPossible,
+    /// Yes, or there is no snapshot.
+    Required,
+}
+
 /// One idempotent change of a host.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "step")]
@@ -49,6 +61,14 @@ pub enum Step {
         snapshot: SnapshotId,
         /// Whether the running state goes into it.
         memory: bool,
+    },
+    /// Take a snapshot of the disks alone inside the qcow2 images of a machine that is on, all at one moment, and have
+    /// libvirt know of it.
+    CreateLive {
+        /// Its id.
+        snapshot: SnapshotId,
+        /// Whether the guest's file systems are frozen meanwhile.
+        quiesce: Freeze,
     },
     /// Write a snapshot's label anew.
     WriteLabel {
@@ -104,6 +124,7 @@ impl Step {
     pub fn kind(&self) -> &'static str {
         match self {
             Self::CreateInternal { .. } => "CREATE_INTERNAL",
+            Self::CreateLive { .. } => "CREATE_LIVE",
             Self::WriteLabel { .. } => "WRITE_LABEL",
             Self::RevertInternal { .. } => "REVERT_INTERNAL",
             Self::PowerOff => "POWER_OFF",
@@ -120,6 +141,7 @@ impl Step {
     pub fn snapshot(&self) -> Option<&SnapshotId> {
         match self {
             Self::CreateInternal { snapshot, .. }
+            | Self::CreateLive { snapshot, .. }
             | Self::WriteLabel { snapshot }
             | Self::RevertInternal { snapshot, .. }
             | Self::DeleteInternal { snapshot }
@@ -135,6 +157,7 @@ impl Step {
         match self {
             Self::DeleteInternal { snapshot } | Self::MarkDeleted { snapshot } => Some(snapshot),
             Self::CreateInternal { .. }
+            | Self::CreateLive { .. }
             | Self::WriteLabel { .. }
             | Self::RevertInternal { .. }
             | Self::PowerOff
@@ -148,7 +171,7 @@ impl Step {
     /// How it stores the snapshot that it takes.
     pub fn stores(&self) -> Option<Storage> {
         match self {
-            Self::CreateInternal { .. } => Some(Storage::Internal),
+            Self::CreateInternal { .. } | Self::CreateLive { .. } => Some(Storage::Internal),
             Self::CreateExternal { .. } => Some(Storage::External),
             Self::WriteLabel { .. }
             | Self::RevertInternal { .. }
@@ -171,7 +194,7 @@ impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::CreateInternal { memory: true, .. } => "saving the disks and the running state",
-            Self::CreateInternal { memory: false, .. } => "saving the disks",
+            Self::CreateInternal { memory: false, .. } | Self::CreateLive { .. } => "saving the disks",
             Self::WriteLabel { .. } => "writing the name and description",
             Self::RevertInternal { .. } => "going back to the snapshot",
             Self::PowerOff => "switching the machine off",
@@ -358,5 +381,7 @@ impl<'a> Situation<'a> {
 
 #[cfg(test)]
 mod external_tests;
+#[cfg(test)]
+mod live_tests;
 #[cfg(test)]
 mod tests;

@@ -12,6 +12,8 @@ pub struct HostPolicy {
     /// of as long as it takes to save its memory, they show how far they are, and they can be stopped. Nothing without
     /// `stable_paths = false`.
     pub prefer_short_pauses: bool,
+    /// Whether the disks of a machine that is on are taken alone and live, inside their images, by QEMU's own transaction.
+    pub live_snapshots: bool,
     /// The most files a disk may be spread over. libvirt 11.3 cannot start a machine on more than 25 (ADR 10), and lets one
     /// that is off grow beyond that.
     pub max_layers: u32,
@@ -30,6 +32,7 @@ impl Default for HostPolicy {
         Self {
             stable_paths: true,
             prefer_short_pauses: false,
+            live_snapshots: true,
             max_layers: 20,
             max_snapshots_per_vm: 100,
             max_snapshot_bytes_per_vm: 0,

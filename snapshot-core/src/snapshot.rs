@@ -40,6 +40,22 @@ pub enum RecordedState {
     DiskOnly,
 }
 
+/// How consistent the file systems in a snapshot are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Consistency {
+    /// Nothing is missing: the machine was off, or its memory is in the snapshot.
+    Complete,
+    /// The guest agent froze them.
+    FileSystem,
+    /// As after a power cut: no freeze was asked for.
+    Crash,
+    /// As after a power cut: there was no guest agent to freeze them.
+    CrashNoAgent,
+    /// As after a power cut: the guest agent did not freeze them, or not for long enough.
+    CrashFreezeTimeout,
+}
+
 /// Who made a snapshot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -69,6 +85,9 @@ pub struct SnapshotFacts {
     pub storage: Storage,
     /// What the machine was doing.
     pub vm_state: RecordedState,
+    /// How consistent its file systems are; `None` where nobody wrote that down.
+    #[serde(default)]
+    pub consistency: Option<Consistency>,
     /// The targets of the disks in it.
     pub disks: Vec<String>,
     /// Bytes that are its own from its first moment.

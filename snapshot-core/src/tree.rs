@@ -196,6 +196,7 @@ pub(crate) mod tests {
             content: Content::Disks,
             storage: Storage::Internal,
             vm_state: RecordedState::Shutoff,
+            consistency: None,
             disks: vec!["vda".to_owned()],
             size_bytes: 0,
             origin: Origin::Service,

@@ -97,6 +97,11 @@ impl Lab {
         Self::on(HostPlan::daemon(HOST)?.policy(lines))
     }
 
+    /// The same where the disks of a running machine are taken live: the agent's own default.
+    pub fn live(lines: &str) -> Result<Self> {
+        Self::with_policy(&format!("live_snapshots = true\n{lines}"))
+    }
+
     fn on(host: HostPlan) -> Result<Self> {
         let cluster = Cluster::start(vec![host])?;
         Ok(Self { client: Client::admin(&cluster)?, cluster })
@@ -259,6 +264,8 @@ pub fn as_listed(snapshot: &v1::Snapshot) -> Listed {
         v1::SnapshotVmState::Running => "running",
         v1::SnapshotVmState::Paused => "paused",
         v1::SnapshotVmState::Shutoff => "shutoff",
+        // To libvirt one that was taken live is of a machine that was off.
+        v1::SnapshotVmState::DiskOnly if snapshot.storage() == v1::StorageKind::Internal => "shutoff",
         v1::SnapshotVmState::DiskOnly => "disk-snapshot",
         v1::SnapshotVmState::Unspecified => "unknown",
     };

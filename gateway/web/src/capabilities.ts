@@ -3,8 +3,9 @@
 
 import type { Duration } from "@bufbuild/protobuf/wkt";
 import { explainReason } from "./errors";
+import { OperationMethod } from "./gen/ravada/snapshot/v1/operation_pb";
 import { SnapshotContent, SnapshotState, type Snapshot } from "./gen/ravada/snapshot/v1/snapshot_pb";
-import { CapabilityKind, type Capability, type Vm } from "./gen/ravada/snapshot/v1/vm_pb";
+import { CapabilityKind, VmState, type Capability, type Vm } from "./gen/ravada/snapshot/v1/vm_pb";
 import type { Contents } from "./state";
 
 /** Whether a thing may be asked for, and the reason in the user's words when not. */
@@ -21,6 +22,8 @@ export interface CreateOffer {
   readonly memory: "choice" | "required" | "impossible";
   /** Why it is not the user's choice; empty when it is. */
   readonly memoryReason: string;
+  /** Whether it is kept unless the user decides: as the service does it, not where the disks can be had while the machine runs on. */
+  readonly memoryAtFirst: boolean;
 }
 
 const YES: Answer = { possible: true, reason: "" };
@@ -32,15 +35,19 @@ export function createOffer(vm: Vm): CreateOffer {
   const disks = answer(vm, CapabilityKind.CREATE_DISKS);
   const memory = answer(vm, CapabilityKind.CREATE_DISKS_AND_MEMORY);
   if (disks.possible && memory.possible) {
-    return { create: YES, memory: "choice", memoryReason: "" };
+    return { create: YES, memory: "choice", memoryReason: "", memoryAtFirst: !isLive(vm) };
   }
   if (memory.possible) {
-    return { create: YES, memory: "required", memoryReason: disks.reason };
+    return { create: YES, memory: "required", memoryReason: disks.reason, memoryAtFirst: true };
   }
   // "Keep the running state too" is no advice where that cannot be kept either: then its own reason is the one to tell.
   const reason = find(vm, CapabilityKind.CREATE_DISKS)?.reason === LIVE_DISKS ? memory.reason : disks.reason;
   const create = disks.possible ? YES : { possible: false, reason };
-  return { create, memory: "impossible", memoryReason: memory.reason };
+  return { create, memory: "impossible", memoryReason: memory.reason, memoryAtFirst: false };
+}
+
+function isLive(vm: Vm): boolean {
+  return vm.state === VmState.RUNNING && find(vm, CapabilityKind.CREATE_DISKS)?.method === OperationMethod.LIVE;
 }
 
 /** How many snapshots can still be kept, and of how many: by the machine's limit or the user's, whichever is nearer. */

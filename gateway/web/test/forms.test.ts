@@ -11,9 +11,9 @@ import { createOffer, createPause, mayChange, snapshotsLeft } from "../src/capab
 import { DOMAIN } from "../src/errors";
 import { isUuid, readFragment, writeFragment } from "../src/fragment";
 import { ErrorInfoSchema } from "../src/gen/google/rpc/error_details_pb";
-import { OperationState } from "../src/gen/ravada/snapshot/v1/operation_pb";
+import { OperationMethod, OperationState } from "../src/gen/ravada/snapshot/v1/operation_pb";
 import { SnapshotContent } from "../src/gen/ravada/snapshot/v1/snapshot_pb";
-import { CapabilityKind } from "../src/gen/ravada/snapshot/v1/vm_pb";
+import { CapabilityKind, VmState } from "../src/gen/ravada/snapshot/v1/vm_pb";
 import { Intention, newRequestId } from "../src/requests";
 import { descriptionProblem, nameProblem, oneLine } from "../src/rules";
 import { claims, cleanToken, PastedTokens } from "../src/tokens";
@@ -31,6 +31,11 @@ const yes = (kind: CapabilityKind) => ({ kind, available: true });
 
 test("the running state is offered as the machine allows", () => {
   assert.equal(createOffer(vm({ capabilities: [yes(DISKS), yes(MEMORY)] })).memory, "choice");
+
+  const live = [{ ...yes(DISKS), method: OperationMethod.LIVE }, yes(MEMORY)];
+  const atFirst = (state: VmState) => createOffer(vm({ state, capabilities: live })).memoryAtFirst;
+  assert.deepEqual([atFirst(VmState.RUNNING), atFirst(VmState.PAUSED)], [false, true]);
+  assert.ok(createOffer(vm({ state: VmState.RUNNING, capabilities: [yes(DISKS), yes(MEMORY)] })).memoryAtFirst);
 
   const running = createOffer(vm({ capabilities: [no(DISKS, "LIVE_DISKS_UNSUPPORTED"), yes(MEMORY)] }));
   assert.equal(running.memory, "required");

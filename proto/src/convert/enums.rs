@@ -3,7 +3,7 @@
 use snapshot_core::audit;
 use snapshot_core::operation::{DeleteScope, Method, OperationKind, OperationState, Outcome, RunAfter};
 use snapshot_core::plan::CapabilityKind;
-use snapshot_core::snapshot::{Content, Origin, RecordedState, Storage};
+use snapshot_core::snapshot::{Consistency, Content, Origin, RecordedState, Storage};
 use snapshot_core::vm::{Nvram, VmState};
 
 use crate::{agent, v1};
@@ -42,6 +42,10 @@ same!(Storage, v1::StorageKind, { Internal = Internal, External = External }, un
 same!(Origin, v1::SnapshotOrigin, { Service = Service, Foreign = Foreign }, unspecified);
 same!(RecordedState, v1::SnapshotVmState, {
     Shutoff = Shutoff, Running = Running, Paused = Paused, DiskOnly = DiskOnly,
+}, unspecified);
+same!(Consistency, v1::SnapshotConsistency, {
+    Complete = Complete, FileSystem = FileSystem, Crash = Crash, CrashNoAgent = CrashNoAgent,
+    CrashFreezeTimeout = CrashFreezeTimeout,
 }, unspecified);
 same!(VmState, v1::VmState, {
     Unknown = Unspecified, Running = Running, Paused = Paused, Shutoff = Shutoff, Crashed = Crashed,

@@ -8,7 +8,7 @@ use snapshot_core::vm::{DiskFacts, VmFacts};
 use snapshot_core::{Error, Reason};
 
 use super::{protocol, timestamp};
-use crate::agent;
+use crate::{agent, v1};
 
 /// A machine and its snapshots, in any order.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -133,6 +133,7 @@ impl From<&SnapshotFacts> for agent::SnapshotFacts {
         wire.set_storage(snapshot.storage.into());
         wire.set_vm_state(snapshot.vm_state.into());
         wire.set_origin(snapshot.origin.into());
+        wire.set_consistency(snapshot.consistency.map_or(v1::SnapshotConsistency::Unspecified, Into::into));
         wire
     }
 }
@@ -145,6 +146,7 @@ impl TryFrom<agent::SnapshotFacts> for SnapshotFacts {
         let storage: Option<_> = wire.storage().into();
         let vm_state: Option<_> = wire.vm_state().into();
         let origin: Option<_> = wire.origin().into();
+        let consistency = wire.consistency().into();
         let broken = present(wire.broken_reason).map(|text| Reason::parse(&text).unwrap_or(Reason::SnapshotBroken));
         Ok(Self {
             id: wire.snapshot_id.parse().map_err(|_| protocol("snapshot_id"))?,
@@ -157,10 +159,12 @@ impl TryFrom<agent::SnapshotFacts> for SnapshotFacts {
                 protected: wire.protected,
                 actor: wire.actor,
                 issuer: String::new(),
+                disks: None,
             },
             content: content.ok_or_else(|| protocol("content"))?,
             storage: storage.ok_or_else(|| protocol("storage"))?,
             vm_state: vm_state.ok_or_else(|| protocol("vm_state"))?,
+            consistency,
             disks: wire.disks,
             size_bytes: wire.size_bytes,
             origin: origin.ok_or_else(|| protocol("origin"))?,
@@ -174,6 +178,7 @@ impl From<&HostPolicy> for agent::HostPolicy {
         Self {
             stable_paths: policy.stable_paths,
             prefer_short_pauses: policy.prefer_short_pauses,
+            live_snapshots: policy.live_snapshots,
             max_layers: policy.max_layers,
             max_snapshots_per_vm: policy.max_snapshots_per_vm,
             max_snapshot_bytes_per_vm: policy.max_snapshot_bytes_per_vm,
@@ -187,6 +192,7 @@ impl From<&agent::HostPolicy> for HostPolicy {
         Self {
             stable_paths: wire.stable_paths,
             prefer_short_pauses: wire.prefer_short_pauses,
+            live_snapshots: wire.live_snapshots,
             max_layers: wire.max_layers,
             max_snapshots_per_vm: wire.max_snapshots_per_vm,
             max_snapshot_bytes_per_vm: wire.max_snapshot_bytes_per_vm,

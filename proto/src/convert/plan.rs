@@ -54,6 +54,9 @@ impl From<&Capability> for v1::Capability {
         match &capability.outcome {
             Ok(plan) => {
                 wire.available = true;
+                if let Some(method) = plan.method {
+                    wire.set_method(method.into());
+                }
                 wire.pauses = plan.predicted_pause_ms.is_some();
                 wire.predicted_pause = plan.predicted_pause_ms.map(duration_millis);
                 if let Some(storage) = plan.steps.iter().find_map(Step::stores) {

@@ -28,6 +28,7 @@ impl From<&Create> for agent::CreateAction {
             description: create.description.to_string(),
             protected: create.protected,
             quiesce: create.quiesce,
+            allow_crash_consistent: create.allow_crash_consistent,
             ..Self::default()
         };
         wire.set_content(create.content.map_or(v1::SnapshotContent::Unspecified, Into::into));
@@ -50,6 +51,7 @@ impl TryFrom<agent::CreateAction> for Create {
             content: content.into(),
             storage: storage.into(),
             quiesce: wire.quiesce,
+            allow_crash_consistent: wire.allow_crash_consistent,
         })
     }
 }

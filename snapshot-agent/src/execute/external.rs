@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use snapshot_core::ids::SnapshotId;
 use snapshot_core::layers::{Layers, Merge, is_overlay_of, memory_path, overlay_paths};
 use snapshot_core::plan::PowerState;
+use snapshot_core::snapshot::Consistency;
 use snapshot_core::vm::VmState;
 use snapshot_core::{Error, Reason};
 
@@ -99,10 +100,13 @@ impl Work<'_> {
         if seen.has_whole(id) {
             return Ok(());
         }
-        let label = self.new_label()?;
+        let mut label = self.new_label()?;
         let disks = seen.vm.writable_disks().map(|disk| (disk.target.as_str(), disk.path.as_str()));
         let overlays = overlay_paths(disks, id);
         let memory_file = seen.vm.writable_disks().next().filter(|_| memory).map(|disk| memory_path(&disk.path, id));
+        if !memory && seen.vm.is_active() {
+            label.disks = Some(if quiesce { Consistency::FileSystem } else { Consistency::Crash });
+        }
         let new = NewExternal { id, label: &label, overlays: &overlays, memory_file: memory_file.as_deref(), quiesce };
         let (start, was_running) = (Instant::now(), seen.vm.state == VmState::Running);
         self.stale = true;

@@ -165,6 +165,11 @@ impl Work<'_> {
             (Request::Revert { .. }, Step::RevertInternal { snapshot, then }) => {
                 self.settle_revert(next, begun, &snapshot, then)
             }
+            (Request::Create(_), Step::CreateLive { snapshot, quiesce }) => self.settle_live(&snapshot, quiesce, begun),
+            (Request::Revert { .. }, Step::CreateLive { snapshot, quiesce }) => {
+                self.settle_live(&snapshot, quiesce, begun)?;
+                self.settle(next + 1, false)
+            }
             (Request::Create(_), Step::CreateExternal { snapshot, quiesce, .. }) => {
                 self.settle_external(&snapshot, quiesce, begun)
             }
@@ -203,7 +208,7 @@ impl Work<'_> {
         }
     }
 
-    fn settle_create(&mut self, id: &SnapshotId, begun: bool) -> Result<(), Halt> {
+    pub(super) fn settle_create(&mut self, id: &SnapshotId, begun: bool) -> Result<(), Halt> {
         if self.look()?.has_whole(id) {
             return Ok(());
         }

@@ -33,6 +33,7 @@ impl Work<'_> {
     pub(super) fn step(&mut self, step: &Step) -> Result<(), Halt> {
         match step {
             Step::CreateInternal { snapshot, memory } => self.create(snapshot, *memory),
+            Step::CreateLive { snapshot, quiesce } => self.create_live(snapshot, *quiesce),
             Step::WriteLabel { snapshot } => self.write_label(snapshot),
             Step::RevertInternal { snapshot, then } => self.revert(snapshot, *then, false),
             Step::PowerOff => self.power_off(),
@@ -136,6 +137,7 @@ impl Work<'_> {
             protected: create.protected,
             actor: self.entry.actor.clone(),
             issuer: self.entry.issuer.clone(),
+            disks: None,
         })
     }
 

@@ -36,7 +36,9 @@ impl Shared {
         let tree = SnapshotTree::new(seen.snapshots.iter().cloned())
             .map_err(|error| Error::new(Reason::HypervisorFailed, format!("libvirt lists what is no tree: {error}")))?;
         check_reach(self.hypervisor.folders(), &seen, &spec.request)?;
-        let situation = Situation { vm: &seen.vm, tree: &tree, layers: &seen.layers, policy: &self.policy };
+        // Without its version QEMU is asked for nothing that an old one could not do.
+        let policy = self.hypervisor.versions().unwrap_or_default().limit(&self.policy);
+        let situation = Situation { vm: &seen.vm, tree: &tree, layers: &seen.layers, policy: &policy };
         let plan = match force {
             Some(force) => purge_left_behind(situation, force)?,
             None => plan(situation, &spec.request)?,
@@ -78,6 +80,7 @@ impl Shared {
             protected: create.protected,
             actor: entry.actor.clone(),
             issuer: entry.issuer.clone(),
+            disks: None,
         };
         let taking = entry.steps.iter().find(|step| step.stores().is_some());
         match taking {

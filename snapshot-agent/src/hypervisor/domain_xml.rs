@@ -43,6 +43,21 @@ struct NvramElement {
 struct Devices {
     #[serde(rename = "disk", default)]
     disks: Vec<DiskElement>,
+    #[serde(rename = "channel", default)]
+    channels: Vec<Channel>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+struct Channel {
+    target: Option<ChannelTarget>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+struct ChannelTarget {
+    #[serde(rename = "@name")]
+    name: Option<String>,
+    #[serde(rename = "@state")]
+    state: Option<String>,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -54,7 +69,14 @@ struct DiskElement {
     driver: Option<Driver>,
     source: Option<Source>,
     target: Target,
+    alias: Option<Alias>,
     readonly: Option<serde::de::IgnoredAny>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+struct Alias {
+    #[serde(rename = "@name")]
+    name: String,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -96,6 +118,17 @@ pub(super) struct Disk {
     pub(super) format: String,
     /// Whether the guest cannot write to it.
     pub(super) read_only: bool,
+}
+
+/// A disk of a machine that is on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Attached {
+    /// The target, such as `vda`.
+    pub(super) target: String,
+    /// QEMU's name for the device, such as `virtio-disk0`.
+    pub(super) device: String,
+    /// The image that libvirt has it on.
+    pub(super) path: PathBuf,
 }
 
 /// A medium in a removable drive: a file that has to exist when the machine starts.
@@ -144,6 +177,21 @@ impl Domain {
     /// libvirt wants it in an internal snapshot like any other disk.
     pub(super) fn disks(&self) -> impl Iterator<Item = Disk> {
         self.devices.disks.iter().filter(|disk| !disk.is_removable()).map(DiskElement::disk)
+    }
+
+    /// Whether somebody in the guest has opened the guest agent's end of its channel, where the machine is on.
+    pub(super) fn has_agent(&self) -> bool {
+        self.devices.channels.iter().filter_map(|channel| channel.target.as_ref()).any(|target| {
+            target.name.as_deref() == Some("org.qemu.guest_agent.0") && target.state.as_deref() == Some("connected")
+        })
+    }
+
+    /// Its disks in files, where the machine is on.
+    pub(super) fn attached(&self) -> impl Iterator<Item = Attached> {
+        self.devices.disks.iter().filter(|disk| !disk.is_removable()).filter_map(|element| {
+            let disk = element.disk();
+            Some(Attached { target: disk.target, device: element.alias.as_ref()?.name.clone(), path: disk.path? })
+        })
     }
 
     /// The files and formats of its disks.

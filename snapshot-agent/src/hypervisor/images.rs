@@ -109,6 +109,7 @@ impl Images {
             content: recorded.content,
             storage: recorded.storage,
             vm_state: recorded.state,
+            consistency: recorded.consistency,
             disks: recorded.disks,
             size_bytes: match recorded.storage {
                 Storage::Internal => size_bytes,

@@ -13,7 +13,9 @@ mod failure;
 mod files;
 mod freeze;
 mod link;
+mod live;
 mod merge;
+mod monitor;
 mod news;
 mod observe;
 mod take_back;
@@ -22,11 +24,12 @@ mod written;
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use snapshot_core::description::Label;
 use snapshot_core::ids::{SnapshotId, VmId};
 use snapshot_core::layers::{Layers, Merge};
-use snapshot_core::plan::PowerState;
+use snapshot_core::plan::{Freeze, PowerState};
 use snapshot_core::vm::VmFacts;
 
 use self::link::{Connection, Link};
@@ -103,6 +106,10 @@ impl Hypervisor for Libvirt {
 
     fn create_internal(&self, vm: &VmFacts, id: &SnapshotId, label: &Label, memory: bool) -> Result<(), Failure> {
         self.actions.act("create", |connection| action::create_internal(connection, vm, id, label, memory))
+    }
+
+    fn create_live(&self, vm: &VmFacts, id: &SnapshotId, label: &Label, quiesce: Freeze) -> Result<Duration, Failure> {
+        live::create((&self.actions, &self.looks), vm, id, label, quiesce)
     }
 
     fn write_label(&self, vm: VmId, id: &SnapshotId, label: &Label) -> Result<(), Failure> {

@@ -23,6 +23,38 @@ pub(super) fn create<'a>(
     })
 }
 
+/// What libvirt has to be told of a snapshot that was taken live.
+pub(super) struct Taken<'a> {
+    pub(super) id: &'a SnapshotId,
+    pub(super) label: &'a Label,
+    /// libvirt's name of the snapshot that was current.
+    pub(super) parent: Option<&'a str>,
+    /// In seconds of the Unix epoch.
+    pub(super) create_time: i64,
+}
+
+/// The XML by which libvirt comes to know of a whole snapshot that is in the images of these disks: as it would have written it
+/// itself, had the machine been off. `domain` is what the machine boots as, in libvirt's own words.
+pub(super) fn taken<'a>(
+    taken: &Taken<'_>,
+    disks: impl IntoIterator<Item = &'a str>,
+    domain: &str,
+) -> Result<String, std::io::Error> {
+    write(|writer| {
+        text(writer, "name", taken.id.as_str())?;
+        text(writer, "description", &taken.label.encode())?;
+        text(writer, "state", "shutoff")?;
+        if let Some(parent) = taken.parent {
+            writer.create_element("parent").write_inner_content(|writer| text(writer, "name", parent))?;
+        }
+        text(writer, "creationTime", &taken.create_time.to_string())?;
+        location(writer, false)?;
+        inside(writer, disks)?;
+        // What libvirt wrote is XML already.
+        writer.write_event(Event::Text(BytesText::from_escaped(domain)))
+    })
+}
+
 /// The XML by which libvirt comes to know of a snapshot that is in the images of these disks already. It serves to have
 /// libvirt delete it, so it tells no more than that takes; `domain` is the domain's own XML.
 pub(super) fn adopt<'a>(

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use serde::Deserialize;
 use snapshot_core::description::Label;
-use snapshot_core::snapshot::{Content, RecordedState, Storage};
+use snapshot_core::snapshot::{Consistency, Content, RecordedState, Storage};
 
 use super::domain_xml::{Domain, Medium};
 
@@ -85,6 +85,8 @@ pub(super) struct Recorded {
     pub(super) storage: Storage,
     /// What the machine was doing.
     pub(super) state: RecordedState,
+    /// How consistent its file systems are.
+    pub(super) consistency: Option<Consistency>,
     /// The targets of the disks in it.
     pub(super) disks: Vec<String>,
     /// The images that the snapshot is inside of, by target: where they were when it was taken, which is where a
@@ -134,17 +136,27 @@ impl Snapshot {
                 .collect(),
             memory: self.memory.as_ref().filter(|_| memory == "external").and_then(|memory| memory.file.clone()),
         };
+        let label = self
+            .description
+            .as_deref()
+            .and_then(Label::decode)
+            .unwrap_or_else(|| Label::foreign(&self.name, self.description.as_deref().unwrap_or_default()));
+        let state = match recorded_state(self.state.as_deref(), with_memory) {
+            // To libvirt one that was taken live is of a machine that was off.
+            RecordedState::Shutoff if label.disks.is_some() => RecordedState::DiskOnly,
+            state => state,
+        };
         Recorded {
-            label: self
-                .description
-                .as_deref()
-                .and_then(Label::decode)
-                .unwrap_or_else(|| Label::foreign(&self.name, self.description.as_deref().unwrap_or_default())),
+            consistency: match state {
+                RecordedState::DiskOnly => label.disks,
+                RecordedState::Shutoff | RecordedState::Running | RecordedState::Paused => Some(Consistency::Complete),
+            },
+            state,
+            label,
             parent: self.parent.map(|parent| parent.name),
             create_time: self.creation_time,
             content: if with_memory { Content::DisksAndMemory } else { Content::Disks },
             storage: if external { Storage::External } else { Storage::Internal },
-            state: recorded_state(self.state.as_deref(), with_memory),
             images: then
                 .iter()
                 .filter(|disk| inside(&disk.target) && disk.format == "qcow2")

@@ -118,6 +118,7 @@ fn event(change: Change) -> Event {
 
 async fn host_facts(agent: &Agent) -> HostFacts {
     let versions = agent.machines.versions();
+    let policy = Some((&versions.limit(&agent.config.policy)).into());
     let dirs = agent.config.image_dirs.clone();
     let file_systems = spawn_blocking(move || dirs.iter().filter_map(|dir| file_system(dir)).collect()).await;
     HostFacts {
@@ -126,7 +127,7 @@ async fn host_facts(agent: &Agent) -> HostFacts {
         qemu_version: versions.qemu,
         file_systems: file_systems.unwrap_or_default(),
         running_operation_ids: agent.locks.running().iter().map(ToString::to_string).collect(),
-        policy: Some((&agent.config.policy).into()),
+        policy,
         left_behind_vm_ids: left_behind(agent),
     }
 }

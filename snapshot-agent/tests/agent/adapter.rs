@@ -22,6 +22,7 @@ fn label(name: &str) -> Label {
         protected: false,
         actor: "ravada/alice".to_owned(),
         issuer: "ravada".to_owned(),
+        disks: None,
     }
 }
 

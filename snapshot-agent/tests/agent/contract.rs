@@ -10,8 +10,8 @@ use std::sync::{Arc, Mutex};
 use snapshot_agent::hypervisor::{Failure, Hypervisor, Observed, PausedBy, Reread};
 use snapshot_core::description::Label;
 use snapshot_core::ids::{SnapshotId, VmId};
-use snapshot_core::plan::PowerState;
-use snapshot_core::snapshot::{Content, RecordedState};
+use snapshot_core::plan::{Freeze, PowerState};
+use snapshot_core::snapshot::{Consistency, Content, RecordedState};
 use snapshot_core::vm::VmState;
 use uuid::Uuid;
 
@@ -159,6 +159,7 @@ fn keeps(subject: &dyn Subject) {
     taking(&asker, [&a, &b, &c]);
     going_back(&asker, [&a, &b, &c]);
     deleting(&asker, [&a, &b, &c]);
+    taking_live(&asker, [&a, &b]);
     let nobody = VmId::from_uuid(Uuid::new_v4());
     assert_eq!(hypervisor.observe(nobody, Reread::All), Err(Failure::VmGone));
     assert_eq!(hypervisor.power_off(nobody), Err(Failure::VmGone));
@@ -194,6 +195,30 @@ fn taking(asker: &Asker<'_>, [a, b, c]: [&SnapshotId; 3]) {
     subject.hypervisor().write_label(subject.vm(), b, &label).unwrap();
     assert_eq!(asker.look().snapshot(b).unwrap().label.display_name, label.display_name);
     assert_eq!((asker.current().as_ref(), asker.parent(b).as_ref()), (Some(c), Some(a)));
+}
+
+fn taking_live(asker: &Asker<'_>, [a, b]: [&SnapshotId; 2]) {
+    let (subject, vm, before) = (asker.0, asker.0.vm(), asker.look());
+    let take = |id: &SnapshotId| {
+        let label = Label::foreign("name", "text");
+        subject.hypervisor().create_live(&asker.look().vm, id, &label, Freeze::No).map(drop)
+    };
+    take(a).unwrap();
+    refused(take(a));
+    let seen = asker.look();
+    assert_eq!((seen.vm.state, seen.instance), (VmState::Running, before.instance));
+    assert!(seen.has_whole(a) && seen.strays.is_empty() && asker.current().as_ref() == Some(a));
+    let one = seen.snapshot(a).unwrap();
+    assert_eq!((one.content, one.vm_state), (Content::Disks, RecordedState::DiskOnly));
+    assert_eq!((one.consistency, one.label.disks), (Some(Consistency::Crash), Some(Consistency::Crash)));
+    subject.write('E');
+    asker.revert(a, PowerState::Running);
+    assert_eq!(subject.read(), ['C', 'C']);
+    subject.hypervisor().power_off(vm).unwrap();
+    refused(take(b));
+    assert!(!asker.look().has_stray(b));
+    subject.hypervisor().delete_internal(vm, a).unwrap();
+    assert!(asker.look().snapshots.is_empty() && asker.look().strays.is_empty());
 }
 
 fn going_back(asker: &Asker<'_>, [a, b, c]: [&SnapshotId; 3]) {

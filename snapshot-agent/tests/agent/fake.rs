@@ -15,8 +15,8 @@ use std::time::Duration;
 use snapshot_core::description::Label;
 use snapshot_core::ids::{SnapshotId, VmId};
 use snapshot_core::layers::{Layer, Layers, Merge};
-use snapshot_core::plan::PowerState;
-use snapshot_core::snapshot::{Content, Origin, RecordedState, SnapshotFacts, Storage};
+use snapshot_core::plan::{Freeze, PowerState};
+use snapshot_core::snapshot::{Consistency, Content, Origin, RecordedState, SnapshotFacts, Storage};
 use snapshot_core::vm::{VmFacts, VmState};
 use snapshot_core::{Error, Reason};
 use tokio::sync::Notify;
@@ -117,33 +117,6 @@ impl Fake {
         lock(&self.state).fault.is_none()
     }
 
-    fn seen(&self, vm: VmId) -> Result<Observed, Failure> {
-        // Only changes are counted: what a look may be answered with is tried by the others.
-        assert!(!lock(&self.state).dead, "this process is dead");
-        let mut world = lock(&self.world);
-        let machine = machine(&mut world, vm)?;
-        let mut snapshots = machine.snapshots.clone();
-        snapshots.retain(|snapshot| !machine.is_deleted(&snapshot.id));
-        for snapshot in &mut snapshots {
-            let lost = match snapshot.storage {
-                Storage::Internal => machine.images.iter().any(|image| !image.contains_key(&snapshot.id)),
-                Storage::External => machine.has_lost_files(&snapshot.id),
-            };
-            snapshot.broken = lost.then_some(Reason::SnapshotBroken);
-        }
-        let tags = machine.images.iter().flat_map(BTreeMap::keys).filter(|id| machine.listed(id).is_err());
-        machine.reparent(&mut snapshots);
-        Ok(Observed {
-            vm: machine.vm.clone(),
-            snapshots,
-            layers: machine.seen_layers(),
-            instance: machine.instance,
-            paused_by: machine.paused_by,
-            strays: tags.map(ToString::to_string).collect(),
-            images: machine.contents(),
-        })
-    }
-
     fn call<T: Default>(
         &self,
         act: impl FnOnce(&mut World) -> Result<T, Failure>,
@@ -242,6 +215,11 @@ impl Hypervisor for Fake {
             }
         };
         self.call(|world| machine(world, vm.id)?.create(id, label, memory), halfway)
+    }
+
+    fn create_live(&self, vm: &VmFacts, id: &SnapshotId, label: &Label, _: Freeze) -> Result<Duration, Failure> {
+        let halfway = |world: &mut World| _ = machine(world, vm.id).map(|machine| machine.transact(id));
+        self.call(|world| machine(world, vm.id)?.create_live(id, label), halfway)
     }
 
     fn write_label(&self, vm: VmId, id: &SnapshotId, label: &Label) -> Result<(), Failure> {

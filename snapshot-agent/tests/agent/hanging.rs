@@ -29,6 +29,7 @@ fn label(name: &str) -> Label {
         protected: false,
         actor: String::new(),
         issuer: String::new(),
+        disks: None,
     }
 }
 

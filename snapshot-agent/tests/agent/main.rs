@@ -17,6 +17,7 @@ mod external;
 mod fake;
 mod guest;
 mod hanging;
+mod live;
 mod names;
 mod operations;
 mod served;

@@ -120,6 +120,7 @@ fn create(n: u128) -> Create {
         content: None,
         storage: None,
         quiesce: false,
+        allow_crash_consistent: false,
     }
 }
 

@@ -209,5 +209,6 @@ pub(crate) fn create(id: &SnapshotId) -> Create {
         content: None,
         storage: None,
         quiesce: false,
+        allow_crash_consistent: false,
     }
 }

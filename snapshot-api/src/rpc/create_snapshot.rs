@@ -26,6 +26,7 @@ pub async fn call(app: &App, call: Call<v1::CreateSnapshotRequest>) -> Result<v1
         content: content.into(),
         storage: storage.into(),
         quiesce: request.quiesce,
+        allow_crash_consistent: request.allow_crash_consistent,
     };
     let same = v1::CreateSnapshotRequest { request_id: String::new(), validate_only: false, ..request.clone() };
     let options = Options {

@@ -55,5 +55,6 @@ fn present(wanted: &str, target: &DisplayName) -> Result<Create, Error> {
         content: None,
         storage: None,
         quiesce: false,
+        allow_crash_consistent: false,
     })
 }

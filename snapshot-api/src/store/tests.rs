@@ -64,6 +64,7 @@ fn snapshot(id: &str, parent: Option<&str>) -> SnapshotFacts {
         content: Content::Disks,
         storage: Storage::Internal,
         vm_state: RecordedState::Shutoff,
+        consistency: None,
         disks: vec!["vda".to_owned()],
         size_bytes: 0,
         origin: Origin::Foreign,
@@ -92,6 +93,7 @@ pub(crate) fn create(id: &str) -> Request {
         content: None,
         storage: None,
         quiesce: false,
+        allow_crash_consistent: false,
     })
 }
 

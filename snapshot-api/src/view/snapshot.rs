@@ -2,7 +2,7 @@
 
 use proto::convert::timestamp;
 use proto::{names, v1};
-use snapshot_core::snapshot::{Content, RecordedState};
+use snapshot_core::snapshot::{Consistency, Content, RecordedState};
 
 use crate::etag;
 use crate::store::SnapshotRow;
@@ -40,7 +40,8 @@ pub fn snapshot(epoch: &str, row: &SnapshotRow) -> v1::Snapshot {
         wire.set_content(facts.content.into());
         wire.set_vm_state(facts.vm_state.into());
         let complete = facts.content == Content::DisksAndMemory || facts.vm_state == RecordedState::Shutoff;
-        wire.set_consistency(if complete { v1::SnapshotConsistency::Complete } else { v1::SnapshotConsistency::Crash });
+        let likely = if complete { Consistency::Complete } else { Consistency::Crash };
+        wire.set_consistency(facts.consistency.unwrap_or(likely).into());
     }
     wire
 }

@@ -43,6 +43,7 @@ pub fn capabilities(situation: Situation<'_>) -> Vec<Capability> {
                 content: Some(content),
                 storage: None,
                 quiesce: false,
+                allow_crash_consistent: false,
             }),
         )
     };

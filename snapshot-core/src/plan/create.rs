@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use super::{Plan, Situation, Step};
+use super::{Freeze, Plan, Situation, Step};
 use crate::error::{Error, Reason};
 use crate::ids::SnapshotId;
 use crate::operation::{Create, Method};
@@ -16,23 +16,26 @@ const SAVED_BYTES_PER_SECOND: u64 = 350 << 20;
 
 pub(super) fn plan(situation: Situation<'_>, create: &Create) -> Result<Plan, Error> {
     check_id(situation, create)?;
-    let memory = memory_wanted(situation, create.content)?;
+    let mut memory = memory_wanted(situation, create.content)?;
     situation.check_changeable()?;
-    let storage = storage(situation, create, memory)?;
-    let live_disks = !memory && situation.vm.is_active();
-    if live_disks && storage == Storage::Internal {
-        return Err(situation.refuse(
-            Reason::LiveDisksUnsupported,
-            "the disks alone of a running machine cannot be captured on this host: take the running state too, or \
-             switch the machine off",
-        ));
+    // Nobody asked for the running state: a guest that runs is not held up for it.
+    let unasked = create.content.is_none() && situation.vm.state == VmState::Running;
+    if unasked && storage(situation, create, false) == Ok(Storage::Internal) && check_live(situation).is_ok() {
+        memory = false;
     }
-    if create.quiesce && !(storage == Storage::External && !memory && situation.vm.state == VmState::Running) {
+    let storage = storage(situation, create, memory)?;
+    let live = !memory && situation.vm.is_active() && storage == Storage::Internal;
+    if live {
+        check_live(situation)?;
+    }
+    let may_freeze = (live || storage == Storage::External && !memory) && situation.vm.state == VmState::Running;
+    if create.quiesce && !may_freeze && !create.allow_crash_consistent {
         return Err(situation.refuse(
             Reason::QuiesceUnsupported,
-            "file systems can only be frozen for an external snapshot of the disks alone of a running machine",
+            "file systems can only be frozen for a snapshot of the disks alone of a running machine",
         ));
     }
+    let quiesce = create.quiesce && may_freeze;
     let limit = situation.policy.max_snapshots_per_vm;
     if situation.tree.len() >= limit as usize {
         let message = format!("the machine has {} snapshots, the most is {limit}", situation.tree.len());
@@ -43,13 +46,22 @@ pub(super) fn plan(situation: Situation<'_>, create: &Create) -> Result<Plan, Er
     }
     let snapshot = create.snapshot.clone();
     let step = match storage {
+        Storage::Internal if live => {
+            let quiesce = match (quiesce, create.allow_crash_consistent) {
+                (false, _) => Freeze::No,
+                (true, true) => Freeze::IfPossible,
+                (true, false) => Freeze::Required,
+            };
+            check_disks(situation, memory)?;
+            Step::CreateLive { snapshot, quiesce }
+        }
         Storage::Internal => {
             check_disks(situation, memory)?;
             Step::CreateInternal { snapshot, memory }
         }
         Storage::External => {
             check_files(situation)?;
-            Step::CreateExternal { snapshot, memory, quiesce: create.quiesce }
+            Step::CreateExternal { snapshot, memory, quiesce }
         }
     };
     let bytes = if memory { situation.vm.memory_bytes } else { 0 };
@@ -62,8 +74,40 @@ pub(super) fn plan(situation: Situation<'_>, create: &Create) -> Result<Plan, Er
         bytes_written: bytes,
         predicted_pause_ms: pauses.then(|| predicted_pause_ms(bytes)),
         losses: Vec::new(),
-        method: Some(Method::Libvirt),
+        method: Some(if live { Method::Live } else { Method::Libvirt }),
     })
+}
+
+/// The same for the present of a machine that is about to go back. What runs is lost with it, so a machine that is on has
+/// its running state kept, unless something else was asked for.
+pub(super) fn plan_present(situation: Situation<'_>, create: &Create) -> Result<Plan, Error> {
+    let keeps = create.content.or(situation.vm.is_active().then_some(Content::DisksAndMemory));
+    plan(situation, &Create { content: keeps, ..create.clone() })
+}
+
+/// Whether QEMU can take the disks alone while the machine is on.
+fn check_live(situation: Situation<'_>) -> Result<(), Error> {
+    let refuse = |why: &str| {
+        let message = format!("{why}: take the running state too, or switch the machine off");
+        Err(situation.refuse(Reason::LiveDisksUnsupported, message))
+    };
+    if !situation.policy.live_snapshots {
+        return refuse(
+            "the disks alone of a running machine cannot be captured on this host, by its policy or its QEMU",
+        );
+    }
+    // libvirt goes back to such a snapshot in this file, too, and QEMU's transaction has put nothing there.
+    if situation.vm.nvram == Nvram::Qcow2 {
+        return refuse("the UEFI variables are in a qcow2 file, and cannot be captured with the disks while they run");
+    }
+    match situation.vm.writable_disks().find(|disk| disk.format != "qcow2" || !disk.path.starts_with('/')) {
+        Some(disk) => {
+            let why =
+                format!("disk {} is no qcow2 image in a local file, which live snapshots are kept in", disk.target);
+            refuse(&why).map_err(|error| error.with("disk", &disk.target))
+        }
+        None => Ok(()),
+    }
 }
 
 /// A snapshot is new. Under the id of one that there is, what is left of that one would be taken for remains of this when it is
@@ -142,7 +186,7 @@ fn storage(situation: Situation<'_>, create: &Create, memory: bool) -> Result<St
 fn automatic(situation: Situation<'_>, memory: bool) -> Storage {
     let policy = situation.policy;
     let live_disks = !memory && situation.vm.is_active();
-    let impossible = live_disks || check_disks(situation, memory).is_err();
+    let impossible = if live_disks { check_live(situation).is_err() } else { check_disks(situation, memory).is_err() };
     if !policy.stable_paths && (policy.prefer_short_pauses || impossible) {
         Storage::External
     } else {

@@ -95,12 +95,13 @@ fn a_running_machine_has_its_disks_taken_alone_and_frozen_where_that_is_possible
         plan.map(|plan| plan.steps[0].clone()).map_err(|error| error.reason())
     };
     let taken = |memory, quiesce| Ok(Step::CreateExternal { snapshot: create(None).snapshot, memory, quiesce });
+    let free = || HostPolicy { live_snapshots: false, ..free() };
     assert_eq!(ask(VmState::Running, Some(Content::Disks), false, &free()), taken(false, false));
     assert_eq!(ask(VmState::Running, Some(Content::Disks), true, &free()), taken(false, true));
     assert_eq!(ask(VmState::Running, None, true, &free()), Err(Reason::QuiesceUnsupported));
     assert_eq!(ask(VmState::Paused, Some(Content::Disks), true, &free()), Err(Reason::QuiesceUnsupported));
     assert_eq!(ask(VmState::Shutoff, None, true, &free()), Err(Reason::QuiesceUnsupported));
-    let fixed = HostPolicy::default();
+    let fixed = HostPolicy { live_snapshots: false, ..HostPolicy::default() };
     assert_eq!(ask(VmState::Running, Some(Content::Disks), true, &fixed), Err(Reason::LiveDisksUnsupported));
 }
 

@@ -72,6 +72,7 @@ mod tests {
             parent: parent.cloned(),
             content,
             vm_state,
+            consistency: None,
             disks,
             ..snapshot(1, None)
         }

@@ -32,7 +32,7 @@ pub(super) fn plan(
     }
     let mut plan = match save_current {
         // The present is a snapshot before anything is overwritten, or nothing happens.
-        Some(save) => create::plan(situation, save)?,
+        Some(save) => create::plan_present(situation, save)?,
         None => Plan { losses: present(situation), method: Some(Method::Libvirt), ..Plan::default() },
     };
     plan.losses.extend(detached_disks(situation, target));
@@ -73,7 +73,9 @@ fn steps(target: &SnapshotFacts, run_after: RunAfter) -> Vec<Step> {
 fn stale_variables(situation: Situation<'_>, target: &SnapshotFacts) -> Option<Loss> {
     let are_in_it = match situation.vm.nvram {
         Nvram::Absent => true,
-        Nvram::Qcow2 => has_memory(target) || target.storage == Storage::Internal,
+        Nvram::Qcow2 => {
+            has_memory(target) || (target.storage == Storage::Internal && target.vm_state == RecordedState::Shutoff)
+        }
         Nvram::Raw => has_memory(target),
     };
     (!are_in_it).then_some(Loss::UefiVariables)

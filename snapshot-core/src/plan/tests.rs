@@ -48,6 +48,7 @@ pub(super) fn create(content: Option<Content>) -> Create {
         content,
         storage: None,
         quiesce: false,
+        allow_crash_consistent: false,
     }
 }
 
@@ -66,8 +67,11 @@ fn content_follows_what_the_machine_does() {
         (VmState::Shutoff, None, Ok(false)),
         (VmState::Shutoff, Some(Content::Disks), Ok(false)),
         (VmState::Shutoff, Some(Content::DisksAndMemory), Err(Reason::VmNotRunning)),
-        (VmState::Running, None, Ok(true)),
-        (VmState::Running, Some(Content::Disks), Err(Reason::LiveDisksUnsupported)),
+        (VmState::Running, None, Ok(false)),
+        (VmState::Running, Some(Content::Disks), Ok(false)),
+        (VmState::Running, Some(Content::DisksAndMemory), Ok(true)),
+        (VmState::Paused, None, Ok(true)),
+        (VmState::Paused, Some(Content::Disks), Ok(false)),
         (VmState::Paused, Some(Content::DisksAndMemory), Ok(true)),
         (VmState::Crashed, None, Err(Reason::VmStateUnsupported)),
         (VmState::Suspended, None, Err(Reason::VmStateUnsupported)),
@@ -96,7 +100,8 @@ fn every_danger_is_refused_with_its_reason() {
     for (reason, spoil) in cases {
         let mut vm = vm(VmState::Shutoff);
         spoil(&mut vm);
-        assert_eq!(refusal(&vm, Request::Create(create(None))), reason);
+        let content = (vm.state == VmState::Running).then_some(Content::DisksAndMemory);
+        assert_eq!(refusal(&vm, Request::Create(create(content))), reason);
     }
 }
 
@@ -113,9 +118,10 @@ fn space_counts_the_running_state_on_the_first_disk() {
     let mut machine = vm(VmState::Running);
     machine.memory_bytes = 4 << 30;
     machine.disks[0].free_bytes = Some((4 << 30) - 1);
-    assert_eq!(refusal(&machine, Request::Create(create(None))), Reason::SpaceLow);
+    let all = || Request::Create(create(Some(Content::DisksAndMemory)));
+    assert_eq!(refusal(&machine, all()), Reason::SpaceLow);
     machine.disks[0].free_bytes = Some((4 << 30) + HostPolicy::default().space_margin_bytes);
-    let plan = ask(&machine, &SnapshotTree::default(), Request::Create(create(None))).unwrap();
+    let plan = ask(&machine, &SnapshotTree::default(), all()).unwrap();
     assert_eq!(plan.bytes_written, 4 << 30);
     assert!(plan.predicted_pause_ms.unwrap() > 1000);
 }
@@ -279,7 +285,8 @@ fn what_snapshots_may_take_in_bytes_is_the_hosts_policy() {
     let ask = |state, most: u64, snapshot: &str| {
         let policy = HostPolicy { max_snapshot_bytes_per_vm: most, ..HostPolicy::default() };
         let vm = vm(state);
-        let request = Request::Create(Create { snapshot: snapshot.parse().unwrap(), ..create(None) });
+        let content = (state == VmState::Running).then_some(Content::DisksAndMemory);
+        let request = Request::Create(Create { snapshot: snapshot.parse().unwrap(), ..create(content) });
         let situation = Situation { vm: &vm, tree: &tree, layers: &Layers::default(), policy: &policy };
         plan(situation, &request).map(|_| ()).map_err(|error| error.metadata()["quota"].clone())
     };

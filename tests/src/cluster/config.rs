@@ -24,7 +24,9 @@ pub(super) fn agent(identity: &Identity, agent: &Agent<'_>) -> String {
     let peer = identity.spiffe("snapshot-api");
     let tls = tls("tls", identity, &identity.agent(name));
     let issuers = format!("{}{}", issuers(identity), own_issuer_of_api(identity));
-    let policy = agent.policy;
+    // What most tests are about is saved and restored with the guest's RAM, which tells more than its disks alone.
+    let live = if agent.policy.contains("live_snapshots") { "" } else { "live_snapshots = false\n" };
+    let policy = format!("{live}{}", agent.policy);
     format!(
         r#"host = "{name}"
 listen = "127.0.0.1:{port}"

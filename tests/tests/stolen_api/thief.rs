@@ -115,6 +115,7 @@ pub fn new_snapshot(name: &str) -> Create {
         content: None,
         storage: None,
         quiesce: false,
+        allow_crash_consistent: false,
     }
 }
 

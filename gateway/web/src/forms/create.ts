@@ -81,10 +81,8 @@ export class CreateForm {
     this.#reason.hidden = offer.create.possible;
     setText(this.#reason, offer.create.possible ? "" : t("create.impossible", { reason: offer.create.reason }));
     this.#memory.disabled = offer.memory !== "choice";
-    if (offer.memory !== "choice") {
-      this.#memory.checked = offer.memory === "required";
-    } else if (!this.#chosen) {
-      this.#memory.checked = true;
+    if (offer.memory !== "choice" || !this.#chosen) {
+      this.#memory.checked = offer.memoryAtFirst;
     }
     // When nothing can be taken, the reason has been said above.
     setText(this.#memoryHint, offer.create.possible ? this.#hint(offer.memory, offer.memoryReason) : "");

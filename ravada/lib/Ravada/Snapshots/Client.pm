@@ -77,6 +77,7 @@ sub create ($self, $vm, %wanted) {
     my $content = _choice(\%CONTENT, 'content', delete $wanted{content} // 'auto');
     my %request = (parent => _vm($vm), snapshot => \%snapshot, content => $content);
     $request{quiesce} = true if delete $wanted{quiesce};
+    $request{allowCrashConsistent} = true if delete $wanted{allow_crash_consistent};
     return $self->_change('CreateSnapshot', \%request, \%wanted);
 }
 
@@ -323,7 +324,9 @@ One snapshot.
 
 =head2 create($vm, name => $text, ...)
 
-Takes a snapshot. C<description>, C<protected>, C<quiesce>; C<content> is C<auto>, C<disks> or C<memory>. As all changes it takes
+Takes a snapshot. C<description>, C<protected>, C<quiesce>; C<content> is C<auto>, C<disks> or C<memory>. Of a machine that runs,
+C<auto> is its disks alone where the host can take them live. With C<allow_crash_consistent> a live snapshot is taken even where
+C<quiesce> cannot be had; its C<consistency> tells. As all changes it takes
 C<request_id> (by default a new one) and C<validate_only> (the answer's C<plan> says what would be done, and nothing is), and
 answers with the operation, which goes on: see C<wait>.
 

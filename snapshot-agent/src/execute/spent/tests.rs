@@ -60,6 +60,7 @@ fn what_takes_nothing_from_anybody_is_not_counted() {
         content: None,
         storage: None,
         quiesce: false,
+        allow_crash_consistent: false,
     };
     let (display_name, description) = (create.display_name.clone(), create.description.clone());
     let update = Request::Update { snapshot: snapshot(), display_name, description, protected: false };

@@ -19,7 +19,7 @@ use snapshot_core::{Error, Reason};
 use virt::domain::Domain;
 use virt_sys as sys;
 
-use super::super::Failure;
+use super::super::{Failure, domain_xml};
 use super::link::{Connection, Link};
 
 /// How long the guest agent may take to freeze or to thaw, in seconds. Before it freezes it writes down what is not on the
@@ -99,6 +99,10 @@ fn freeze(connection: &Connection, vm: VmId) -> Result<(), Failure> {
             let message = "the machine has no channel to a guest agent";
             Failure::Precondition(named(Reason::GuestAgentAbsent, message))
         }
+        // Nobody in the guest has opened its end.
+        sys::VIR_ERR_AGENT_UNRESPONSIVE if !has_agent(&domain) => {
+            Failure::Precondition(named(Reason::GuestAgentSilent, silent).with("agent", "not connected"))
+        }
         // It is greeted first, and was not asked for more when it does not answer that.
         sys::VIR_ERR_AGENT_UNRESPONSIVE => Failure::Precondition(named(Reason::GuestAgentSilent, silent)),
         sys::VIR_ERR_AGENT_COMMAND_TIMEOUT => Failure::FreezeLost(named(Reason::GuestAgentSilent, silent)),
@@ -108,6 +112,12 @@ fn freeze(connection: &Connection, vm: VmId) -> Result<(), Failure> {
         }
         _ => error.into(),
     })
+}
+
+/// Whether somebody in the guest has opened the guest agent's end of its channel; where that cannot be told, it is asked.
+fn has_agent(domain: &Domain) -> bool {
+    let xml = domain.xml_desc(0).ok().and_then(|xml| domain_xml::parse(&xml).ok());
+    xml.is_none_or(|xml| xml.has_agent())
 }
 
 fn is_unsupported(error: &virt::error::Error) -> bool {

@@ -37,11 +37,12 @@ pub(super) fn outline(connection: &Connection, vm: VmId) -> Result<Outline, Fail
     Ok(Outline { snapshots: names, current })
 }
 
-/// libvirt answers with an error where none is current.
 fn current(domain: &Domain, snapshots: &[DomainSnapshot]) -> Result<Option<String>, Failure> {
-    if snapshots.is_empty() {
-        return Ok(None);
-    }
+    if snapshots.is_empty() { Ok(None) } else { current_name(domain) }
+}
+
+/// The snapshot that is current. libvirt answers with an error where none is.
+pub(super) fn current_name(domain: &Domain) -> Result<Option<String>, Failure> {
     match domain.current_snapshot(0).and_then(|snapshot| snapshot.name()) {
         Ok(name) => Ok(Some(name)),
         Err(error) if error.code().to_raw() == sys::VIR_ERR_NO_DOMAIN_SNAPSHOT => Ok(None),

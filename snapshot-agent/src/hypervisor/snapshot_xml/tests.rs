@@ -114,6 +114,7 @@ fn label(name: &str, description: &str) -> Label {
         protected: true,
         actor: "ravada/alice <a@b>".to_owned(),
         issuer: "ravada <a@b>".to_owned(),
+        disks: None,
     }
 }
 

@@ -186,6 +186,7 @@ impl Machine {
                 (VmState::Shutoff, _) => RecordedState::Shutoff,
                 _ => RecordedState::DiskOnly,
             },
+            consistency: None,
             disks: frozen.keys().cloned().collect(),
             size_bytes: 0,
             origin: Origin::Service,

@@ -2,6 +2,35 @@
 
 use super::*;
 
+impl Fake {
+    pub(super) fn seen(&self, vm: VmId) -> Result<Observed, Failure> {
+        // Only changes are counted: what a look may be answered with is tried by the others.
+        assert!(!lock(&self.state).dead, "this process is dead");
+        let mut world = lock(&self.world);
+        let machine = machine(&mut world, vm)?;
+        let mut snapshots = machine.snapshots.clone();
+        snapshots.retain(|snapshot| !machine.is_deleted(&snapshot.id));
+        for snapshot in &mut snapshots {
+            let lost = match snapshot.storage {
+                Storage::Internal => machine.images.iter().any(|image| !image.contains_key(&snapshot.id)),
+                Storage::External => machine.has_lost_files(&snapshot.id),
+            };
+            snapshot.broken = lost.then_some(Reason::SnapshotBroken);
+        }
+        let tags = machine.images.iter().flat_map(BTreeMap::keys).filter(|id| machine.listed(id).is_err());
+        machine.reparent(&mut snapshots);
+        Ok(Observed {
+            vm: machine.vm.clone(),
+            snapshots,
+            layers: machine.seen_layers(),
+            instance: machine.instance,
+            paused_by: machine.paused_by,
+            strays: tags.map(ToString::to_string).collect(),
+            images: machine.contents(),
+        })
+    }
+}
+
 impl Machine {
     pub(super) fn listed(&self, id: &SnapshotId) -> Result<&SnapshotFacts, Failure> {
         self.snapshots.iter().find(|snapshot| snapshot.id == *id).ok_or(Failure::SnapshotGone)
@@ -11,9 +40,31 @@ impl Machine {
         if memory == (self.vm.state == VmState::Shutoff) || self.images.iter().any(|image| image.contains_key(id)) {
             return Err(Failure::Refused { code: 9, message: "not so".to_owned() });
         }
+        self.transact(id);
+        self.list(id, label, memory);
+        Ok(())
+    }
+
+    /// What QEMU does to the images: all of them at once.
+    pub(super) fn transact(&mut self, id: &SnapshotId) {
         for (image, content) in self.images.iter_mut().zip(&self.disks) {
             image.insert(id.clone(), *content);
         }
+    }
+
+    pub(super) fn create_live(&mut self, id: &SnapshotId, label: &Label) -> Result<Duration, Failure> {
+        if self.vm.state == VmState::Shutoff || self.images.iter().any(|image| image.contains_key(id)) {
+            return Err(Failure::Refused { code: 9, message: "not so".to_owned() });
+        }
+        self.transact(id);
+        let crash = Some(Consistency::Crash);
+        self.list(id, &Label { disks: crash, ..label.clone() }, false);
+        let listed = self.snapshots.iter_mut().filter(|snapshot| snapshot.id == *id);
+        listed.for_each(|listed| (listed.vm_state, listed.consistency) = (RecordedState::DiskOnly, crash));
+        Ok(Duration::from_millis(5))
+    }
+
+    fn list(&mut self, id: &SnapshotId, label: &Label, memory: bool) {
         let parent = self.snapshots.iter().find(|snapshot| snapshot.is_current).map(|snapshot| snapshot.id.clone());
         self.snapshots.iter_mut().for_each(|snapshot| snapshot.is_current = false);
         self.snapshots.push(SnapshotFacts {
@@ -29,12 +80,12 @@ impl Machine {
                 VmState::Paused => RecordedState::Paused,
                 _ => RecordedState::Shutoff,
             },
+            consistency: None,
             disks: vec!["vda".to_owned(), "vdb".to_owned()],
             size_bytes: 0,
             origin: Origin::Service,
             broken: None,
         });
-        Ok(())
     }
 
     pub(super) fn delete(&mut self, id: &SnapshotId, images: bool) -> Result<(), Failure> {

@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 
 use snapshot_agent::hypervisor::PausedBy;
 use snapshot_core::plan::Step;
+use snapshot_core::snapshot::Content;
 
 use super::*;
 
@@ -64,7 +65,7 @@ fn is_renamed(machine: &Machine) -> bool {
     machine.snapshots.iter().any(|snapshot| snapshot.label.display_name.as_str() == "renamed")
 }
 
-const CASES: [Case; 11] = [
+const CASES: [Case; 12] = [
     Case {
         name: "create, off",
         state: VmState::Shutoff,
@@ -73,6 +74,12 @@ const CASES: [Case; 11] = [
     },
     Case {
         name: "create, running",
+        state: VmState::Running,
+        request: || Request::Create(Create { content: Some(Content::DisksAndMemory), ..create(9) }),
+        done: |machine| has(machine, 9) && machine.vm.state == VmState::Running,
+    },
+    Case {
+        name: "create, disks of one that runs",
         state: VmState::Running,
         request: || Request::Create(create(9)),
         done: |machine| has(machine, 9) && machine.vm.state == VmState::Running,
@@ -222,6 +229,7 @@ async fn the_cases_have_every_kind_of_step() {
     // A new kind does not compile until it is added here, and then fails until a case has it.
     let kind = |step: &Step| match step {
         Step::CreateInternal { .. } => "CREATE_INTERNAL",
+        Step::CreateLive { .. } => "CREATE_LIVE",
         Step::WriteLabel { .. } => "WRITE_LABEL",
         Step::RevertInternal { .. } => "REVERT_INTERNAL",
         Step::PowerOff => "POWER_OFF",
@@ -237,6 +245,7 @@ async fn the_cases_have_every_kind_of_step() {
         "CLEAN_UP",
         "CREATE_EXTERNAL",
         "CREATE_INTERNAL",
+        "CREATE_LIVE",
         "DELETE_INTERNAL",
         "MARK_DELETED",
         "MERGE_LAYERS",

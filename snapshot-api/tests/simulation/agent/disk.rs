@@ -72,6 +72,7 @@ impl Disk {
             Request::Create(create) => {
                 let label = Label {
                     issuer: String::new(),
+                    disks: None,
                     display_name: create.display_name.clone(),
                     description: create.description.clone(),
                     protected: create.protected,
@@ -119,6 +120,7 @@ fn snapshot(id: SnapshotId, parent: Option<SnapshotId>, label: Label, create_tim
         content: Content::Disks,
         storage: Storage::Internal,
         vm_state: RecordedState::Shutoff,
+        consistency: None,
         disks: vec!["vda".to_owned()],
         size_bytes: 0,
         origin: Origin::Service,
