@@ -66,13 +66,31 @@ fuzz: setup-fuzz web ## What reads strangers' bytes, under libFuzzer: TIME secon
 	    cargo fuzz run --target-dir $(CARGO_TARGET_DIR)/fuzz $$target -- -max_total_time=$(or $(TIME),60) -timeout=20 -rss_limit_mb=4096); \
 	done
 
+# For another profile than that of releases, which takes long: make deb PROFILE=dev
+PROFILE ?= dist
+PROGRAMS = target/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
+DEBS = target/deb
+
+.PHONY: deb
+deb: setup-dist web ## The Debian packages, in target/deb; PROFILE=dev for quick ones
+	$(if $(filter dist,$(PROFILE)),scripts/dist-build.sh,cargo build --profile $(PROFILE) -p snapshot-api -p snapshot-agent -p snapshot-gateway)
+	cargo run -q -p manuals -- target/manuals
+	rm -rf $(DEBS)
+	packaging/debian/build.sh $(PROGRAMS) target/manuals $(DEBS)
+	lintian --allow-root --fail-on error,warning --suppress-tags initial-upload-closes-no-bugs $(DEBS)/*.deb
+	@ls -sh1 $(DEBS)/*.deb
+
+.PHONY: deb-test
+deb-test: deb ## Install, start, upgrade, remove and purge the packages in a bare Debian 12 (as root), and follow the README there
+	packaging/test/packages.sh $(DEBS)
+
 .PHONY: web
 web: setup-build ## Build the page
 	cd gateway/web && { [ node_modules/.package-lock.json -nt package-lock.json ] || npm ci --no-audit --no-fund; }
 	cd gateway/web && npm run --silent build && npm test --silent
 
-.PHONY: setup-build setup-run setup-test setup-fuzz
-setup-build setup-run setup-test setup-fuzz: setup-%:
+.PHONY: setup-build setup-run setup-test setup-fuzz setup-dist
+setup-build setup-run setup-test setup-fuzz setup-dist: setup-%:
 	@scripts/setup.sh $*
 
 .PHONY: clean

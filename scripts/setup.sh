@@ -5,6 +5,7 @@
 #   scripts/setup.sh run     the above, libvirt and QEMU to run guests, and grpcurl
 #   scripts/setup.sh test    the above, and what the tests drive besides
 #   scripts/setup.sh fuzz    what the build needs, and cargo-fuzz
+#   scripts/setup.sh dist    what the build needs, and what makes packages and tries them
 #
 # Every step looks first and acts only on what is missing, so a second run takes well under a second.
 set -euo pipefail
@@ -151,8 +152,8 @@ ensure_run() {
 
 ensure_test() {
   apt_install python3-libvirt chromium e2fsprogs ovmf xz-utils
-  # systemd-analyze, which judges packaging/systemd; nothing of it is started.
-  apt_install systemd
+  # systemd-analyze, which judges packaging/systemd, of which nothing is started; and what makes packages.
+  apt_install systemd dpkg-dev
   # For ravada/: what its modules use, and what their tests do.
   apt_install perl libmojolicious-perl libcrypt-jwt-perl libcryptx-perl libclass-method-modifiers-perl \
     libsys-virt-perl libmoose-perl libdbi-perl libdbd-sqlite3-perl libperl-critic-perl
@@ -172,10 +173,15 @@ ensure_fuzz() {
   }
 }
 
+ensure_dist() {
+  apt_install dpkg-dev lintian debootstrap debian-archive-keyring util-linux perl
+}
+
 case $level in
   build) ensure_build ;;
   run) ensure_build; ensure_run ;;
   test) ensure_build; ensure_run; ensure_test ;;
   fuzz) ensure_build; ensure_fuzz ;;
-  *) say "usage: scripts/setup.sh build|run|test|fuzz"; exit 2 ;;
+  dist) ensure_build; ensure_dist ;;
+  *) say "usage: scripts/setup.sh build|run|test|fuzz|dist"; exit 2 ;;
 esac

@@ -1,10 +1,10 @@
 //! `snapshot-gateway`: reads its configuration and serves until it is told to stop.
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clap::Parser;
+use gateway::arguments::Arguments;
 use gateway::config::Config;
 use gateway::{Gateway, from_channel, server, telemetry};
 use mtls::client::ClientTimeouts;
@@ -18,15 +18,6 @@ type Error = Box<dyn std::error::Error + Send + Sync>;
 
 /// A caller is told within a second that the API cannot be reached.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
-
-/// gRPC, gRPC-Web and Connect in front of the snapshot API, and the page.
-#[derive(Debug, Parser)]
-#[command(version)]
-struct Arguments {
-    /// The configuration file.
-    #[arg(long, value_name = "FILE", env = "SNAPSHOT_GATEWAY_CONFIG")]
-    config: PathBuf,
-}
 
 #[tokio::main]
 async fn main() -> ExitCode {

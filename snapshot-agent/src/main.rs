@@ -1,12 +1,12 @@
 //! `snapshot-agent --config FILE`.
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Parser;
 use metrics_exporter_prometheus::PrometheusBuilder;
+use snapshot_agent::arguments::Arguments;
 use snapshot_agent::beneath::Beneath;
 use snapshot_agent::config::{Config, LogFormat};
 use snapshot_agent::hypervisor::libvirt::Libvirt;
@@ -16,22 +16,13 @@ use tokio::runtime::Builder;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
-/// Takes, reverts to and deletes snapshots of this host's virtual machines, for the snapshot API.
-#[derive(Debug, Parser)]
-#[command(version)]
-struct Args {
-    /// The configuration file.
-    #[arg(long)]
-    config: PathBuf,
-}
-
 /// The most threads that serve.
 const MOST_WORKERS: usize = 4;
 /// How long threads that wait for libvirt are waited for in turn: they may wait forever.
 const THREADS_WAIT: Duration = Duration::from_secs(1);
 
 fn main() -> ExitCode {
-    let args = Args::parse();
+    let args = Arguments::parse();
     let config = match Config::load(&args.config) {
         Ok(config) => config,
         Err(error) => {
@@ -122,7 +113,7 @@ fn run(config: Config, reached: Reached) -> Result<bool, Box<dyn std::error::Err
 /// To stderr, by RUST_LOG, or what matters when there is none.
 fn init_log(format: LogFormat) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false);
     match format {
         LogFormat::Text => log.init(),
         LogFormat::Json => log.json().init(),

@@ -17,6 +17,8 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("snapshot-api", &["snapshot-core", "proto", "mtls", "limits", "capability"]),
     ("snapshot-agent", &["snapshot-core", "proto", "mtls", "capability"]),
     ("snapshot-gateway", &["mtls", "limits"]),
+    // What the packages say of the programs is made from how these understand their arguments.
+    ("manuals", &["snapshot-api", "snapshot-agent", "snapshot-gateway"]),
     ("tests", &["snapshot-core", "proto", "mtls", "capability", "snapshot-api", "snapshot-agent", "snapshot-gateway"]),
 ];
 
