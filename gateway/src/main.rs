@@ -42,6 +42,7 @@ async fn main() -> ExitCode {
 async fn run(config: Config) -> Result<(), Error> {
     let stopping = CancellationToken::new();
     stop_on_signal(stopping.clone())?;
+    tokio::spawn(supervised::Reloads::begin()?.each(mtls::look_again));
     if let Some(address) = config.metrics {
         telemetry::serve_metrics(address)?;
     }
@@ -62,6 +63,8 @@ async fn run(config: Config) -> Result<(), Error> {
     }
     let listener = TcpListener::bind(config.listen).await.map_err(|error| format!("{}: {error}", config.listen))?;
     tracing::info!(address = %listener.local_addr()?, tls = acceptor.is_some(), api = config.api.uri, "serving");
+    supervised::ready();
+    tokio::spawn(supervised::watchdog(|| std::future::ready(true)));
     server::serve(listener, acceptor, &config, gateway, stopping).await;
     tracing::info!("stopped");
     Ok(())
@@ -81,6 +84,7 @@ fn stop_on_signal(stopping: CancellationToken) -> Result<(), Error> {
             _ = int.recv() => {}
         }
         tracing::info!("stopping");
+        supervised::stopping();
         stopping.cancel();
     });
     Ok(())

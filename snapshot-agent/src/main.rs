@@ -90,6 +90,7 @@ fn run(config: Config, reached: Reached) -> Result<bool, Box<dyn std::error::Err
             reached.measure();
         }
         let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+        let reloads = supervised::Reloads::begin()?;
         let uri = config.libvirt_uri.clone();
         let folders = (reached != Reached::Open).then(|| Beneath::open(&config.image_dirs, &config.read_dirs));
         let prepare = move || match folders {
@@ -98,11 +99,16 @@ fn run(config: Config, reached: Reached) -> Result<bool, Box<dyn std::error::Err
         };
         let libvirt = tokio::task::spawn_blocking(prepare).await??;
         let started = server::start(config, Arc::new(libvirt)).await?;
+        tokio::spawn(reloads.each(started.reload()));
+        // libvirt may be away for long; that this process hangs is another matter, and what is asked here.
+        tokio::spawn(supervised::watchdog(|| std::future::ready(true)));
+        supervised::ready();
         let shutdown = async move {
             tokio::select! {
                 _ = terminate.recv() => {}
                 _ = interrupt.recv() => {}
             }
+            supervised::stopping();
         };
         Ok(started.serve(shutdown).await?)
     });
