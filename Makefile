@@ -76,9 +76,18 @@ deb: setup-dist web ## The Debian packages, in target/deb; PROFILE=dev for quick
 	$(if $(filter dist,$(PROFILE)),scripts/dist-build.sh,cargo build --profile $(PROFILE) -p snapshot-api -p snapshot-agent -p snapshot-gateway)
 	cargo run -q -p manuals -- target/manuals
 	rm -rf $(DEBS)
+	node scripts/third-party.mjs target/release-notes
 	packaging/debian/build.sh $(PROGRAMS) target/manuals $(DEBS)
 	lintian --allow-root --fail-on error,warning --suppress-tags initial-upload-closes-no-bugs $(DEBS)/*.deb
 	@ls -sh1 $(DEBS)/*.deb
+
+.PHONY: dist
+dist: deb ## A release in target/release: programs, manuals, units, terms of others, SBOM, and the packages
+	scripts/dist-tarball.sh $(PROGRAMS) target/manuals $(DEBS) target/release
+
+.PHONY: dist-check
+dist-check: dist ## Build the release again in another folder and compare: the same bytes (as long as make dist)
+	scripts/dist-check.sh
 
 .PHONY: deb-test
 deb-test: deb ## Install, start, upgrade, remove and purge the packages in a bare Debian 12 (as root), and follow the README there
