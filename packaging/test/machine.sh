@@ -36,7 +36,7 @@ make_base() {
   chmod 755 "$new/usr/sbin/policy-rc.d"
   cp -L /etc/resolv.conf "$new/etc/resolv.conf"
   # How apt reaches its mirror from here, where that is not plain.
-  grep -lri proxy /etc/apt/apt.conf.d 2>/dev/null | xargs -r cp -t "$new/etc/apt/apt.conf.d"
+  { grep -lri proxy /etc/apt/apt.conf.d 2>/dev/null || true; } | xargs -r cp -t "$new/etc/apt/apt.conf.d"
   chroot "$new" apt-get update -qq
   chroot "$new" apt-get install -y -qq --no-install-recommends ca-certificates curl iproute2 \
     libvirt-daemon libvirt-daemon-driver-qemu libvirt-clients qemu-system-x86 >"$cache/debootstrap.log" 2>&1 ||
