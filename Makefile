@@ -71,13 +71,40 @@ compose-test: setup-compose web ## docker-compose.yml brought up, used, cut in t
 	cargo build -p tests --bin compose --bin say
 	packaging/compose/test.sh
 
+# For another profile than that of releases, which takes long: make deb PROFILE=dev
+PROFILE ?= dist
+PROGRAMS = target/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
+DEBS = target/deb
+
+.PHONY: deb
+deb: setup-dist web ## The Debian packages, in target/deb; PROFILE=dev for quick ones
+	$(if $(filter dist,$(PROFILE)),scripts/dist-build.sh,cargo build --profile $(PROFILE) -p snapshot-api -p snapshot-agent -p snapshot-gateway)
+	cargo run -q -p manuals -- target/manuals
+	rm -rf $(DEBS)
+	node scripts/third-party.mjs target/release-notes
+	packaging/debian/build.sh $(PROGRAMS) target/manuals $(DEBS)
+	lintian --allow-root --fail-on error,warning --suppress-tags initial-upload-closes-no-bugs $(DEBS)/*.deb
+	@ls -sh1 $(DEBS)/*.deb
+
+.PHONY: dist
+dist: deb ## A release in target/release: programs, manuals, units, terms of others, SBOM, and the packages
+	scripts/dist-tarball.sh $(PROGRAMS) target/manuals $(DEBS) target/release
+
+.PHONY: dist-check
+dist-check: dist ## Build the release again in another folder and compare: the same bytes (as long as make dist)
+	scripts/dist-check.sh
+
+.PHONY: deb-test
+deb-test: deb ## Install, start, upgrade, remove and purge the packages in a bare Debian 12 (as root), and follow the README there
+	packaging/test/packages.sh $(DEBS)
+
 .PHONY: web
 web: setup-build ## Build the page
 	cd gateway/web && { [ node_modules/.package-lock.json -nt package-lock.json ] || npm ci --no-audit --no-fund; }
 	cd gateway/web && npm run --silent build && npm test --silent
 
-.PHONY: setup-build setup-run setup-test setup-fuzz setup-compose
-setup-build setup-run setup-test setup-fuzz setup-compose: setup-%:
+.PHONY: setup-build setup-run setup-test setup-fuzz setup-compose setup-dist
+setup-build setup-run setup-test setup-fuzz setup-compose setup-dist: setup-%:
 	@scripts/setup.sh $*
 
 .PHONY: clean

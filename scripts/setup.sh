@@ -7,6 +7,7 @@
 #   scripts/setup.sh fuzz    what the build needs, and cargo-fuzz
 #   scripts/setup.sh host    libvirt's QEMU driver and QEMU alone, for an agent that has both in itself
 #   scripts/setup.sh compose the build's, Docker with Compose and debootstrap, for the images of docker-compose.yml
+#   scripts/setup.sh dist    what the build needs, and what makes packages and tries them
 #
 # Every step looks first and acts only on what is missing, so a second run takes well under a second.
 set -euo pipefail
@@ -153,8 +154,8 @@ ensure_run() {
 
 ensure_test() {
   apt_install python3-libvirt chromium e2fsprogs ovmf xz-utils
-  # systemd-analyze, which judges packaging/systemd; nothing of it is started.
-  apt_install systemd
+  # systemd-analyze, which judges packaging/systemd, of which nothing is started; and what makes packages.
+  apt_install systemd dpkg-dev
   # For ravada/: what its modules use, and what their tests do.
   apt_install perl libmojolicious-perl libcrypt-jwt-perl libcryptx-perl libclass-method-modifiers-perl \
     libsys-virt-perl libmoose-perl libdbi-perl libdbd-sqlite3-perl libperl-critic-perl
@@ -189,6 +190,10 @@ ensure_fuzz() {
   }
 }
 
+ensure_dist() {
+  apt_install dpkg-dev lintian debootstrap debian-archive-keyring util-linux perl
+}
+
 case $level in
   build) ensure_build ;;
   run) ensure_build; ensure_run ;;
@@ -196,5 +201,6 @@ case $level in
   fuzz) ensure_build; ensure_fuzz ;;
   host) ensure_host ;;
   compose) ensure_build; ensure_run; ensure_compose ;;
-  *) say "usage: scripts/setup.sh build|run|test|fuzz|host|compose"; exit 2 ;;
+  dist) ensure_build; ensure_dist ;;
+  *) say "usage: scripts/setup.sh build|run|test|fuzz|host|compose|dist"; exit 2 ;;
 esac

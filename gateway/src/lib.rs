@@ -8,6 +8,7 @@
 //! `dispatcher` (protobuf in and out, deadlines) and the channel to the API. `errors` is the one place that makes
 //! errors, of the gateway's own and of the API's.
 
+pub mod arguments;
 pub mod codec;
 pub mod config;
 pub mod descriptors;

@@ -1,10 +1,10 @@
 //! `snapshot-gateway`: reads its configuration and serves until it is told to stop.
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clap::Parser;
+use gateway::arguments::Arguments;
 use gateway::config::Config;
 use gateway::{Gateway, from_channel, server, telemetry};
 use mtls::client::ClientTimeouts;
@@ -18,15 +18,6 @@ type Error = Box<dyn std::error::Error + Send + Sync>;
 
 /// A caller is told within a second that the API cannot be reached.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
-
-/// gRPC, gRPC-Web and Connect in front of the snapshot API, and the page.
-#[derive(Debug, Parser)]
-#[command(version)]
-struct Arguments {
-    /// The configuration file.
-    #[arg(long, value_name = "FILE", env = "SNAPSHOT_GATEWAY_CONFIG")]
-    config: PathBuf,
-}
 
 #[tokio::main]
 async fn main() -> ExitCode {
@@ -51,6 +42,7 @@ async fn main() -> ExitCode {
 async fn run(config: Config) -> Result<(), Error> {
     let stopping = CancellationToken::new();
     stop_on_signal(stopping.clone())?;
+    tokio::spawn(supervised::Reloads::begin()?.each(mtls::look_again));
     if let Some(address) = config.metrics {
         telemetry::serve_metrics(address)?;
     }
@@ -71,6 +63,8 @@ async fn run(config: Config) -> Result<(), Error> {
     }
     let listener = TcpListener::bind(config.listen).await.map_err(|error| format!("{}: {error}", config.listen))?;
     tracing::info!(address = %listener.local_addr()?, tls = acceptor.is_some(), api = config.api.uri, "serving");
+    supervised::ready();
+    tokio::spawn(supervised::watchdog(|| std::future::ready(true)));
     server::serve(listener, acceptor, &config, gateway, stopping).await;
     tracing::info!("stopped");
     Ok(())
@@ -90,6 +84,7 @@ fn stop_on_signal(stopping: CancellationToken) -> Result<(), Error> {
             _ = int.recv() => {}
         }
         tracing::info!("stopping");
+        supervised::stopping();
         stopping.cancel();
     });
     Ok(())

@@ -33,5 +33,6 @@ mod verify;
 pub use core_dumps::forbid_core_dumps;
 pub use error::TlsError;
 pub use files::{ServerFiles, TlsFiles};
+pub use reload::look_again;
 pub use require_peer::{RequirePeer, RequirePeerService};
 pub use spiffe::{AllowList, IdentityError, ParseSpiffeError, PeerIdentity, SpiffeId};

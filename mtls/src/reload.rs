@@ -10,6 +10,7 @@ use std::fs::File;
 use std::hash::BuildHasher;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, TryLockError};
 use std::time::{Duration, Instant};
 
@@ -23,6 +24,14 @@ pub(crate) const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The most bytes of one file: a bundle of some hundred CAs.
 const MAX_FILE_BYTES: u64 = 1024 * 1024;
+
+/// How often [`look_again`] was called.
+static ASKED: AtomicU64 = AtomicU64::new(0);
+
+/// Has every use of files from now on look at them, however short ago the last look was.
+pub fn look_again() {
+    ASKED.fetch_add(1, Ordering::Release);
+}
 
 type Build<T> = Box<dyn Fn(&[Content<'_>]) -> Result<T, TlsError> + Send + Sync>;
 
@@ -40,6 +49,8 @@ pub(crate) struct Reloader<T> {
 
 struct State {
     next_look: Instant,
+    /// What [`ASKED`] was before the last look.
+    asked: u64,
     /// Good or bad, so that one change is acted upon and logged once.
     last: Found,
 }
@@ -57,9 +68,10 @@ impl<T> Reloader<T> {
         paths: Vec<PathBuf>,
         build: impl Fn(&[Content<'_>]) -> Result<T, TlsError> + Send + Sync + 'static,
     ) -> Result<Self, TlsError> {
+        let asked = ASKED.load(Ordering::Acquire);
         let bytes = read_all(&paths)?;
         let hasher = RandomState::new();
-        let state = State { next_look: Instant::now() + LOOK_INTERVAL, last: Ok(hasher.hash_one(&bytes)) };
+        let state = State { next_look: Instant::now() + LOOK_INTERVAL, asked, last: Ok(hasher.hash_one(&bytes)) };
         let value = build(&contents(&paths, &bytes))?;
         Ok(Self {
             paths,
@@ -83,11 +95,12 @@ impl<T> Reloader<T> {
             Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
             Err(TryLockError::WouldBlock) => return,
         };
-        let now = Instant::now();
-        if now < state.next_look {
+        let (now, asked) = (Instant::now(), ASKED.load(Ordering::Acquire));
+        if now < state.next_look && asked == state.asked {
             return;
         }
         state.next_look = now + LOOK_INTERVAL;
+        state.asked = asked;
         self.look(&mut state);
     }
 
@@ -145,6 +158,21 @@ mod tests {
     fn pair(contents: &[Content<'_>]) -> Result<String, TlsError> {
         let text = |at: usize| String::from_utf8_lossy(contents[at].bytes).into_owned();
         if text(0) == text(1) { Ok(text(0)) } else { Err(contents[1].invalid("does not match")) }
+    }
+
+    #[test]
+    fn who_is_told_to_look_again_does_not_wait() {
+        let dir = tempfile::tempdir().unwrap();
+        let (certificate, key) = (dir.path().join("certificate"), dir.path().join("key"));
+        let write = |text: &str| [&certificate, &key].map(|path| fs::write(path, text).unwrap());
+        write("one");
+        let reloader = Reloader::new(vec![certificate.clone(), key.clone()], pair).unwrap();
+        // Far from due, however slow this machine is.
+        reloader.state.lock().unwrap().next_look += Duration::from_secs(3600);
+        assert_eq!(*reloader.current(), "one");
+        write("two");
+        look_again();
+        assert_eq!(*reloader.current(), "two");
     }
 
     #[test]

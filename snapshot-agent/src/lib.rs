@@ -3,6 +3,7 @@
 //! It trusts nobody's word: who calls is known by certificate, on whose behalf by a token it verifies itself, and what
 //! is to be done is planned anew by the machine as it is now.
 
+pub mod arguments;
 pub mod auth;
 pub mod beneath;
 pub mod clock;

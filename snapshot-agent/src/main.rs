@@ -1,12 +1,12 @@
 //! `snapshot-agent --config FILE`.
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Parser;
 use metrics_exporter_prometheus::PrometheusBuilder;
+use snapshot_agent::arguments::Arguments;
 use snapshot_agent::beneath::Beneath;
 use snapshot_agent::config::{Config, LogFormat};
 use snapshot_agent::hypervisor::libvirt::Libvirt;
@@ -16,22 +16,13 @@ use tokio::runtime::Builder;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
-/// Takes, reverts to and deletes snapshots of this host's virtual machines, for the snapshot API.
-#[derive(Debug, Parser)]
-#[command(version)]
-struct Args {
-    /// The configuration file.
-    #[arg(long)]
-    config: PathBuf,
-}
-
 /// The most threads that serve.
 const MOST_WORKERS: usize = 4;
 /// How long threads that wait for libvirt are waited for in turn: they may wait forever.
 const THREADS_WAIT: Duration = Duration::from_secs(1);
 
 fn main() -> ExitCode {
-    let args = Args::parse();
+    let args = Arguments::parse();
     let config = match Config::load(&args.config) {
         Ok(config) => config,
         Err(error) => {
@@ -99,6 +90,7 @@ fn run(config: Config, reached: Reached) -> Result<bool, Box<dyn std::error::Err
             reached.measure();
         }
         let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+        let reloads = supervised::Reloads::begin()?;
         let uri = config.libvirt_uri.clone();
         let folders = (reached != Reached::Open).then(|| Beneath::open(&config.image_dirs, &config.read_dirs));
         let prepare = move || match folders {
@@ -107,11 +99,16 @@ fn run(config: Config, reached: Reached) -> Result<bool, Box<dyn std::error::Err
         };
         let libvirt = tokio::task::spawn_blocking(prepare).await??;
         let started = server::start(config, Arc::new(libvirt)).await?;
+        tokio::spawn(reloads.each(started.reload()));
+        // libvirt may be away for long; that this process hangs is another matter, and what is asked here.
+        tokio::spawn(supervised::watchdog(|| std::future::ready(true)));
+        supervised::ready();
         let shutdown = async move {
             tokio::select! {
                 _ = terminate.recv() => {}
                 _ = interrupt.recv() => {}
             }
+            supervised::stopping();
         };
         Ok(started.serve(shutdown).await?)
     });
@@ -122,7 +119,7 @@ fn run(config: Config, reached: Reached) -> Result<bool, Box<dyn std::error::Err
 /// To stderr, by RUST_LOG, or what matters when there is none.
 fn init_log(format: LogFormat) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false);
     match format {
         LogFormat::Text => log.init(),
         LogFormat::Json => log.json().init(),

@@ -112,6 +112,15 @@ impl Started {
         self.listener.local_addr()
     }
 
+    /// Has files that are read again looked at now.
+    pub fn reload(&self) -> impl Fn() + Send + use<> {
+        let verifier = Arc::clone(&self.agent.verifier);
+        move || {
+            mtls::look_again();
+            verifier.reload();
+        }
+    }
+
     /// Serves until `shutdown`. Returns whether everything under way came to an end in time.
     pub async fn serve(self, shutdown: impl Future<Output = ()>) -> Result<bool, tonic::transport::Error> {
         let Self { agent, stopping, listener, acceptor, health } = self;

@@ -4,6 +4,7 @@
 
 pub mod agents;
 pub mod app;
+pub mod arguments;
 pub mod audit;
 pub mod clock;
 pub mod commands;

@@ -1,39 +1,10 @@
 //! snapshot-api: the service that validates, authorizes, records and forwards.
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::Parser;
+use snapshot_api::arguments::{Arguments, Command};
 use snapshot_api::{commands, config, server};
-
-/// Snapshots of virtual machines: the service that validates, authorizes, records and forwards.
-#[derive(Debug, Parser)]
-#[command(version)]
-struct Arguments {
-    #[command(subcommand)]
-    command: Command,
-}
-
-#[derive(Debug, Subcommand)]
-enum Command {
-    /// Serve until told to stop.
-    Serve {
-        /// The configuration file.
-        #[arg(long)]
-        config: PathBuf,
-    },
-    /// Look at the audit trail.
-    #[command(subcommand)]
-    Audit(commands::audit::Command),
-    /// Copy the catalogue into a file, while the service runs or not.
-    Backup(commands::backup::Backup),
-    /// Make a certificate authority and certificates.
-    #[command(subcommand)]
-    Pki(commands::pki::Command),
-    /// Make issuer keys and tokens.
-    #[command(subcommand)]
-    Token(commands::token::Command),
-}
 
 fn run(command: Command) -> Result<ExitCode, Box<dyn std::error::Error + Send + Sync>> {
     match command {

@@ -44,6 +44,7 @@ pub async fn serve(config: Config) -> Result<(), BoxError> {
         telemetry::metrics(address)?;
     }
     let stopping = CancellationToken::new();
+    let reloads = supervised::Reloads::begin()?;
     let app = open(&config, &stopping)?;
     end_stranded(&app).await?;
     let (health, reporter) = health().await;
@@ -74,9 +75,11 @@ pub async fn serve(config: Config) -> Result<(), BoxError> {
     tokio::spawn(Expiry::of(&config.tls)?.watch(move || clock.now_s()));
     let upkeep = tokio::spawn(upkeep::run(app.store.clone(), config.database.retention()));
     let trail = tokio::spawn(app.audit.clone().run(config.database.audit_retention()));
+    supervise(&app, reloads);
     tracing::info!(internal = %config.listen.internal, public = ?config.listen.public, "serving");
     stop_signal().await?;
     tracing::info!("stopping");
+    supervised::stopping();
     reporter.set_service_status("", tonic_health::ServingStatus::NotServing).await;
     stopping.cancel();
     let servers = async {
@@ -94,6 +97,21 @@ pub async fn serve(config: Config) -> Result<(), BoxError> {
     app.audit.note(&mut None);
     app.store.close();
     Ok(())
+}
+
+/// Tells the service manager that it serves, and from now on that it is alive: that the catalogue can be read. A disk that is full
+/// does not count, because reading goes on then.
+fn supervise(app: &App, reloads: supervised::Reloads) {
+    let (verifier, store) = (Arc::clone(&app.verifier), app.store.clone());
+    tokio::spawn(reloads.each(move || {
+        mtls::look_again();
+        verifier.reload();
+    }));
+    tokio::spawn(supervised::watchdog(move || {
+        let store = store.clone();
+        async move { matches!(tokio::task::spawn_blocking(move || store.audit_head()).await, Ok(Ok(_))) }
+    }));
+    supervised::ready();
 }
 
 fn open(config: &Config, stopping: &CancellationToken) -> Result<App, BoxError> {

@@ -279,11 +279,16 @@ impl Cluster {
         &self.identity
     }
 
+    /// All of its services.
+    pub fn processes(&self) -> impl Iterator<Item = &Process> {
+        self.hosts.iter().map(|host| &host.agent).chain([&self.api, &self.gateway])
+    }
+
     /// What each process has logged so far, by its name.
     pub fn logs(&self) -> Result<Vec<(String, String)>> {
-        let agents = self.hosts.iter().map(|host| &host.agent);
-        let all = agents.chain([&self.api, &self.gateway]);
-        all.map(|process| Ok((process.name().to_owned(), std::fs::read_to_string(process.log())?))).collect()
+        self.processes()
+            .map(|process| Ok((process.name().to_owned(), std::fs::read_to_string(process.log())?)))
+            .collect()
     }
 
     /// Its folder: configurations, logs, the folder of the catalogue.

@@ -12,11 +12,14 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("snapshot-core", &[]),
     ("mtls", &[]),
     ("limits", &[]),
+    ("supervised", &[]),
     ("capability", &["snapshot-core"]),
     ("proto", &["snapshot-core"]),
-    ("snapshot-api", &["snapshot-core", "proto", "mtls", "limits", "capability"]),
-    ("snapshot-agent", &["snapshot-core", "proto", "mtls", "capability"]),
-    ("snapshot-gateway", &["mtls", "limits"]),
+    ("snapshot-api", &["snapshot-core", "proto", "mtls", "limits", "capability", "supervised"]),
+    ("snapshot-agent", &["snapshot-core", "proto", "mtls", "capability", "supervised"]),
+    ("snapshot-gateway", &["mtls", "limits", "supervised"]),
+    // What the packages say of the programs is made from how these understand their arguments.
+    ("manuals", &["snapshot-api", "snapshot-agent", "snapshot-gateway"]),
     ("tests", &["snapshot-core", "proto", "mtls", "capability", "snapshot-api", "snapshot-agent", "snapshot-gateway"]),
 ];
 

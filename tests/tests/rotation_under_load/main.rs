@@ -18,6 +18,7 @@ use std::time::Duration;
 use load::{Load, USERS, Way};
 use proto::v1;
 use replace::Pki;
+use rustix::process::Signal;
 use tests::client::Client;
 use tests::cluster::{ALL_ACTIONS, Cluster};
 use tests::guest::Guest;
@@ -71,6 +72,12 @@ async fn rotation_under_load_fails_no_call() {
         tokio::time::sleep(LOOKED).await;
         load.goes_on(&format!("all files {round}")).await;
     }
+    for _ in 0..20 {
+        // What `systemctl reload` does.
+        cluster.processes().for_each(|process| process.signal(Signal::HUP).unwrap());
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    load.goes_on("twenty reloads").await;
     pki.revoke_somebody().unwrap();
     tokio::time::sleep(LOOKED).await;
     load.goes_on("a new revocation list").await;
