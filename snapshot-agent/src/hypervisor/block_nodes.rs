@@ -1,13 +1,20 @@
 //! What QEMU tells of the files that a machine runs on: its answers to `query-block` and `query-named-block-nodes`
 //! (<https://www.qemu.org/docs/master/interop/qemu-qmp-ref.html>).
 
+use std::collections::BTreeMap;
+use std::path::Path;
+
 use serde::{Deserialize, Deserializer};
 
+use super::domain_xml::Attached;
 use crate::qcow2;
 
 /// A disk as QEMU has it: the top of its chain.
 #[derive(Debug, Clone, Deserialize)]
 pub(super) struct Block {
+    /// The device: its id, or its place in QEMU's tree of objects.
+    #[serde(default)]
+    qdev: String,
     #[serde(default)]
     inserted: Option<Inserted>,
 }
@@ -16,6 +23,8 @@ pub(super) struct Block {
 struct Inserted {
     #[serde(rename = "node-name", default)]
     node: String,
+    #[serde(rename = "drv", default)]
+    driver: String,
     #[serde(deserialize_with = "path")]
     file: String,
     image: Image,
@@ -81,6 +90,27 @@ pub(super) fn ahead(blocks: &[Block], nodes: &[Node], is_made: impl Fn(&str) -> 
     .collect()
 }
 
+/// The node on top of each of these disks, by target. Each has to be the qcow2 image that libvirt has the disk on: what QEMU
+/// is told about another node would be done to another disk.
+pub(super) fn tops(
+    blocks: &[Block],
+    disks: impl IntoIterator<Item = Attached>,
+) -> Result<BTreeMap<String, String>, String> {
+    let node = |disk: &Attached| {
+        let is_it = |block: &&Block| block.qdev.split('/').any(|part| part == disk.device);
+        let mut found = blocks.iter().filter(is_it);
+        let (Some(block), None) = (found.next(), found.next()) else {
+            return Err(format!("QEMU does not have one device {} for disk {}", disk.device, disk.target));
+        };
+        let Some(top) = &block.inserted else { return Err(format!("nothing is in disk {}", disk.target)) };
+        if Path::new(&top.file) != disk.path || top.driver != "qcow2" || top.node.is_empty() {
+            return Err(format!("QEMU has {} ({}) in disk {}", top.file, top.driver, disk.target));
+        }
+        Ok(top.node.clone())
+    };
+    disks.into_iter().map(|disk| Ok((disk.target.clone(), node(&disk)?))).collect()
+}
+
 /// The nodes of these files, each before what lies below it.
 pub(super) fn nodes_of(nodes: &[Node], is_made: impl Fn(&str) -> bool) -> Vec<&str> {
     let mut found: Vec<&Node> = nodes.iter().filter(|node| is_made(&node.file)).collect();
@@ -131,6 +161,26 @@ mod tests {
         assert!(ahead(&blocks, &nodes, |path| path.ends_with(".snap-1")).unwrap_err().contains("/i/vda.qcow2"));
         let all = ahead(&blocks, &nodes, |_| true);
         assert!(all.is_err(), "{all:?}");
+    }
+
+    fn attached(target: &str, device: &str, path: &str) -> Attached {
+        Attached { target: target.to_owned(), device: device.to_owned(), path: path.into() }
+    }
+
+    #[test]
+    fn a_disk_is_found_by_its_device_and_has_to_be_on_its_file() {
+        let (blocks, _) = parsed();
+        let (vda, vdb) =
+            (attached("vda", "virtio-disk0", "/i/vda.snap-1"), attached("vdb", "virtio-disk1", "/i/vdb.qcow2"));
+        let found = tops(&blocks, [vda.clone(), vdb.clone()]).unwrap();
+        let node = |target: &str, name: &str| (target.to_owned(), name.to_owned());
+        assert_eq!(found, BTreeMap::from([node("vda", "libvirt-4-format"), node("vdb", "libvirt-1-format")]));
+        let elsewhere = Attached { path: "/i/vda.qcow2".into(), ..vda.clone() };
+        for wrong in
+            [elsewhere, Attached { device: "virtio-disk".to_owned(), ..vda }, attached("sda", "ide0-0-0", "/i/x")]
+        {
+            assert!(tops(&blocks, [vdb.clone(), wrong.clone()]).is_err(), "{wrong:?}");
+        }
     }
 
     #[test]

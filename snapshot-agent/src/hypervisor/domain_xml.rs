@@ -54,7 +54,14 @@ struct DiskElement {
     driver: Option<Driver>,
     source: Option<Source>,
     target: Target,
+    alias: Option<Alias>,
     readonly: Option<serde::de::IgnoredAny>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+struct Alias {
+    #[serde(rename = "@name")]
+    name: String,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -96,6 +103,17 @@ pub(super) struct Disk {
     pub(super) format: String,
     /// Whether the guest cannot write to it.
     pub(super) read_only: bool,
+}
+
+/// A disk of a machine that is on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Attached {
+    /// The target, such as `vda`.
+    pub(super) target: String,
+    /// QEMU's name for the device, such as `virtio-disk0`.
+    pub(super) device: String,
+    /// The image that libvirt has it on.
+    pub(super) path: PathBuf,
 }
 
 /// A medium in a removable drive: a file that has to exist when the machine starts.
@@ -144,6 +162,14 @@ impl Domain {
     /// libvirt wants it in an internal snapshot like any other disk.
     pub(super) fn disks(&self) -> impl Iterator<Item = Disk> {
         self.devices.disks.iter().filter(|disk| !disk.is_removable()).map(DiskElement::disk)
+    }
+
+    /// Its disks in files, where the machine is on.
+    pub(super) fn attached(&self) -> impl Iterator<Item = Attached> {
+        self.devices.disks.iter().filter(|disk| !disk.is_removable()).filter_map(|element| {
+            let disk = element.disk();
+            Some(Attached { target: disk.target, device: element.alias.as_ref()?.name.clone(), path: disk.path? })
+        })
     }
 
     /// The files and formats of its disks.

@@ -14,6 +14,7 @@ mod files;
 mod freeze;
 mod link;
 mod merge;
+mod monitor;
 mod news;
 mod observe;
 mod take_back;

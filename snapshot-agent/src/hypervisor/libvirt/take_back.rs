@@ -15,7 +15,6 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use snapshot_core::ids::SnapshotId;
 use snapshot_core::layers::{Layers, Merge, is_overlay_of, overlay_paths};
@@ -27,6 +26,7 @@ use super::super::block_nodes::{Ahead, Block, Node, ahead, nodes_of};
 use super::files::{is_same, unlink};
 use super::link::Link;
 use super::merge::{Nobody, commit_files};
+use super::monitor::{ask, jobs};
 use crate::beneath::Beneath;
 use crate::{qcow2, qemu_img};
 
@@ -35,15 +35,6 @@ const ASK_EVERY: Duration = Duration::from_millis(20);
 const MERGED_WITHIN: Duration = Duration::from_secs(10 * 60);
 /// How long an empty image may take to be made.
 const MADE_WITHIN: Duration = Duration::from_secs(60);
-
-/// A job, as `query-jobs` tells of it.
-#[derive(Debug, Deserialize)]
-struct Job {
-    id: String,
-    #[serde(rename = "type")]
-    kind: String,
-    status: String,
-}
 
 /// Leaves the overlays of this snapshot. Can be repeated from its beginning.
 pub(super) fn take_back(
@@ -173,22 +164,4 @@ fn merge(domain: &Domain, disk: &Ahead) -> Result<(), Failure> {
         thread::sleep(ASK_EVERY);
     }
     Ok(())
-}
-
-fn jobs(domain: &Domain) -> Result<Vec<Job>, Failure> {
-    ask(domain, "query-jobs", json!({}))
-}
-
-/// Asks QEMU by QMP.
-fn ask<T: DeserializeOwned>(domain: &Domain, command: &str, arguments: Value) -> Result<T, Failure> {
-    #[derive(Deserialize)]
-    struct Answer<T> {
-        r#return: T,
-    }
-    let asked = json!({ "execute": command, "arguments": arguments }).to_string();
-    let answer = domain.qemu_monitor_command(&asked, 0)?;
-    match serde_json::from_str::<Answer<T>>(&answer) {
-        Ok(answer) => Ok(answer.r#return),
-        Err(_) => Err(Failure::Unintelligible(format!("QEMU's answer to {command}: {answer}"))),
-    }
 }
