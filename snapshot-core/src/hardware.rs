@@ -27,7 +27,7 @@ pub struct Element {
 /// What a machine is made of, at one moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Hardware {
-    /// `<domain>` as it runs, in the form that is meant for another host: the one that libvirt keeps with a snapshot.
+    /// `<domain>` as it runs, without its CPU.
     pub running: Element,
     /// The CPU that the guest really sees; `None` when that is not told.
     pub cpu: Option<Element>,
@@ -44,8 +44,9 @@ pub enum Comparison {
     Different(String),
 }
 
-/// Elements of no weight, wherever they are.
-const FREE_ANYWHERE: [&str; 1] = ["seclabel"];
+/// Elements of no weight, wherever they are: how a process is confined, and libvirt's names for devices, which are not written
+/// about a snapshot. What QEMU loads goes by their addresses.
+const FREE_ANYWHERE: [&str; 2] = ["alias", "seclabel"];
 
 /// Elements of no weight: names and notes, where the process is accounted, how much of its RAM the guest lends back (which is
 /// part of the running state), the files below an image, which a snapshot inside it does not change, and the host's ends of
@@ -130,8 +131,8 @@ fn outside(element: &Element, path: &str) -> Option<String> {
 fn weighed(element: &Element, path: &str) -> Element {
     // The bridge of a network is told while the machine runs, and belongs to the network.
     let of_network = path == "devices/interface/source" && element.attributes.contains_key("network");
-    let counts = |name: &str| !FREE_ATTRIBUTES.contains(&(path, name)) && !(of_network && name == "bridge");
-    let attributes = element.attributes.iter().filter(|(name, _)| counts(name));
+    let is_free = |name: &str| FREE_ATTRIBUTES.contains(&(path, name)) || (of_network && name == "bridge");
+    let attributes = element.attributes.iter().filter(|(name, _)| !is_free(name));
     let mut children: Vec<Element> = element
         .children
         .iter()

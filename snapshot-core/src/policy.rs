@@ -12,6 +12,9 @@ pub struct HostPolicy {
     /// of as long as it takes to save its memory, they show how far they are, and they can be stopped. Nothing without
     /// `stable_paths = false`.
     pub prefer_short_pauses: bool,
+    /// Whether a running machine is taken back to a snapshot with its running state within its QEMU process, where that can be
+    /// (ADR 23). Without it, or where it cannot be, libvirt ends the process and starts another.
+    pub in_place_reverts: bool,
     /// The most files a disk may be spread over. libvirt 11.3 cannot start a machine on more than 25 (ADR 10), and lets one
     /// that is off grow beyond that.
     pub max_layers: u32,
@@ -30,6 +33,7 @@ impl Default for HostPolicy {
         Self {
             stable_paths: true,
             prefer_short_pauses: false,
+            in_place_reverts: true,
             max_layers: 20,
             max_snapshots_per_vm: 100,
             max_snapshot_bytes_per_vm: 0,

@@ -174,6 +174,7 @@ impl From<&HostPolicy> for agent::HostPolicy {
         Self {
             stable_paths: policy.stable_paths,
             prefer_short_pauses: policy.prefer_short_pauses,
+            in_place_reverts: policy.in_place_reverts,
             max_layers: policy.max_layers,
             max_snapshots_per_vm: policy.max_snapshots_per_vm,
             max_snapshot_bytes_per_vm: policy.max_snapshot_bytes_per_vm,
@@ -187,6 +188,7 @@ impl From<&agent::HostPolicy> for HostPolicy {
         Self {
             stable_paths: wire.stable_paths,
             prefer_short_pauses: wire.prefer_short_pauses,
+            in_place_reverts: wire.in_place_reverts,
             max_layers: wire.max_layers,
             max_snapshots_per_vm: wire.max_snapshots_per_vm,
             max_snapshot_bytes_per_vm: wire.max_snapshot_bytes_per_vm,

@@ -21,6 +21,9 @@ pub(super) struct Job {
     #[serde(rename = "type")]
     pub(super) kind: String,
     pub(super) status: String,
+    /// Why it failed, once it has.
+    #[serde(default)]
+    pub(super) error: Option<String>,
 }
 
 /// Has QEMU do something, and reads its answer. [`Failure::Refused`] is QEMU's own refusal, in its words.
@@ -57,7 +60,6 @@ pub(super) fn jobs(domain: &Domain) -> Result<Vec<Job>, Failure> {
 }
 
 /// The node on top of each of these disks, by target. QEMU is asked, and has to be on the file that libvirt has it on.
-#[expect(dead_code, reason = "the live snapshots that need it come next")]
 pub(super) fn nodes(domain: &Domain, targets: &[&str]) -> Result<BTreeMap<String, String>, Failure> {
     let xml = domain_xml::parse(&domain.xml_desc(0)?)?;
     let blocks: Vec<Block> = ask(domain, "query-block", json!({}))?;

@@ -29,7 +29,7 @@ impl Machine {
                 VmState::Paused => RecordedState::Paused,
                 _ => RecordedState::Shutoff,
             },
-            disks: vec!["vda".to_owned(), "vdb".to_owned()],
+            disks: self.vm.disks.iter().map(|disk| disk.target.clone()).collect(),
             size_bytes: 0,
             origin: Origin::Service,
             broken: None,
@@ -56,7 +56,8 @@ impl Machine {
     pub(super) fn revert(&mut self, id: &SnapshotId, then: PowerState, run: u32) -> Result<(), Failure> {
         self.listed(id)?;
         self.disks = self.images.iter().map(|image| image.get(id).copied().unwrap_or('?')).collect();
-        self.snapshots.iter_mut().for_each(|snapshot| snapshot.is_current = snapshot.id == *id);
+        self.make_current(id)?;
+        self.end_run();
         (self.vm.state, self.instance, self.paused_by) = match then {
             PowerState::Running => (VmState::Running, Some(run), None),
             PowerState::Paused => (VmState::Paused, Some(run), Some(PausedBy::Something)),
