@@ -10,6 +10,7 @@ mod block_nodes;
 mod domain_xml;
 #[cfg(fuzzing)]
 pub mod fuzzing;
+mod hardware_xml;
 mod images;
 pub mod inbox;
 pub mod libvirt;
@@ -27,6 +28,7 @@ use std::time::Duration;
 
 use proto::convert::Inventory;
 use snapshot_core::description::Label;
+use snapshot_core::hardware::Comparison;
 use snapshot_core::ids::{SnapshotId, VmId};
 use snapshot_core::layers::{Layers, Merge};
 use snapshot_core::plan::{Freeze, PowerState};
@@ -68,6 +70,27 @@ pub trait Hypervisor: Send + Sync + 'static {
 
     /// Takes the machine back to a snapshot inside its images.
     fn revert_internal(&self, vm: VmId, id: &SnapshotId, then: PowerState) -> Result<(), Failure>;
+
+    /// Whether a machine that is on is still made of what it was made of when a snapshot with its running state was taken, and
+    /// whether QEMU can load that into the process that there is.
+    fn hardware(&self, vm: VmId, id: &SnapshotId) -> Result<Comparison, Failure>;
+
+    /// Has the machine's QEMU load a snapshot, with its running state, under the name of a job. The guest has to stand still, and
+    /// does so afterwards. What became of it can be asked until that is forgotten. Where it fails, some of it may be loaded, and
+    /// nothing that a guest may see says so.
+    fn load(&self, vm: &VmFacts, id: &SnapshotId, job: &str) -> Result<(), Failure>;
+
+    /// What became of a load.
+    fn loaded(&self, vm: VmId, job: &str) -> Result<Load, Failure>;
+
+    /// Has QEMU forget what became of a load. One that it does not know is forgotten.
+    fn forget_load(&self, vm: VmId, job: &str) -> Result<(), Failure>;
+
+    /// Writes down that the machine's present descends from this snapshot.
+    fn make_current(&self, vm: VmId, id: &SnapshotId) -> Result<(), Failure>;
+
+    /// Stops the guest in memory.
+    fn suspend(&self, vm: VmId) -> Result<(), Failure>;
 
     /// Deletes a snapshot inside the images, and what is written about it. Its children go to its parent.
     fn delete_internal(&self, vm: VmId, id: &SnapshotId) -> Result<(), Failure>;
@@ -153,6 +176,19 @@ pub struct NewExternal<'a> {
     pub memory_file: Option<&'a str>,
     /// Whether the guest's file systems are frozen meanwhile.
     pub quiesce: bool,
+}
+
+/// What became of a load of a snapshot into a QEMU process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Load {
+    /// This process has not been told to.
+    None,
+    /// It is at it.
+    Running,
+    /// It is done, on every disk and in memory.
+    Done,
+    /// It failed, and may have come any part of the way.
+    Failed,
 }
 
 /// Somebody who waits for a long call.

@@ -7,6 +7,7 @@ pub mod audit;
 pub mod authority;
 pub mod description;
 pub mod error;
+pub mod hardware;
 pub mod ids;
 pub mod layers;
 pub mod operation;

@@ -7,6 +7,7 @@
 mod capability;
 mod create;
 mod delete;
+mod in_place;
 mod names;
 mod revert;
 
@@ -17,6 +18,7 @@ use serde::{Deserialize, Serialize};
 pub use capability::{Capability, CapabilityKind, capabilities};
 pub use create::id_in_use;
 pub use delete::check_merge;
+pub use in_place::{go_in_place, may_go_in_place};
 
 use crate::error::{Error, Reason};
 use crate::ids::SnapshotId;
@@ -82,6 +84,13 @@ pub enum Step {
         /// What the machine does afterwards.
         then: PowerState,
     },
+    /// Load a snapshot with its running state into the QEMU process that there is.
+    RevertInPlace {
+        /// Which.
+        snapshot: SnapshotId,
+        /// What the machine does afterwards.
+        then: PowerState,
+    },
     /// Switch the machine off at once. Only ever planned after a revert that left it paused, so no work is in its RAM.
     PowerOff,
     /// Delete a snapshot inside the images.
@@ -127,6 +136,7 @@ impl Step {
             Self::CreateLive { .. } => "CREATE_LIVE",
             Self::WriteLabel { .. } => "WRITE_LABEL",
             Self::RevertInternal { .. } => "REVERT_INTERNAL",
+            Self::RevertInPlace { .. } => "REVERT_IN_PLACE",
             Self::PowerOff => "POWER_OFF",
             Self::DeleteInternal { .. } => "DELETE_INTERNAL",
             Self::CreateExternal { .. } => "CREATE_EXTERNAL",
@@ -144,6 +154,7 @@ impl Step {
             | Self::CreateLive { snapshot, .. }
             | Self::WriteLabel { snapshot }
             | Self::RevertInternal { snapshot, .. }
+            | Self::RevertInPlace { snapshot, .. }
             | Self::DeleteInternal { snapshot }
             | Self::CreateExternal { snapshot, .. }
             | Self::RevertExternal { snapshot, .. }
@@ -160,6 +171,7 @@ impl Step {
             | Self::CreateLive { .. }
             | Self::WriteLabel { .. }
             | Self::RevertInternal { .. }
+            | Self::RevertInPlace { .. }
             | Self::PowerOff
             | Self::CreateExternal { .. }
             | Self::RevertExternal { .. }
@@ -175,6 +187,7 @@ impl Step {
             Self::CreateExternal { .. } => Some(Storage::External),
             Self::WriteLabel { .. }
             | Self::RevertInternal { .. }
+            | Self::RevertInPlace { .. }
             | Self::PowerOff
             | Self::DeleteInternal { .. }
             | Self::RevertExternal { .. }
@@ -196,7 +209,7 @@ impl fmt::Display for Step {
             Self::CreateInternal { memory: true, .. } => "saving the disks and the running state",
             Self::CreateInternal { memory: false, .. } | Self::CreateLive { .. } => "saving the disks",
             Self::WriteLabel { .. } => "writing the name and description",
-            Self::RevertInternal { .. } => "going back to the snapshot",
+            Self::RevertInternal { .. } | Self::RevertInPlace { .. } => "going back to the snapshot",
             Self::PowerOff => "switching the machine off",
             Self::DeleteInternal { .. } | Self::MarkDeleted { .. } => "deleting a snapshot",
             Self::CreateExternal { memory: true, .. } => "saving the running state and laying overlays on the disks",

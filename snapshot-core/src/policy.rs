@@ -14,6 +14,9 @@ pub struct HostPolicy {
     pub prefer_short_pauses: bool,
     /// Whether the disks of a machine that is on are taken alone and live, inside their images, by QEMU's own transaction.
     pub live_snapshots: bool,
+    /// Whether a running machine is taken back to a snapshot with its running state within its QEMU process, where that can be
+    /// (ADR 23). Without it, or where it cannot be, libvirt ends the process and starts another.
+    pub in_place_reverts: bool,
     /// The most files a disk may be spread over. libvirt 11.3 cannot start a machine on more than 25 (ADR 10), and lets one
     /// that is off grow beyond that.
     pub max_layers: u32,
@@ -33,6 +36,7 @@ impl Default for HostPolicy {
             stable_paths: true,
             prefer_short_pauses: false,
             live_snapshots: true,
+            in_place_reverts: true,
             max_layers: 20,
             max_snapshots_per_vm: 100,
             max_snapshot_bytes_per_vm: 0,

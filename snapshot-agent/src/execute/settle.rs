@@ -24,6 +24,7 @@ use snapshot_core::{Error, Reason};
 use tokio::task::spawn_blocking;
 
 use super::external::{After, guardable};
+use super::in_place::is_in_place;
 use super::operation::{Operation, Phase, Progress};
 use super::work::{Halt, Work};
 use super::{Shared, overdue};
@@ -33,7 +34,7 @@ use crate::journal::Recorded;
 use crate::locks::Guard;
 
 /// How long after it was taken on a revert may still be begun.
-const BEGIN_WITHIN: Duration = Duration::from_secs(120);
+pub(super) const BEGIN_WITHIN: Duration = Duration::from_secs(120);
 
 /// How long it is waited until libvirt is no more at work on a machine, how often in a row it has to say so, and the
 /// time in between. It is asked more than once because a call that another one held up begins a moment after that has ended.
@@ -129,6 +130,7 @@ async fn settle(shared: &Arc<Shared>, operation: &Arc<Operation>, recorded: Reco
                 seen: None,
                 stale: true,
                 pause: None,
+                is_loading: false,
                 done: next,
                 merging,
                 started,
@@ -153,6 +155,9 @@ impl Work<'_> {
         self.done = next;
         let Some(step) = self.entry.steps.get(next).cloned() else {
             // Everything was done, and only the end not marked.
+            if self.entry.steps.iter().any(is_in_place) {
+                self.forget_load();
+            }
             return self.clear_deleted();
         };
         match (&self.entry.request, step) {
@@ -169,6 +174,9 @@ impl Work<'_> {
             (Request::Revert { .. }, Step::CreateLive { snapshot, quiesce }) => {
                 self.settle_live(&snapshot, quiesce, begun)?;
                 self.settle(next + 1, false)
+            }
+            (Request::Revert { .. }, Step::RevertInPlace { snapshot, then }) => {
+                self.settle_in_place(next, begun, &snapshot, then)
             }
             (Request::Create(_), Step::CreateExternal { snapshot, quiesce, .. }) => {
                 self.settle_external(&snapshot, quiesce, begun)
@@ -269,7 +277,7 @@ impl Work<'_> {
 
     /// Whether a revert may have changed something already. Numbers of runs begin anew when the host is booted, and a
     /// mark may have been lost with it: then a machine that is on is taken for one that somebody uses.
-    fn is_halfway(&self, seen: &Observed, begun: bool, since: Option<Duration>) -> bool {
+    pub(super) fn is_halfway(&self, seen: &Observed, begun: bool, since: Option<Duration>) -> bool {
         match (begun, since) {
             (true, Some(_)) => !self.is_untouched(seen),
             (true, None) => true,
@@ -278,7 +286,7 @@ impl Work<'_> {
         }
     }
 
-    fn interrupted(&self, what: &str) -> Halt {
+    pub(super) fn interrupted(&self, what: &str) -> Halt {
         let mut message = format!("the agent was stopped in the middle: {what}");
         if let (Request::Revert { .. }, Some(create)) = (&self.entry.request, self.create_request())
             && self.done > 0

@@ -36,6 +36,7 @@ impl Work<'_> {
             Step::CreateLive { snapshot, quiesce } => self.create_live(snapshot, *quiesce),
             Step::WriteLabel { snapshot } => self.write_label(snapshot),
             Step::RevertInternal { snapshot, then } => self.revert(snapshot, *then, false),
+            Step::RevertInPlace { snapshot, then } => self.revert_in_place(snapshot, *then),
             Step::PowerOff => self.power_off(),
             Step::DeleteInternal { snapshot } => self.delete(snapshot),
             Step::CreateExternal { snapshot, memory, quiesce } => self.create_external(snapshot, *memory, *quiesce),
@@ -194,6 +195,7 @@ impl Work<'_> {
             let lost = matches!(failure, Failure::Unreachable(_));
             let gone = matches!(failure, Failure::SnapshotGone);
             if tries.is_last(&failure) || gone || (self.is_untouched(&seen) && !lost) {
+                let seen = self.after_failed_revert(seen)?;
                 return Err(self.revert_error(&failure, id, &seen).into());
             }
             tracing::warn!(%failure, "the revert failed and may have been half done; trying again");
@@ -210,6 +212,11 @@ impl Work<'_> {
 
     /// Whether the machine still runs as it did: then no revert has begun to change anything.
     pub(super) fn is_untouched(&self, seen: &Observed) -> bool {
+        self.is_same_run(seen) && !self.is_loading
+    }
+
+    /// Whether it is the QEMU process of before. A revert in place leaves that as it is.
+    pub(super) fn is_same_run(&self, seen: &Observed) -> bool {
         seen.instance.is_some() && seen.instance == self.entry.before.instance
     }
 
@@ -297,7 +304,7 @@ pub(super) fn deleted(step: &Step) -> Option<&SnapshotId> {
     step.deletes()
 }
 
-fn is_in(seen: &Observed, then: PowerState) -> bool {
+pub(super) fn is_in(seen: &Observed, then: PowerState) -> bool {
     match then {
         PowerState::Running => seen.vm.state == VmState::Running,
         PowerState::Paused => seen.vm.state == VmState::Paused,

@@ -9,10 +9,11 @@ use std::path::Path;
 
 use snapshot_core::authority::Permit;
 use snapshot_core::description::Label;
+use snapshot_core::hardware::Comparison;
 use snapshot_core::ids::SnapshotId;
 use snapshot_core::layers::{memory_path, overlay_paths};
 use snapshot_core::operation::Request;
-use snapshot_core::plan::{Plan, Situation, Step, id_in_use, plan, purge_left_behind};
+use snapshot_core::plan::{Plan, Situation, Step, go_in_place, id_in_use, may_go_in_place, plan, purge_left_behind};
 use snapshot_core::tree::SnapshotTree;
 use snapshot_core::{Error, Reason};
 
@@ -39,10 +40,21 @@ impl Shared {
         // Without its version QEMU is asked for nothing that an old one could not do.
         let policy = self.hypervisor.versions().unwrap_or_default().limit(&self.policy);
         let situation = Situation { vm: &seen.vm, tree: &tree, layers: &seen.layers, policy: &policy };
-        let plan = match force {
+        let mut plan = match force {
             Some(force) => purge_left_behind(situation, force)?,
             None => plan(situation, &spec.request)?,
         };
+        if let Some(target) = may_go_in_place(situation, &plan) {
+            match self.hypervisor.hardware(spec.vm, &target.id) {
+                Ok(hardware) => {
+                    if let Comparison::Different(what) = &hardware {
+                        tracing::info!(snapshot = %target.id, what, "cannot be gone back to in place");
+                    }
+                    go_in_place(situation, &mut plan, &hardware);
+                }
+                Err(failure) => tracing::warn!(%failure, "the machine's hardware cannot be compared"),
+            }
+        }
         permit.check_plan(&tree, &plan)?;
         if let Some(create) = create(&spec.request)
             && seen.has_stray(&create.snapshot)

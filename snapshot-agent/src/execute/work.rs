@@ -7,6 +7,7 @@ use snapshot_core::operation::{OperationKind, Outcome, Request};
 use snapshot_core::plan::Step;
 use snapshot_core::{Error, Reason};
 
+use super::in_place::is_in_place;
 use super::operation::{Operation, Phase, Progress};
 use super::{Order, Shared};
 use crate::clock::Moment;
@@ -25,6 +26,8 @@ pub(super) struct Work<'a> {
     pub(super) stale: bool,
     /// How long the guest stood still.
     pub(super) pause: Option<Duration>,
+    /// Whether QEMU may have loaded some of a snapshot into the process that is there.
+    pub(super) is_loading: bool,
     /// Steps that are done.
     pub(super) done: usize,
     /// Merges that are not known to be done.
@@ -89,7 +92,19 @@ impl<'a> Work<'a> {
         let stale = matches!(entry.request, Request::Purge { .. });
         shared.expect(&seen, &entry);
         let (seen, merging) = (Some(seen), Vec::new());
-        Ok(Self { shared, operation, entry, log, seen, stale, pause: None, done: 0, merging, started })
+        Ok(Self {
+            shared,
+            operation,
+            entry,
+            log,
+            seen,
+            stale,
+            pause: None,
+            is_loading: false,
+            done: 0,
+            merging,
+            started,
+        })
     }
 
     /// Runs all steps to the end of the operation. What it returns is for followers to see once the machine is free:
@@ -110,8 +125,10 @@ impl<'a> Work<'a> {
                 Error::new(Reason::Internal, "the agent's journal cannot be written").with("cause", error.to_string())
             })?;
             self.step_or_clear(&step)?;
-            if let Err(error) = self.log.done(self.done) {
-                tracing::warn!(%error, "a step that is done could not be marked so");
+            match self.log.done(self.done) {
+                Ok(()) if is_in_place(&step) => self.forget_load(),
+                Ok(()) => {}
+                Err(error) => tracing::warn!(%error, "a step that is done could not be marked so"),
             }
             self.done += 1;
         }

@@ -12,6 +12,7 @@ mod external;
 mod failure;
 mod files;
 mod freeze;
+mod in_place;
 mod link;
 mod live;
 mod merge;
@@ -27,6 +28,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use snapshot_core::description::Label;
+use snapshot_core::hardware::Comparison;
 use snapshot_core::ids::{SnapshotId, VmId};
 use snapshot_core::layers::{Layers, Merge};
 use snapshot_core::plan::{Freeze, PowerState};
@@ -37,7 +39,7 @@ use self::news::News;
 use self::written::Written;
 use super::images::free_bytes;
 use super::inbox::Inbox;
-use super::{Failure, Hypervisor, NewExternal, Observed, Outline, Reread, Versions, Watch};
+use super::{Failure, Hypervisor, Load, NewExternal, Observed, Outline, Reread, Versions, Watch};
 use crate::beneath::Beneath;
 
 /// libvirt, by one URI.
@@ -118,6 +120,30 @@ impl Hypervisor for Libvirt {
 
     fn revert_internal(&self, vm: VmId, id: &SnapshotId, then: PowerState) -> Result<(), Failure> {
         self.actions.act("revert", |connection| action::revert_internal(connection, vm, id, then))
+    }
+
+    fn hardware(&self, vm: VmId, id: &SnapshotId) -> Result<Comparison, Failure> {
+        self.looks.look("hardware", |connection| in_place::hardware(connection, vm, id))
+    }
+
+    fn load(&self, vm: &VmFacts, id: &SnapshotId, job: &str) -> Result<(), Failure> {
+        self.actions.act("load", |connection| in_place::load(connection, vm, id, job))
+    }
+
+    fn loaded(&self, vm: VmId, job: &str) -> Result<Load, Failure> {
+        self.actions.act("loaded", |connection| in_place::loaded(connection, vm, job))
+    }
+
+    fn forget_load(&self, vm: VmId, job: &str) -> Result<(), Failure> {
+        self.actions.act("forget_load", |connection| in_place::forget(connection, vm, job))
+    }
+
+    fn make_current(&self, vm: VmId, id: &SnapshotId) -> Result<(), Failure> {
+        self.rewriting(vm, id, "make_current", |connection| action::make_current(connection, vm, id))
+    }
+
+    fn suspend(&self, vm: VmId) -> Result<(), Failure> {
+        self.actions.act("suspend", |connection| action::suspend(connection, vm))
     }
 
     fn delete_internal(&self, vm: VmId, id: &SnapshotId) -> Result<(), Failure> {

@@ -7,8 +7,9 @@ use std::any::Any;
 use std::fs;
 use std::sync::{Arc, Mutex};
 
-use snapshot_agent::hypervisor::{Failure, Hypervisor, Observed, PausedBy, Reread};
+use snapshot_agent::hypervisor::{Failure, Hypervisor, Load, Observed, PausedBy, Reread};
 use snapshot_core::description::Label;
+use snapshot_core::hardware::Comparison;
 use snapshot_core::ids::{SnapshotId, VmId};
 use snapshot_core::plan::{Freeze, PowerState};
 use snapshot_core::snapshot::{Consistency, Content, RecordedState};
@@ -158,6 +159,7 @@ fn keeps(subject: &dyn Subject) {
     hypervisor.power_off(vm).unwrap();
     taking(&asker, [&a, &b, &c]);
     going_back(&asker, [&a, &b, &c]);
+    going_back_in_place(&asker, [&a, &b, &c]);
     deleting(&asker, [&a, &b, &c]);
     taking_live(&asker, [&a, &b]);
     let nobody = VmId::from_uuid(Uuid::new_v4());
@@ -246,6 +248,39 @@ fn going_back(asker: &Asker<'_>, [a, b, c]: [&SnapshotId; 3]) {
     let unknown = SnapshotId::from_uuid(Uuid::now_v7());
     assert_eq!(subject.hypervisor().revert_internal(vm, &unknown, PowerState::Off), Err(Failure::SnapshotGone));
     assert_eq!(asker.look().vm.state, VmState::Running);
+}
+
+fn going_back_in_place(asker: &Asker<'_>, [_, b, c]: [&SnapshotId; 3]) {
+    let (subject, vm) = (asker.0, asker.0.vm());
+    let hypervisor = subject.hypervisor();
+    let before = asker.look().instance;
+    for (id, marker) in [(b, 'B'), (c, 'C')] {
+        subject.write('E');
+        assert_eq!(hypervisor.hardware(vm, id), Ok(Comparison::Same));
+        hypervisor.suspend(vm).unwrap();
+        let seen = asker.look();
+        assert_eq!((seen.vm.state, seen.paused_by), (VmState::Paused, Some(PausedBy::Somebody)));
+        hypervisor.suspend(vm).unwrap();
+        // What cannot be loaded is not begun.
+        let unknown = SnapshotId::from_uuid(Uuid::now_v7());
+        assert!(hypervisor.load(&seen.vm, &unknown, "job").is_err());
+        assert_eq!(hypervisor.loaded(vm, "job"), Ok(Load::None));
+        hypervisor.load(&seen.vm, id, "job").unwrap();
+        assert_eq!((hypervisor.loaded(vm, "job"), hypervisor.loaded(vm, "other")), (Ok(Load::Done), Ok(Load::None)));
+        hypervisor.load(&seen.vm, id, "job").unwrap();
+        hypervisor.make_current(vm, id).unwrap();
+        hypervisor.make_current(vm, id).unwrap();
+        hypervisor.resume(vm).unwrap();
+        let seen = asker.look();
+        assert_eq!((seen.vm.state, seen.instance, asker.current().as_ref()), (VmState::Running, before, Some(id)));
+        assert_eq!(subject.read(), [marker; 2]);
+        hypervisor.forget_load(vm, "job").unwrap();
+        hypervisor.forget_load(vm, "job").unwrap();
+        assert_eq!(hypervisor.loaded(vm, "job"), Ok(Load::None));
+    }
+    assert_eq!(asker.parent(c).as_ref(), Some(b));
+    let unknown = SnapshotId::from_uuid(Uuid::now_v7());
+    assert_eq!(hypervisor.make_current(vm, &unknown), Err(Failure::SnapshotGone));
 }
 
 fn deleting(asker: &Asker<'_>, [a, b, c]: [&SnapshotId; 3]) {

@@ -2,9 +2,11 @@
 //! What a guest would read from its disks is one letter a disk, so that "some old and some new" can be seen. A contract
 //! test on real guests (`contract.rs`) asks the same of libvirt.
 
+mod calls;
 mod external;
 mod facts;
 mod fault;
+mod in_place;
 mod internal;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -13,6 +15,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use snapshot_core::description::Label;
+use snapshot_core::hardware::Comparison;
 use snapshot_core::ids::{SnapshotId, VmId};
 use snapshot_core::layers::{Layer, Layers, Merge};
 use snapshot_core::plan::{Freeze, PowerState};
@@ -26,7 +29,7 @@ pub(crate) use self::fault::Fault;
 
 use snapshot_agent::hypervisor::inbox::Inbox;
 use snapshot_agent::hypervisor::{
-    Failure, Hypervisor, NewExternal, Observed, Outline, PausedBy, Reread, Versions, Watch,
+    Failure, Hypervisor, Load, NewExternal, Observed, Outline, PausedBy, Reread, Versions, Watch,
 };
 
 /// A machine of variables.
@@ -50,6 +53,10 @@ pub(crate) struct Machine {
     pub(crate) content: BTreeMap<String, char>,
     /// Overlays that QEMU is on and libvirt does not know of.
     pub(crate) ahead: BTreeSet<String>,
+    /// What its QEMU remembers of loads.
+    pub(crate) loads: BTreeMap<String, Load>,
+    /// Whether its hardware is what it was.
+    pub(crate) hardware: Comparison,
 }
 
 /// The host, which outlives a process.
@@ -115,53 +122,6 @@ impl Fake {
     /// Whether the fault has happened.
     pub(crate) fn is_spent(&self) -> bool {
         lock(&self.state).fault.is_none()
-    }
-
-    fn call<T: Default>(
-        &self,
-        act: impl FnOnce(&mut World) -> Result<T, Failure>,
-        halfway: impl FnOnce(&mut World),
-    ) -> Result<T, Failure> {
-        let fault = {
-            let mut state = lock(&self.state);
-            let number = state.calls;
-            if state.stall == Some(number) {
-                self.stalled.notify_one();
-                state = self
-                    .go_on
-                    .wait_while(state, |state| state.stall == Some(number))
-                    .unwrap_or_else(PoisonError::into_inner);
-            }
-            assert!(!state.dead, "this process is dead");
-            let due = state.fault.take_if(|(call, _)| *call == number).map(|(_, fault)| fault);
-            state.calls += 1;
-            state.dead = due.is_some_and(Fault::is_death);
-            due
-        };
-        let mut world = lock(&self.world);
-        let refused = || Failure::Refused { code: 1, message: "as told".to_owned() };
-        let lost = || Failure::Unreachable("as told".to_owned());
-        match fault {
-            None => act(&mut world),
-            Some(Fault::Refused) => Err(refused()),
-            Some(Fault::Lost) => Err(lost()),
-            Some(Fault::RefusedAfter) => act(&mut world).and(Err(refused())),
-            Some(Fault::LostAfter) => act(&mut world).and(Err(lost())),
-            Some(Fault::RefusedHalfway) => {
-                halfway(&mut world);
-                Err(refused())
-            }
-            Some(Fault::LostHalfway) => {
-                halfway(&mut world);
-                Err(lost())
-            }
-            Some(Fault::Panics | Fault::Dies) => panic!("as told"),
-            Some(Fault::PanicsAfter | Fault::DiesAfter) => panic!("as told, after {}", act(&mut world).is_ok()),
-            Some(Fault::DiesHalfway) => {
-                halfway(&mut world);
-                panic!("as told, halfway")
-            }
-        }
     }
 }
 
@@ -237,7 +197,7 @@ impl Hypervisor for Fake {
         let halfway = |world: &mut World| {
             let Ok(machine) = machine(world, vm) else { return };
             machine.disks[0] = machine.images[0].get(id).copied().unwrap_or('?');
-            (machine.vm.state, machine.instance, machine.paused_by) = (VmState::Shutoff, None, None);
+            machine.end_run();
         };
         let revert = |world: &mut World| {
             world.runs += 1;
@@ -245,6 +205,33 @@ impl Hypervisor for Fake {
             machine(world, vm)?.revert(id, then, run)
         };
         self.call(revert, halfway)
+    }
+
+    fn hardware(&self, vm: VmId, _: &SnapshotId) -> Result<Comparison, Failure> {
+        // A look, which is not counted.
+        Ok(machine(&mut lock(&self.world), vm)?.hardware.clone())
+    }
+
+    fn load(&self, vm: &VmFacts, id: &SnapshotId, job: &str) -> Result<(), Failure> {
+        let halfway = |world: &mut World| _ = machine(world, vm.id).map(|machine| machine.load_halfway(id, job));
+        self.call(|world| machine(world, vm.id)?.load(id, job), halfway)
+    }
+
+    fn loaded(&self, vm: VmId, job: &str) -> Result<Load, Failure> {
+        let look = |world: &mut World| Ok(machine(world, vm)?.loads.get(job).copied());
+        self.call(look, |_| {}).map(|load| load.unwrap_or(Load::None))
+    }
+
+    fn forget_load(&self, vm: VmId, job: &str) -> Result<(), Failure> {
+        self.call(|world| machine(world, vm).map(|machine| _ = machine.loads.remove(job)), |_| {})
+    }
+
+    fn make_current(&self, vm: VmId, id: &SnapshotId) -> Result<(), Failure> {
+        self.call(|world| machine(world, vm)?.make_current(id), |_| {})
+    }
+
+    fn suspend(&self, vm: VmId) -> Result<(), Failure> {
+        self.call(|world| machine(world, vm)?.suspend(), |_| {})
     }
 
     fn delete_internal(&self, vm: VmId, id: &SnapshotId) -> Result<(), Failure> {
@@ -345,7 +332,7 @@ impl Hypervisor for Fake {
     fn power_off(&self, vm: VmId) -> Result<(), Failure> {
         let off = |world: &mut World| {
             let machine = machine(world, vm)?;
-            (machine.vm.state, machine.instance, machine.paused_by) = (VmState::Shutoff, None, None);
+            machine.end_run();
             Ok(())
         };
         self.call(off, |_| {})
@@ -353,8 +340,7 @@ impl Hypervisor for Fake {
 
     fn resume(&self, vm: VmId) -> Result<(), Failure> {
         let resume = |world: &mut World| {
-            let machine = machine(world, vm)?;
-            (machine.vm.state, machine.paused_by) = (VmState::Running, None);
+            machine(world, vm)?.resume();
             Ok(())
         };
         self.call(resume, |_| {})

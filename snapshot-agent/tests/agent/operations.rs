@@ -21,7 +21,7 @@ use snapshot_agent::locks::Locks;
 use snapshot_agent::machines::Machines;
 use snapshot_core::authority::{Action, Caller, Ceiling, Claims, Grant, Permit, VmSelector, authorize};
 use snapshot_core::ids::{OperationId, SnapshotId, VmId};
-use snapshot_core::operation::{Create, DeleteScope, Outcome, Request, RunAfter};
+use snapshot_core::operation::{Create, DeleteScope, Method, Outcome, Request, RunAfter};
 use snapshot_core::policy::HostPolicy;
 use snapshot_core::snapshot::Storage;
 use snapshot_core::text::{Description, DisplayName};
@@ -164,7 +164,10 @@ async fn the_story() {
     assert_eq!((ended.outcome, &ended.error), (Outcome::Succeeded, &None));
     assert!(ended.pause_ms.is_some());
     let now = machine(&world);
-    assert_eq!((now.disks.as_slice(), now.vm.state, now.instance), (&['A'; 2][..], VmState::Running, Some(2)));
+    // In the process that there was.
+    assert_eq!(ended.method, Some(Method::InPlace));
+    assert_eq!((now.disks.as_slice(), now.vm.state, now.instance), (&['A'; 2][..], VmState::Running, Some(1)));
+    assert!(now.loads.is_empty());
     assert_eq!(now.images[1][&id(9)], 'B');
     let known = agent.machines.get(vm_facts().id).unwrap();
     assert_eq!(known.snapshots.iter().find(|snapshot| snapshot.is_current).unwrap().id, id(2));

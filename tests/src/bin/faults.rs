@@ -72,6 +72,7 @@ async fn rounds(options: Options) -> Result<ExitCode> {
 fn again(options: &Options, round: u32) -> String {
     let storage = match options.storage {
         v1::StorageKind::External => " --storage external",
+        _ if options.live => " --storage live",
         _ => "",
     };
     format!(
@@ -91,6 +92,7 @@ fn parse(mut words: impl Iterator<Item = String>) -> Result<Options> {
         machines: 4,
         sabotage: false,
         storage: v1::StorageKind::Unspecified,
+        live: false,
         keep,
     };
     while let Some(word) = words.next() {
@@ -104,10 +106,12 @@ fn parse(mut words: impl Iterator<Item = String>) -> Result<Options> {
             "--machines" => options.machines = value.parse()?,
             "--keep" => options.keep = value.into(),
             "--storage" => {
+                options.live = value == "live";
                 options.storage = match value.as_str() {
                     "internal" => v1::StorageKind::Internal,
                     "external" => v1::StorageKind::External,
-                    _ => bail!("--storage is internal or external"),
+                    "live" => v1::StorageKind::Unspecified,
+                    _ => bail!("--storage is internal, external or live"),
                 }
             }
             _ => bail!("{word} is not known"),

@@ -38,6 +38,8 @@ pub struct Options {
     pub storage: v1::StorageKind,
     /// Whether to do wrong behind everybody's back before the check, which has to find it.
     pub sabotage: bool,
+    /// Whether the host takes the disks of running machines live, and goes back in place.
+    pub live: bool,
     /// Where the history and the logs of a round with violations go.
     pub keep: PathBuf,
 }
@@ -70,6 +72,7 @@ impl Options {
         // The smallest margin that plans still respect: a full file system is to be met in the middle of things, too.
         let mut policy = "space_margin_bytes = 0\n".to_owned();
         let is_external = self.storage == v1::StorageKind::External;
+        policy += &format!("live_snapshots = {0}\nin_place_reverts = {0}\n", self.live);
         if is_external {
             policy += "stable_paths = false\n";
         }
@@ -89,7 +92,8 @@ impl Options {
         let stop = Arc::new(AtomicBool::new(false));
         let mut lanes = Vec::new();
         for machine in 0..world.machines.len() {
-            lanes.push(Lane::new(Arc::clone(world), machine, Acts::new(rng, machine), self.storage).await?);
+            lanes
+                .push(Lane::new(Arc::clone(world), machine, Acts::new(rng, machine), (self.storage, self.live)).await?);
         }
         let running: Vec<_> = lanes.into_iter().map(|lane| tokio::spawn(lane.run(Arc::clone(&stop)))).collect();
         let struck = strike_all(world, &blows(rng, kills)).await;

@@ -37,24 +37,31 @@ pub struct Lane {
     json: Client,
     grpc: Client,
     storage: v1::StorageKind,
+    /// Whether the host takes disks live and goes back in place.
+    live: bool,
     /// Crashes that the model knows of.
     crashes: u64,
     /// How many markers and names were used up.
     used: u32,
     /// What another caller did after the act that is under way.
-    rival: Option<(Label, Answer)>,
+    rival: Option<(Label, bool, Answer)>,
 }
 
 impl Lane {
     /// For a machine that was started; waits for its boot.
-    pub async fn new(world: Arc<World>, machine: usize, acts: Acts, storage: v1::StorageKind) -> Result<Self> {
+    pub async fn new(
+        world: Arc<World>,
+        machine: usize,
+        acts: Acts,
+        (storage, live): (v1::StorageKind, bool),
+    ) -> Result<Self> {
         let (json, grpc) = world.callers()?;
         let guest = &world.machines[machine].guest;
         let first = block_in_place(|| guest.report())?;
         let first = content(&first).map_err(anyhow::Error::msg)?;
         grpc.vm_in_state(&guest.vm(), v1::VmState::Running).await?;
         let model = Machine::new(guest.name(), first);
-        Ok(Self { world, machine, model, acts, json, grpc, storage, crashes: 0, used: 0, rival: None })
+        Ok(Self { world, machine, model, acts, json, grpc, storage, live, crashes: 0, used: 0, rival: None })
     }
 
     /// Acts until told to stop.
@@ -79,8 +86,8 @@ impl Lane {
     /// Does one act and tells the model.
     pub(super) async fn act(&mut self, step: &Step) -> Result<()> {
         let done = self.act_alone(step).await;
-        if let Some((label, answer)) = self.rival.take() {
-            self.rivalled(label, &answer);
+        if let Some((label, live, answer)) = self.rival.take() {
+            self.rivalled(label, live, &answer);
         }
         done
     }
@@ -182,22 +189,22 @@ impl Lane {
         };
         let (answer, rival) = if step.manner == Manner::Rivalled {
             let other = Step { manner: Manner::Follow, json: !step.json, ..*step };
-            let theirs = self.create_request(&rivals);
+            let (theirs, live) = self.create_request(&rivals);
             let (answer, rival) = tokio::join!(caller.ask(step, &change, true), caller.ask(&other, &theirs, false));
-            (answer, rival)
+            (answer, rival.map(|rival| (live, rival)))
         } else {
             (caller.ask(step, &change, true).await, None)
         };
         self.note_crashes();
-        if let Some(rival) = rival {
+        if let Some((live, rival)) = rival {
             let ours = answer.as_ref().and_then(|answer| answer.operation.as_ref());
             self.tell(&format!("the rival's {} ended {:?}", rivals.name, rival.end));
             self.world.history.count("act of a rival");
             // The service does one after the other, and says when it began each.
             if ours.is_some_and(|ours| begun(ours) < rival.operation.as_ref().map_or((0, 0), begun)) {
-                self.rival = Some((rivals, rival));
+                self.rival = Some((rivals, live, rival));
             } else {
-                self.rivalled(rivals, &rival);
+                self.rivalled(rivals, live, &rival);
             }
         }
         let ended = match &answer {
@@ -216,7 +223,9 @@ impl Lane {
         answer
     }
 
-    fn create_request(&self, label: &Label) -> Change {
+    /// A request for a snapshot, and whether it takes the disks alone of a machine that runs: where the host takes them live, every
+    /// second of a machine that surely runs asks for its memory, and the others for nothing in particular.
+    fn create_request(&self, label: &Label) -> (Change, bool) {
         let Label { name, protected } = label.clone();
         let mut request = v1::CreateSnapshotRequest {
             parent: self.guest().vm(),
@@ -225,26 +234,31 @@ impl Lane {
             ..Default::default()
         };
         request.set_storage(self.storage);
-        Change::Create(request)
+        let memory = self.live && self.used.is_multiple_of(2) && self.model.is(Power::Running);
+        if memory {
+            request.set_content(v1::SnapshotContent::DisksAndMemory);
+        }
+        (Change::Create(request), self.live && !memory)
     }
 
-    fn rivalled(&mut self, label: Label, answer: &Answer) {
+    fn rivalled(&mut self, label: Label, live: bool, answer: &Answer) {
         let made = answer.operation.as_ref().map(|operation| id(&operation.snapshot).to_owned());
         if answer.end == End::Unknown {
             self.model.abandon(label.name, true);
         } else {
-            self.model.created(made.as_deref(), label, &answer.end);
+            self.model.created(made.as_deref(), label, live, &answer.end);
         }
     }
 
     async fn create(&mut self, step: &Step, protected: bool) -> Result<()> {
         let label = Label { name: self.name(), protected };
         self.tell(&format!("create {} protected={protected} {:?}", label.name, step.manner));
-        match self.ask(step, self.create_request(&label)).await {
+        let (request, live) = self.create_request(&label);
+        match self.ask(step, request).await {
             None => self.model.abandon(label.name, true),
             Some(answer) => {
                 let made = answer.operation.as_ref().map(|operation| id(&operation.snapshot).to_owned());
-                self.model.created(made.as_deref(), label, &answer.end);
+                self.model.created(made.as_deref(), label, live, &answer.end);
             }
         }
         Ok(())

@@ -47,6 +47,8 @@ pub struct Known {
     pub contents: Contents,
     /// What the machine may have been doing.
     pub powers: Vec<Power>,
+    /// Whether the disks alone were taken if the machine ran.
+    pub live: bool,
     /// What it may be called; empty for those of other tools.
     pub labels: Vec<Label>,
     /// The snapshot it was taken on top of.
@@ -195,17 +197,17 @@ impl Machine {
         }
     }
 
-    /// A snapshot was asked for. `id` is there when somebody was told it.
-    pub fn created(&mut self, id: Option<&str>, label: Label, end: &End) {
+    /// A snapshot was asked for. `id` is there when somebody was told it; `live` says that its running state was not.
+    pub fn created(&mut self, id: Option<&str>, label: Label, live: bool, end: &End) {
         match (id, end) {
             (Some(id), End::Done) => {
-                self.keep(id, vec![label]);
+                self.keep(id, vec![label], live);
                 self.current = Some(id.to_owned());
                 // Taking it flushes the images.
                 self.shadows = self.contents.clone();
             }
             (Some(id), End::Failed(_)) => {
-                self.keep(id, vec![label]);
+                self.keep(id, vec![label], live);
                 self.forget(id);
             }
             (_, End::Refused) | (None, End::Done | End::Failed(_)) => {}
@@ -231,16 +233,17 @@ impl Machine {
 
     /// Another tool took a snapshot.
     pub fn created_elsewhere(&mut self, id: &str) {
-        self.keep(id, Vec::new());
+        self.keep(id, Vec::new(), false);
         self.current = Some(id.to_owned());
         self.shadows = self.contents.clone();
     }
 
-    fn keep(&mut self, id: &str, labels: Vec<Label>) {
+    fn keep(&mut self, id: &str, labels: Vec<Label>, live: bool) {
         let known = Known {
             existence: Existence::Must,
             contents: self.contents.clone(),
             powers: self.powers.clone(),
+            live,
             labels,
             parent: self.current.clone(),
             may_be_broken: false,
@@ -258,7 +261,7 @@ impl Machine {
                 (_, End::Refused) => End::Refused,
                 (_, End::Failed(_) | End::Done | End::Unknown) => End::Unknown,
             };
-            self.created(saved, label, &kept);
+            self.created(saved, label, false, &kept);
         }
         let Some(target) = self.snapshots.get(id).cloned() else { return };
         let (contents, powers) = after_revert(&target, run_after);
@@ -286,7 +289,13 @@ impl Machine {
 
     /// Another tool took the machine back.
     pub fn reverted_elsewhere(&mut self, id: &str) {
+        let Some(known) = self.snapshots.get(id).cloned() else { return };
+        // One that was taken live is to libvirt of a machine that was off.
+        let told = |power: &Power| if known.live && *power == Power::Running { Power::Off } else { *power };
+        let as_told = Known { powers: known.powers.iter().map(told).collect(), ..known.clone() };
+        self.snapshots.insert(id.to_owned(), as_told);
         self.reverted(id, v1::RunAfter::AsRecorded, None, &End::Done);
+        self.snapshots.insert(id.to_owned(), known);
     }
 
     /// A deletion was asked for.
@@ -372,7 +381,8 @@ pub fn after_revert(target: &Known, run_after: v1::RunAfter) -> (Contents, Vec<P
             v1::RunAfter::Off => Power::Off,
             v1::RunAfter::Unspecified | v1::RunAfter::AsRecorded => *recorded,
         };
-        let boots = *recorded == Power::Off && then == Power::Running;
+        let has_no_memory = *recorded == Power::Off || (target.live && *recorded == Power::Running);
+        let boots = has_no_memory && then == Power::Running;
         contents.add(&if boots { target.contents.booted() } else { target.contents.clone() });
         powers.push(then);
     }

@@ -61,14 +61,14 @@ async fn who_only_asks_gets_the_plan_and_changes_nothing() {
 
     let revert = v1::RevertToSnapshotRequest { name: parent.name.clone(), validate_only: true, ..Default::default() };
     let plan = lab.client.revert_as(revert.clone()).await.unwrap().plan.unwrap();
-    assert_eq!((steps(&plan), plan.losses.len()), (vec!["REVERT_INTERNAL".to_owned()], 2), "disk and memory: {plan:?}");
+    assert_eq!((steps(&plan), plan.losses.len()), (vec!["REVERT_IN_PLACE".to_owned()], 2), "disk and memory: {plan:?}");
     let [changes, running] = plan.loss_details.as_slice() else { panic!("one detail for each loss: {plan:?}") };
     assert_eq!((changes.kind(), &changes.snapshot), (v1::LossKind::Changes, &child.name), "since the present's own");
     assert_eq!(changes.since, child.create_time);
     assert_eq!((running.kind(), running.since), (v1::LossKind::RunningState, None));
     let saving = v1::RevertToSnapshotRequest { save_current: true, run_after: v1::RunAfter::Off.into(), ..revert };
     let plan = lab.client.revert_as(saving).await.unwrap().plan.unwrap();
-    assert_eq!(steps(&plan), ["CREATE_INTERNAL", "REVERT_INTERNAL", "POWER_OFF"]);
+    assert_eq!(steps(&plan), ["CREATE_INTERNAL", "REVERT_IN_PLACE", "POWER_OFF"]);
     assert!(plan.losses.is_empty(), "{plan:?}");
 
     let scope = v1::DeleteScope::Subtree.into();

@@ -67,6 +67,17 @@ pub(super) fn redefine(domain: &Domain, snapshot: &DomainSnapshot, xml: &str) ->
     Ok(())
 }
 
+/// Marks a snapshot as current. Nothing else that is written about it changes.
+pub(super) fn make_current(connection: &Connection, vm: VmId, id: &SnapshotId) -> Result<(), Failure> {
+    let (domain, snapshot) = snapshot(connection, vm, id)?;
+    if snapshot.is_current(0)? {
+        return Ok(());
+    }
+    let flags = sys::VIR_DOMAIN_SNAPSHOT_CREATE_REDEFINE | sys::VIR_DOMAIN_SNAPSHOT_CREATE_CURRENT;
+    domain.create_snapshot_xml(&full_xml(&snapshot)?, flags)?;
+    Ok(())
+}
+
 pub(super) fn revert_internal(
     connection: &Connection,
     vm: VmId,
@@ -118,4 +129,8 @@ pub(super) fn power_off(connection: &Connection, vm: VmId) -> Result<(), Failure
 
 pub(super) fn resume(connection: &Connection, vm: VmId) -> Result<(), Failure> {
     Ok(connection.domain(vm)?.resume()?)
+}
+
+pub(super) fn suspend(connection: &Connection, vm: VmId) -> Result<(), Failure> {
+    Ok(connection.domain(vm)?.suspend()?)
 }

@@ -21,6 +21,9 @@ pub(super) struct Job {
     #[serde(rename = "type")]
     pub(super) kind: String,
     pub(super) status: String,
+    /// Why it failed, once it has.
+    #[serde(default)]
+    pub(super) error: Option<String>,
 }
 
 /// Has QEMU do something, and reads its answer. [`Failure::Refused`] is QEMU's own refusal, in its words.

@@ -44,7 +44,20 @@ impl World {
         let (layers, content) = super::external::images(&vm);
         let (disks, images) = (vec!['B'; disks], vec![BTreeMap::new(); disks]);
         let (snapshots, ahead) = (vec![], BTreeSet::new());
-        let machine = Machine { snapshots, instance, paused_by: None, disks, images, layers, content, ahead, vm };
+        let (loads, hardware) = (BTreeMap::new(), Comparison::Same);
+        let machine = Machine {
+            snapshots,
+            instance,
+            paused_by: None,
+            disks,
+            images,
+            layers,
+            content,
+            ahead,
+            loads,
+            hardware,
+            vm,
+        };
         let machines = BTreeMap::from([(machine.vm.id, machine)]);
         Arc::new(Mutex::new(Self { machines, runs: 1, ..Self::default() }))
     }

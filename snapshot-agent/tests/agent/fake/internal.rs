@@ -2,35 +2,6 @@
 
 use super::*;
 
-impl Fake {
-    pub(super) fn seen(&self, vm: VmId) -> Result<Observed, Failure> {
-        // Only changes are counted: what a look may be answered with is tried by the others.
-        assert!(!lock(&self.state).dead, "this process is dead");
-        let mut world = lock(&self.world);
-        let machine = machine(&mut world, vm)?;
-        let mut snapshots = machine.snapshots.clone();
-        snapshots.retain(|snapshot| !machine.is_deleted(&snapshot.id));
-        for snapshot in &mut snapshots {
-            let lost = match snapshot.storage {
-                Storage::Internal => machine.images.iter().any(|image| !image.contains_key(&snapshot.id)),
-                Storage::External => machine.has_lost_files(&snapshot.id),
-            };
-            snapshot.broken = lost.then_some(Reason::SnapshotBroken);
-        }
-        let tags = machine.images.iter().flat_map(BTreeMap::keys).filter(|id| machine.listed(id).is_err());
-        machine.reparent(&mut snapshots);
-        Ok(Observed {
-            vm: machine.vm.clone(),
-            snapshots,
-            layers: machine.seen_layers(),
-            instance: machine.instance,
-            paused_by: machine.paused_by,
-            strays: tags.map(ToString::to_string).collect(),
-            images: machine.contents(),
-        })
-    }
-}
-
 impl Machine {
     pub(super) fn listed(&self, id: &SnapshotId) -> Result<&SnapshotFacts, Failure> {
         self.snapshots.iter().find(|snapshot| snapshot.id == *id).ok_or(Failure::SnapshotGone)
@@ -81,7 +52,7 @@ impl Machine {
                 _ => RecordedState::Shutoff,
             },
             consistency: None,
-            disks: vec!["vda".to_owned(), "vdb".to_owned()],
+            disks: self.vm.disks.iter().map(|disk| disk.target.clone()).collect(),
             size_bytes: 0,
             origin: Origin::Service,
             broken: None,
@@ -107,7 +78,8 @@ impl Machine {
     pub(super) fn revert(&mut self, id: &SnapshotId, then: PowerState, run: u32) -> Result<(), Failure> {
         self.listed(id)?;
         self.disks = self.images.iter().map(|image| image.get(id).copied().unwrap_or('?')).collect();
-        self.snapshots.iter_mut().for_each(|snapshot| snapshot.is_current = snapshot.id == *id);
+        self.make_current(id)?;
+        self.end_run();
         (self.vm.state, self.instance, self.paused_by) = match then {
             PowerState::Running => (VmState::Running, Some(run), None),
             PowerState::Paused => (VmState::Paused, Some(run), Some(PausedBy::Something)),

@@ -5,7 +5,8 @@
 
 use std::collections::BTreeSet;
 
-use snapshot_agent::hypervisor::PausedBy;
+use snapshot_agent::hypervisor::{Load, PausedBy};
+use snapshot_core::hardware::Comparison;
 use snapshot_core::plan::Step;
 use snapshot_core::snapshot::Content;
 
@@ -15,6 +16,7 @@ use super::*;
 struct Case {
     name: &'static str,
     state: VmState,
+    hardware: fn() -> Comparison,
     request: fn() -> Request,
     done: fn(&Machine) -> bool,
 }
@@ -65,71 +67,104 @@ fn is_renamed(machine: &Machine) -> bool {
     machine.snapshots.iter().any(|snapshot| snapshot.label.display_name.as_str() == "renamed")
 }
 
-const CASES: [Case; 12] = [
+fn same() -> Comparison {
+    Comparison::Same
+}
+
+fn other() -> Comparison {
+    Comparison::Different("memory".to_owned())
+}
+
+const CASES: [Case; 14] = [
     Case {
         name: "create, off",
         state: VmState::Shutoff,
+        hardware: same,
         request: || Request::Create(create(9)),
         done: |machine| has(machine, 9) && machine.vm.state == VmState::Shutoff,
     },
     Case {
         name: "create, running",
         state: VmState::Running,
+        hardware: same,
         request: || Request::Create(Create { content: Some(Content::DisksAndMemory), ..create(9) }),
         done: |machine| has(machine, 9) && machine.vm.state == VmState::Running,
     },
     Case {
         name: "create, disks of one that runs",
         state: VmState::Running,
+        hardware: same,
         request: || Request::Create(create(9)),
         done: |machine| has(machine, 9) && machine.vm.state == VmState::Running,
     },
-    Case { name: "update", state: VmState::Running, request: update, done: is_renamed },
+    Case { name: "update", state: VmState::Running, hardware: same, request: update, done: is_renamed },
     Case {
         name: "revert, running",
         state: VmState::Running,
+        hardware: same,
         request: || revert(2, RunAfter::AsRecorded, None),
         done: |machine| machine.disks.iter().all(|disk| *disk == 'A') && machine.vm.state == VmState::Running,
     },
     Case {
+        name: "revert, running, other hardware",
+        state: VmState::Running,
+        hardware: other,
+        request: || revert(2, RunAfter::AsRecorded, None),
+        done: |machine| machine.disks.iter().all(|disk| *disk == 'A') && machine.vm.state == VmState::Running,
+    },
+    Case {
+        name: "revert, paused",
+        state: VmState::Paused,
+        hardware: same,
+        request: || revert(2, RunAfter::AsRecorded, None),
+        done: |machine| machine.disks.iter().all(|disk| *disk == 'A') && machine.vm.state == VmState::Paused,
+    },
+    Case {
         name: "revert, off",
         state: VmState::Shutoff,
+        hardware: same,
         request: || revert(2, RunAfter::AsRecorded, None),
         done: |machine| machine.disks.iter().all(|disk| *disk == 'A') && machine.vm.state == VmState::Shutoff,
     },
     Case {
         name: "revert, off afterwards",
         state: VmState::Running,
+        hardware: same,
         request: || revert(2, RunAfter::Off, None),
         done: |machine| machine.disks.iter().all(|disk| *disk == 'A') && machine.vm.state == VmState::Shutoff,
     },
     Case {
         name: "revert, saving the present",
         state: VmState::Running,
+        hardware: same,
         request: || revert(2, RunAfter::AsRecorded, Some(create(9))),
         done: |machine| machine.disks.iter().all(|disk| *disk == 'A') && has_with(machine, 9, |content| content == 'B'),
     },
     Case {
         name: "delete a subtree",
         state: VmState::Running,
+        hardware: same,
         request: || delete(2, DeleteScope::Subtree),
         done: |machine| has_nothing(machine, 2) && has_nothing(machine, 3) && has(machine, 1),
     },
     Case {
         name: "delete one, off",
         state: VmState::Shutoff,
+        hardware: same,
         request: || delete(2, DeleteScope::Only),
         done: |machine| has_nothing(machine, 2) && has(machine, 1) && has(machine, 3),
     },
     Case {
         name: "delete one, running",
         state: VmState::Running,
+        hardware: same,
         request: || delete(1, DeleteScope::Only),
         done: |machine| has_nothing(machine, 1) && has(machine, 2) && has(machine, 3),
     },
     Case {
         name: "purge",
         state: VmState::Shutoff,
+        hardware: same,
         request: || Request::Purge { force: false },
         done: |machine| (1..=3).all(|n| has_nothing(machine, n)),
     },
@@ -139,7 +174,15 @@ const CASES: [Case; 12] = [
 fn check(case: &Case, context: &str, ended: &Ended, before: &Machine, after: &Machine) {
     let context = format!("{}, {context}: {ended:?}\n{after:?}", case.name);
     match ended.outcome {
-        Outcome::Succeeded => assert!((case.done)(after), "{context}"),
+        Outcome::Succeeded => {
+            assert!((case.done)(after), "{context}");
+            // Which way it went is what is told.
+            if ended.method == Some(Method::InPlace) && after.vm.state != VmState::Shutoff {
+                assert_eq!(after.instance, before.instance, "{context}");
+                assert!(after.snapshots.iter().any(|one| one.is_current && one.id == id(2)), "{context}");
+            }
+            assert!(after.loads.values().all(|load| *load == Load::Done), "{context}");
+        }
         Outcome::Failed => {
             assert!(ended.error.is_some(), "{context}");
             // A deletion keeps what it had deleted; everything else is as it was.
@@ -151,7 +194,8 @@ fn check(case: &Case, context: &str, ended: &Ended, before: &Machine, after: &Ma
         }
         Outcome::Cancelled => panic!("{context}"),
     }
-    assert!(!matches!(after.paused_by, Some(PausedBy::Snapshot | PausedBy::Somebody)), "{context}");
+    let is_left = matches!(after.paused_by, Some(PausedBy::Snapshot | PausedBy::Somebody));
+    assert!(!is_left || before.vm.state == VmState::Paused, "{context}");
     assert!(
         after.disks.iter().all(|disk| *disk == after.disks[0]) && after.disks[0] != '?',
         "some old and some new: {context}"
@@ -172,6 +216,7 @@ async fn run(case: &Case, (storage, disks): (Storage, usize), call: usize, fault
     // most of the work.
     let dir = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
     let world = with_chain_of(case.state, storage, disks, &dir).await;
+    lock(&world).machines.get_mut(&vm_facts().id).unwrap().hardware = (case.hardware)();
     let before = machine(&world);
     let agent = Agent::start(&world, &dir, Some((call, fault)));
     let spec = spec((case.request)());
@@ -222,6 +267,7 @@ async fn the_cases_have_every_kind_of_step() {
     for (case, (storage, disks)) in CASES.iter().flat_map(|case| MACHINES.map(|machine| (case, machine))) {
         let dir = tempfile::tempdir().unwrap();
         let world = with_chain_of(case.state, storage, disks, &dir).await;
+        lock(&world).machines.get_mut(&vm_facts().id).unwrap().hardware = (case.hardware)();
         let agent = Agent::start(&world, &dir, None);
         let plan = agent.executor.plan(&permit(), spec((case.request)())).await.unwrap();
         seen.extend(plan.steps.iter().map(Step::kind));
@@ -232,6 +278,7 @@ async fn the_cases_have_every_kind_of_step() {
         Step::CreateLive { .. } => "CREATE_LIVE",
         Step::WriteLabel { .. } => "WRITE_LABEL",
         Step::RevertInternal { .. } => "REVERT_INTERNAL",
+        Step::RevertInPlace { .. } => "REVERT_IN_PLACE",
         Step::PowerOff => "POWER_OFF",
         Step::DeleteInternal { .. } => "DELETE_INTERNAL",
         Step::CreateExternal { .. } => "CREATE_EXTERNAL",
@@ -252,6 +299,7 @@ async fn the_cases_have_every_kind_of_step() {
         "POWER_OFF",
         "REVERT_EXTERNAL",
         "REVERT_INTERNAL",
+        "REVERT_IN_PLACE",
         "WRITE_LABEL",
     ];
     assert_eq!(seen.into_iter().collect::<Vec<_>>(), all);
@@ -262,6 +310,7 @@ async fn every_step_may_be_carried_out_twice() {
     for (case, (storage, disks)) in CASES.iter().flat_map(|case| MACHINES.map(|machine| (case, machine))) {
         let dir = tempfile::tempdir().unwrap();
         let world = with_chain_of(case.state, storage, disks, &dir).await;
+        lock(&world).machines.get_mut(&vm_facts().id).unwrap().hardware = (case.hardware)();
         let agent = Agent::start(&world, &dir, None);
         let spec = spec((case.request)());
         let operation = agent.executor.start(&permit(), spec.clone(), String::new()).await.unwrap();

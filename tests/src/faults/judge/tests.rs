@@ -19,9 +19,9 @@ fn label(name: &str) -> Label {
 fn machine() -> Machine {
     let mut machine = Machine::new("two", disks('_', 1, '_'));
     machine.wrote('A');
-    machine.created(Some(SNAP), label("first"), &End::Done);
+    machine.created(Some(SNAP), label("first"), false, &End::Done);
     machine.wrote('B');
-    machine.created(Some(LATER), label("second"), &End::Done);
+    machine.created(Some(LATER), label("second"), false, &End::Done);
     machine.wrote('C');
     machine
 }
@@ -117,7 +117,7 @@ fn what_was_deleted_and_is_there_is_orphaned() {
 fn what_failed_and_is_there_is_orphaned() {
     let mut machine = machine();
     machine.snapshots.remove(LATER);
-    machine.created(Some(LATER), label("second"), &End::Failed("no space".to_owned()));
+    machine.created(Some(LATER), label("second"), false, &End::Failed("no space".to_owned()));
     assert_eq!(kinds(&machine, &right()), [Kind::Orphaned]);
 }
 

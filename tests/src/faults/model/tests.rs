@@ -12,7 +12,7 @@ fn label() -> Label {
 fn machine() -> Machine {
     let mut machine = Machine::new("one", disk('_', 1));
     machine.wrote('A');
-    machine.created(Some("snap-a"), label(), &End::Done);
+    machine.created(Some("snap-a"), label(), false, &End::Done);
     machine.wrote('B');
     machine
 }
@@ -55,7 +55,7 @@ fn a_revert_that_says_that_nothing_was_changed_is_taken_at_its_word() {
 fn a_snapshot_of_a_machine_that_was_off_is_booted_from() {
     let mut machine = machine();
     machine.learn(Power::Off, Some(disk('B', 1)));
-    machine.created(Some("snap-b"), label(), &End::Done);
+    machine.created(Some("snap-b"), label(), false, &End::Done);
     machine.reverted("snap-b", v1::RunAfter::AsRecorded, None, &End::Done);
     assert!(machine.is(Power::Off) && machine.contents.allow(&disk('B', 1)));
     machine.reverted("snap-b", v1::RunAfter::Running, None, &End::Done);
@@ -82,8 +82,8 @@ fn what_a_revert_kept_must_be_there_if_it_says_so() {
 fn a_deletion_takes_what_its_scope_says() {
     let tree = || {
         let mut machine = machine();
-        machine.created(Some("snap-b"), label(), &End::Done);
-        machine.created(Some("snap-c"), label(), &End::Done);
+        machine.created(Some("snap-b"), label(), false, &End::Done);
+        machine.created(Some("snap-c"), label(), false, &End::Done);
         machine
     };
     for (scope, left) in [
@@ -98,4 +98,19 @@ fn a_deletion_takes_what_its_scope_says() {
     let mut machine = tree();
     machine.deleted("snap-b", v1::DeleteScope::Only, &End::Done);
     assert_eq!(machine.snapshots["snap-c"].parent.as_deref(), Some("snap-a"));
+}
+
+#[test]
+fn one_that_was_taken_live_is_booted_from_and_to_libvirt_was_off() {
+    let mut machine = Machine::new("m", disk('A', 1));
+    machine.created(Some("snap-l"), label(), true, &End::Done);
+    machine.wrote('B');
+    machine.reverted("snap-l", v1::RunAfter::AsRecorded, None, &End::Done);
+    assert!(
+        machine.is(Power::Running) && machine.contents.allow(&disk('A', 2)) && !machine.contents.allow(&disk('A', 1))
+    );
+    machine.reverted_elsewhere("snap-l");
+    assert!(machine.is(Power::Off) && machine.contents.allow(&disk('A', 1)));
+    machine.reverted("snap-l", v1::RunAfter::Running, None, &End::Done);
+    assert!(machine.contents.allow(&disk('A', 2)));
 }
