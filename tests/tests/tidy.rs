@@ -17,6 +17,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("snapshot-api", &["snapshot-core", "proto", "mtls", "limits", "capability"]),
     ("snapshot-agent", &["snapshot-core", "proto", "mtls", "capability"]),
     ("snapshot-gateway", &["mtls", "limits"]),
+    ("snapctl", &["proto"]),
     ("tests", &["snapshot-core", "proto", "mtls", "capability", "snapshot-api", "snapshot-agent", "snapshot-gateway"]),
 ];
 
