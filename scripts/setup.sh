@@ -151,6 +151,8 @@ ensure_run() {
 
 ensure_test() {
   apt_install python3-libvirt chromium e2fsprogs ovmf xz-utils
+  # A process with another clock.
+  apt_install faketime
   # systemd-analyze, which judges packaging/systemd; nothing of it is started.
   apt_install systemd
   # For ravada/: what its modules use, and what their tests do.

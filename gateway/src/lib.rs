@@ -11,6 +11,7 @@
 pub mod codec;
 pub mod config;
 pub mod descriptors;
+pub mod doctor;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 pub mod server;

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use clap::Parser;
+use clap::{Parser, Subcommand};
 use gateway::config::Config;
 use gateway::{Gateway, from_channel, server, telemetry};
 use mtls::client::ClientTimeouts;
@@ -21,18 +21,36 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// gRPC, gRPC-Web and Connect in front of the snapshot API, and the page.
 #[derive(Debug, Parser)]
-#[command(version)]
+#[command(version, subcommand_negates_reqs = true, args_conflicts_with_subcommands = true)]
 struct Arguments {
     /// The configuration file.
-    #[arg(long, value_name = "FILE", env = "SNAPSHOT_GATEWAY_CONFIG")]
-    config: PathBuf,
+    #[arg(long, value_name = "FILE", env = "SNAPSHOT_GATEWAY_CONFIG", required = true)]
+    config: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Say what is wrong with the gateway on this machine, and what to do about it.
+    Doctor {
+        /// The configuration file.
+        #[arg(long, value_name = "FILE", env = "SNAPSHOT_GATEWAY_CONFIG")]
+        config: PathBuf,
+        /// Print JSON, for programs.
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 #[tokio::main]
 async fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    if let Some(Command::Doctor { config, json }) = arguments.command {
+        return gateway::doctor::run(&config, json).await;
+    }
     let sealed = mtls::forbid_core_dumps();
-    let config = Config::load(&arguments.config);
+    let config = Config::load(&arguments.config.unwrap_or_default());
     telemetry::log(config.as_ref().map(|config| config.log_format).unwrap_or_default());
     let result = match config {
         Ok(_) if sealed.is_err() => Err("core dumps cannot be forbidden".into()),

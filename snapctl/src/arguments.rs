@@ -80,6 +80,9 @@ pub enum Command {
         /// The operation: its id, or operations/ID.
         operation: String,
     },
+    /// Say what is wrong between here and the machines, and what to do about it. Each service has its own, for its own
+    /// machine: `snapshot-agent doctor`, `snapshot-api doctor`, `snapshot-gateway doctor`.
+    Doctor,
     /// Have the service read everything anew from a host.
     Reconcile {
         /// The host's name.

@@ -1,6 +1,9 @@
 //! What each command does. Those that only read are here; [`changes`] has the others.
 
 mod changes;
+mod doctor;
+
+use std::process::ExitCode;
 
 use proto::v1;
 
@@ -15,10 +18,18 @@ use crate::{follow, lookup, show};
 const PAGE: i32 = 1000;
 
 /// Carries a command out.
-pub(crate) async fn run(arguments: Arguments, out: &Out) -> Result<(), Failure> {
+pub(crate) async fn run(arguments: Arguments, out: &Out) -> Result<ExitCode, Failure> {
+    if matches!(arguments.command, Command::Doctor) {
+        return doctor::run(&arguments.common, out).await;
+    }
+    carry_out(arguments, out).await.map(|()| ExitCode::SUCCESS)
+}
+
+async fn carry_out(arguments: Arguments, out: &Out) -> Result<(), Failure> {
     let settings = Settings::gather(&arguments.common)?;
     let service = connection::open(&settings).await?;
     match arguments.command {
+        Command::Doctor => Ok(()),
         Command::Hosts => hosts(&service, out).await,
         Command::Vms { host } => {
             let host = host.map(|host| host_name(&host)).unwrap_or_default();
@@ -52,13 +63,17 @@ fn host_name(called: &str) -> String {
 }
 
 async fn hosts(service: &Service, out: &Out) -> Result<(), Failure> {
+    out.answer("ListHostsResponse", &all_hosts(service).await?, show::hosts)
+}
+
+async fn all_hosts(service: &Service) -> Result<v1::ListHostsResponse, Failure> {
     let mut request = v1::ListHostsRequest { page_size: PAGE, ..Default::default() };
     let mut all = v1::ListHostsResponse::default();
     loop {
         let page = service.hosts.clone().list_hosts(request.clone()).await?.into_inner();
         all.hosts.extend(page.hosts);
         if page.next_page_token.is_empty() {
-            return out.answer("ListHostsResponse", &all, show::hosts);
+            return Ok(all);
         }
         request.page_token = page.next_page_token;
     }

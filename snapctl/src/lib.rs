@@ -32,7 +32,7 @@ use out::Out;
 pub async fn run(arguments: Arguments) -> ExitCode {
     let out = Out::new(arguments.common.json);
     match commands::run(arguments, &out).await {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(failure) => {
             out.failed(&failure);
             ExitCode::from(failure.exit_code())

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use clap::Parser;
+use clap::{Parser, Subcommand};
 use metrics_exporter_prometheus::PrometheusBuilder;
 use snapshot_agent::beneath::Beneath;
 use snapshot_agent::config::{Config, LogFormat};
@@ -18,11 +18,26 @@ use tracing_subscriber::EnvFilter;
 
 /// Takes, reverts to and deletes snapshots of this host's virtual machines, for the snapshot API.
 #[derive(Debug, Parser)]
-#[command(version)]
+#[command(version, subcommand_negates_reqs = true, args_conflicts_with_subcommands = true)]
 struct Args {
     /// The configuration file.
-    #[arg(long)]
-    config: PathBuf,
+    #[arg(long, required = true)]
+    config: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Say what is wrong with the agent on this machine, and what to do about it.
+    Doctor {
+        /// The configuration file.
+        #[arg(long)]
+        config: PathBuf,
+        /// Print JSON, for programs.
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 /// The most threads that serve.
@@ -32,7 +47,10 @@ const THREADS_WAIT: Duration = Duration::from_secs(1);
 
 fn main() -> ExitCode {
     let args = Args::parse();
-    let config = match Config::load(&args.config) {
+    if let Some(Command::Doctor { config, json }) = args.command {
+        return snapshot_agent::doctor::run(&config, json);
+    }
+    let config = match Config::load(&args.config.unwrap_or_default()) {
         Ok(config) => config,
         Err(error) => {
             init_log(LogFormat::Text);

@@ -27,6 +27,8 @@ enum Command {
     Audit(commands::audit::Command),
     /// Copy the catalogue into a file, while the service runs or not.
     Backup(commands::backup::Backup),
+    /// Say what is wrong with the service on this machine, and what to do about it.
+    Doctor(commands::doctor::Doctor),
     /// Make a certificate authority and certificates.
     #[command(subcommand)]
     Pki(commands::pki::Command),
@@ -44,6 +46,7 @@ fn run(command: Command) -> Result<ExitCode, Box<dyn std::error::Error + Send + 
         }
         Command::Audit(command) => return Ok(commands::audit::run(command)),
         Command::Backup(command) => commands::backup::run(command)?,
+        Command::Doctor(command) => return Ok(commands::doctor::run(&command)?),
         Command::Pki(command) => commands::pki::run(command)?,
         Command::Token(command) => commands::token::run(command)?,
     }

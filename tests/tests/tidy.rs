@@ -10,14 +10,15 @@ use std::process::Command;
 /// Our crates, and which others of them each may use.
 const MAY_USE: &[(&str, &[&str])] = &[
     ("snapshot-core", &[]),
-    ("mtls", &[]),
+    ("doctor", &[]),
+    ("mtls", &["doctor"]),
     ("limits", &[]),
     ("capability", &["snapshot-core"]),
     ("proto", &["snapshot-core"]),
-    ("snapshot-api", &["snapshot-core", "proto", "mtls", "limits", "capability"]),
-    ("snapshot-agent", &["snapshot-core", "proto", "mtls", "capability"]),
-    ("snapshot-gateway", &["mtls", "limits"]),
-    ("snapctl", &["proto"]),
+    ("snapshot-api", &["doctor", "snapshot-core", "proto", "mtls", "limits", "capability"]),
+    ("snapshot-agent", &["doctor", "snapshot-core", "proto", "mtls", "capability"]),
+    ("snapshot-gateway", &["doctor", "mtls", "limits"]),
+    ("snapctl", &["doctor", "proto"]),
     ("tests", &["snapshot-core", "proto", "mtls", "capability", "snapshot-api", "snapshot-agent", "snapshot-gateway"]),
 ];
 
