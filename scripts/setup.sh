@@ -150,7 +150,7 @@ ensure_run() {
 }
 
 ensure_test() {
-  apt_install python3-libvirt chromium e2fsprogs ovmf xz-utils
+  apt_install python3-libvirt python3-yaml chromium e2fsprogs ovmf xz-utils
   # A process with another clock.
   apt_install faketime
   # systemd-analyze, which judges packaging/systemd; nothing of it is started.
