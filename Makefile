@@ -47,6 +47,7 @@ screenshots: setup-test web ## Take the pictures in README.md anew: docs/page.pn
 lint: setup-test web ## Formatting, lints, the rules of the .proto files
 	cargo fmt --all --check
 	gateway/web/node_modules/.bin/buf lint
+	gateway/web/node_modules/.bin/buf breaking --against proto/released/last.binpb
 	cargo clippy --workspace --all-targets -- -D warnings
 
 .PHONY: bench
