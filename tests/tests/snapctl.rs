@@ -4,12 +4,15 @@
 #![expect(clippy::unwrap_used, reason = "a test may panic, and its helpers are part of it")]
 
 use std::io::Write as _;
+use std::path::Path;
 use std::process::{Command, Output, Stdio};
+use std::time::Duration;
 
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tests::guest::Guest;
 use tests::lab::{HOST, Lab, Power};
-use tests::tools::binary;
+use tests::tools::{binary, wait_for};
 
 /// The command, settings and all, for somebody with a token.
 struct Person {
@@ -36,6 +39,15 @@ impl Person {
         command.args(arguments).env_clear().env("HOME", &self.home).stdin(Stdio::null());
         command.env("SNAPCTL_ENDPOINT", &self.endpoint).env("SNAPCTL_CA", &self.ca).env("SNAPCTL_TOKEN", &self.token);
         command
+    }
+
+    /// The same at a terminal, of which what it shows goes to a file as well.
+    fn at_a_terminal(&self, arguments: &str, shown: &Path) -> Command {
+        let line = format!("{} {arguments}", binary("snapctl").unwrap().display());
+        let mut terminal = Command::new("script");
+        terminal.args(["-qefc", &line]).arg(shown).stdin(Stdio::null()).env("TERM", "xterm");
+        terminal.envs(self.command(&[]).get_envs().filter_map(|(name, value)| Some((name, value?))));
+        terminal
     }
 
     /// What it printed, and its exit code. It must not have panicked.
@@ -118,13 +130,8 @@ fn only_what_was_confirmed(lab: &Lab, person: &Person, guest: &Guest) {
         assert_eq!((code, said.as_str()), (5, ""), "{change:?}: {why}");
         assert!(why.contains("lost for good") && why.contains("--yes"), "{change:?}: {why}");
     }
-    let program = binary("snapctl").unwrap().display().to_string();
-    let mut command = person.command(&[]);
-    let line = format!("{program} remove student 'before exam'");
-    let mut terminal = Command::new("script");
-    terminal.args(["-qec", &line, "/dev/null"]).envs(command.get_envs().filter_map(|(k, v)| Some((k, v?))));
-    command = terminal;
-    let mut asked = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut terminal = person.at_a_terminal("remove student 'before exam'", Path::new("/dev/null"));
+    let mut asked = terminal.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     asked.stdin.take().unwrap().write_all(b"n\n").unwrap();
     let (code, said, _) = parts(&asked.wait_with_output().unwrap());
     assert!(code == 5 && said.contains("Delete “before exam”? [y/N]") && said.contains("nothing was done"), "{said}");
@@ -169,4 +176,41 @@ async fn every_exit_code_is_what_the_help_says() {
     // Through the gateway, which is on this machine.
     let gateway = format!("http://127.0.0.1:{}", lab.cluster.ports().gateway);
     assert!(person.does(&["--endpoint", &gateway, "vms"]).contains("student"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_operation_is_followed_with_a_bar_and_waited_for() {
+    let lab = Lab::start().unwrap();
+    let guest = lab.guest("student").await.unwrap();
+    let person = Person::at(&lab, &lab.cluster.identity().admin_token().unwrap());
+    let shown = lab.cluster.folder().join("terminal");
+    // libvirt waits for a QEMU that is stopped, and so does the operation.
+    let qemu = Pid::from_raw(lab.daemon().unwrap().qemu_pid(&guest).unwrap()).unwrap();
+    kill_process(qemu, Signal::STOP).unwrap();
+    let mut terminal = person.at_a_terminal("create student held", &shown);
+    let mut waiting = terminal.stdout(Stdio::null()).spawn().unwrap();
+    let bar = || Ok(std::fs::read_to_string(&shown).is_ok_and(|text| text.contains(" %  ")).then_some(()));
+    wait_for("the bar", Duration::from_secs(60), bar).unwrap();
+
+    let active = person.json(&["operations", "--active"]);
+    let name = active["operations"][0]["name"].as_str().unwrap().to_owned();
+    assert_eq!(active["operations"].as_array().unwrap().len(), 1, "{active}");
+    let (code, _, why) = person.tries(&["create", "student", "another"]);
+    assert!(code == 1 && why.contains("VM_BUSY") && why.contains(&name), "{code}: {why}");
+    let mut following = person.command(&["operations", &name, "--follow", "--json"]);
+    let following = following.stdout(Stdio::piped()).spawn().unwrap();
+    assert!(waiting.try_wait().unwrap().is_none(), "it waits for the end");
+
+    kill_process(qemu, Signal::CONT).unwrap();
+    assert!(waiting.wait().unwrap().success());
+    let followed = following.wait_with_output().unwrap();
+    let told: Value = serde_json::from_slice(&followed.stdout).unwrap();
+    assert!(followed.status.success() && told["state"] == "OPERATION_STATE_SUCCEEDED", "{told}");
+    assert!(std::fs::read_to_string(&shown).unwrap().contains("create: succeeded"));
+    assert_eq!(lab.agreed(&guest).await.unwrap().len(), 1);
+
+    let begun = person.json(&["create", "student", "not waited for", "--no-wait"]);
+    let name = begun["name"].as_str().unwrap();
+    assert!(person.does(&["operations", name, "--follow"]).starts_with("create: succeeded"));
+    assert_eq!(lab.agreed(&guest).await.unwrap().len(), 2);
 }
