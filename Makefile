@@ -47,6 +47,7 @@ screenshots: setup-test web ## Take the pictures in README.md anew: docs/page.pn
 lint: setup-test web ## Formatting, lints, the rules of the .proto files
 	cargo fmt --all --check
 	gateway/web/node_modules/.bin/buf lint
+	gateway/web/node_modules/.bin/buf breaking --against proto/released/last.binpb
 	cargo clippy --workspace --all-targets -- -D warnings
 
 .PHONY: bench
@@ -78,7 +79,7 @@ DEBS = target/deb
 
 .PHONY: deb
 deb: setup-dist web ## The Debian packages, in target/deb; PROFILE=dev for quick ones
-	$(if $(filter dist,$(PROFILE)),scripts/dist-build.sh,cargo build --profile $(PROFILE) -p snapshot-api -p snapshot-agent -p snapshot-gateway)
+	$(if $(filter dist,$(PROFILE)),scripts/dist-build.sh,cargo build --profile $(PROFILE) -p snapshot-api -p snapshot-agent -p snapshot-gateway -p snapctl)
 	cargo run -q -p manuals -- target/manuals
 	rm -rf $(DEBS)
 	node scripts/third-party.mjs target/release-notes
@@ -87,8 +88,8 @@ deb: setup-dist web ## The Debian packages, in target/deb; PROFILE=dev for quick
 	@ls -sh1 $(DEBS)/*.deb
 
 .PHONY: dist
-dist: deb ## A release in target/release: programs, manuals, units, terms of others, SBOM, and the packages
-	scripts/dist-tarball.sh $(PROGRAMS) target/manuals $(DEBS) target/release
+dist: deb ## A release in target/releases: programs, manuals, units, terms of others, SBOM, and the packages
+	scripts/dist-tarball.sh $(PROGRAMS) target/manuals $(DEBS) target/releases
 
 .PHONY: dist-check
 dist-check: dist ## Build the release again in another folder and compare: the same bytes (as long as make dist)

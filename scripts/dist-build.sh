@@ -13,4 +13,4 @@ unset RUSTFLAGS CARGO_ENCODED_RUSTFLAGS
 SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct)}
 export SOURCE_DATE_EPOCH
 export CARGO_TARGET_DIR=$PWD/target LC_ALL=C TZ=UTC
-cargo build --profile dist --locked "$@" -p snapshot-api -p snapshot-agent -p snapshot-gateway
+cargo build --profile dist --locked "$@" -p snapshot-api -p snapshot-agent -p snapshot-gateway -p snapctl

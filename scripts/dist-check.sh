@@ -11,7 +11,7 @@ SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct)}
 export SOURCE_DATE_EPOCH
 "$other/scripts/dist-build.sh" "$@"
 differ=
-for program in snapshot-api snapshot-agent snapshot-gateway; do
+for program in snapshot-api snapshot-agent snapshot-gateway snapctl; do
   sha256sum "target/dist/$program" "$other/target/dist/$program"
   cmp "target/dist/$program" "$other/target/dist/$program" || differ=yes
 done

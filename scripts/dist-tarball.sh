@@ -17,7 +17,7 @@ trap 'rm -rf "$work"' EXIT
 tree=$work/$name
 
 mkdir -p "$tree"/{bin,perl}
-for program in snapshot-api snapshot-agent snapshot-gateway; do
+for program in snapshot-api snapshot-agent snapshot-gateway snapctl; do
   install -m 755 -s "$programs/$program" "$tree/bin/$program"
   mkdir -p "$tree"/{man,bash,zsh,fish}
   cp "$manuals/$program"/man/* "$tree/man"

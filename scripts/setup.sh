@@ -153,7 +153,9 @@ ensure_run() {
 }
 
 ensure_test() {
-  apt_install python3-libvirt chromium e2fsprogs ovmf xz-utils
+  apt_install python3-libvirt python3-yaml chromium e2fsprogs ovmf xz-utils
+  # A process with another clock.
+  apt_install faketime
   # systemd-analyze, which judges packaging/systemd, of which nothing is started; and what makes packages.
   apt_install systemd dpkg-dev
   # For ravada/: what its modules use, and what their tests do.

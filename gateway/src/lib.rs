@@ -12,6 +12,7 @@ pub mod arguments;
 pub mod codec;
 pub mod config;
 pub mod descriptors;
+pub mod doctor;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 pub mod server;

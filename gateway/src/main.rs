@@ -4,7 +4,7 @@ use std::process::ExitCode;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clap::Parser;
-use gateway::arguments::Arguments;
+use gateway::arguments::{Arguments, Command};
 use gateway::config::Config;
 use gateway::{Gateway, from_channel, server, telemetry};
 use mtls::client::ClientTimeouts;
@@ -22,8 +22,11 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 #[tokio::main]
 async fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    if let Some(Command::Doctor { config, json }) = arguments.command {
+        return gateway::doctor::run(&config, json).await;
+    }
     let sealed = mtls::forbid_core_dumps();
-    let config = Config::load(&arguments.config);
+    let config = Config::load(&arguments.config.unwrap_or_default());
     telemetry::log(config.as_ref().map(|config| config.log_format).unwrap_or_default());
     let result = match config {
         Ok(_) if sealed.is_err() => Err("core dumps cannot be forbidden".into()),

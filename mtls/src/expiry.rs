@@ -154,13 +154,13 @@ fn earliest(kind: Kind, content: &Content<'_>) -> Result<i64, TlsError> {
     ends.into_iter().min().ok_or_else(|| content.invalid("nothing in it"))
 }
 
-fn not_after(certificate: &CertificateDer<'_>) -> Option<i64> {
+pub(crate) fn not_after(certificate: &CertificateDer<'_>) -> Option<i64> {
     let (_, certificate) = X509Certificate::from_der(certificate).ok()?;
     Some(certificate.validity().not_after.timestamp())
 }
 
 /// A list without an end is good for ever.
-fn next_update(crl: &[u8]) -> Option<i64> {
+pub(crate) fn next_update(crl: &[u8]) -> Option<i64> {
     let (_, crl) = CertificateRevocationList::from_der(crl).ok()?;
     Some(crl.next_update().map_or(i64::from(u32::MAX), |next| next.timestamp()))
 }

@@ -9,6 +9,7 @@
 //!   towards the public.
 //! - [`client`]: a tonic channel to one peer.
 //! - [`expiry`]: until when the certificates and revocation lists are good, as a metric and in the log.
+//! - [`examine`]: what is wrong with all of them, for a doctor.
 //! - [`RequirePeer`]: a tower layer that narrows who may call one service of a listener.
 //! - [`forbid_core_dumps`]: for every process that has a key.
 //! - [`dev_ca`]: a certificate authority for development and tests.
@@ -19,6 +20,7 @@ pub mod client;
 pub mod dev_ca;
 pub mod server;
 
+pub mod examine;
 pub mod expiry;
 
 mod core_dumps;

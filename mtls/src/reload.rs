@@ -23,7 +23,7 @@ use crate::files::Content;
 pub(crate) const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The most bytes of one file: a bundle of some hundred CAs.
-const MAX_FILE_BYTES: u64 = 1024 * 1024;
+pub(crate) const MAX_FILE_BYTES: u64 = 1024 * 1024;
 
 /// How often [`look_again`] was called.
 static ASKED: AtomicU64 = AtomicU64::new(0);

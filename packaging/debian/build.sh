@@ -3,7 +3,7 @@
 #
 #   packaging/debian/build.sh PROGRAMS MANUALS OUT [VERSION]
 #
-# PROGRAMS is the folder of the three programs, MANUALS what `manuals` wrote. VERSION is that of the workspace if it is not
+# PROGRAMS is the folder of the programs, MANUALS what `manuals` wrote. VERSION is that of the workspace if it is not
 # given. The same input makes the same bytes: times are those of the last commit, or SOURCE_DATE_EPOCH.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -65,20 +65,33 @@ finish() { # finish CONTROL [LIBRARIES]
   dpkg-deb --root-owner-group "-Z${DEB_COMPRESSION:-xz}" --build "$tree" "$out" >/dev/null
 }
 
+# binary NAME: a program, its manual and its completions.
+binary() {
+  local page
+  put 755 "$programs/$1" "usr/bin/$1"
+  strip --strip-unneeded --remove-section=.comment "$tree/usr/bin/$1"
+  for page in "$manuals/$1"/man/*.1; do packed "$page" "usr/share/man/man1/$(basename "$page").gz"; done
+  put 644 "$manuals/$1/bash/$1" "usr/share/bash-completion/completions/$1"
+  put 644 "$manuals/$1/zsh/_$1" "usr/share/zsh/vendor-completions/_$1"
+  put 644 "$manuals/$1/fish/$1.fish" "usr/share/fish/vendor_completions.d/$1.fish"
+}
+
 # program PART UNIT USER
 program() {
-  local page script
+  local script
   begin "ravada-snapshots-$1"
-  put 755 "$programs/$2" "usr/bin/$2"
-  strip --strip-unneeded --remove-section=.comment "$tree/usr/bin/$2"
+  binary "$2"
   put 644 "packaging/systemd/$2.service" "usr/lib/systemd/system/$2.service"
   put 644 "packaging/sysusers.d/$package.conf" "usr/lib/sysusers.d/$package.conf"
   put 644 "examples/$1.toml" "etc/ravada-snapshots/$1.toml"
-  for page in "$manuals/$2"/man/*.1; do packed "$page" "usr/share/man/man1/$(basename "$page").gz"; done
-  put 644 "$manuals/$2/bash/$2" "usr/share/bash-completion/completions/$2"
-  put 644 "$manuals/$2/zsh/_$2" "usr/share/zsh/vendor-completions/_$2"
-  put 644 "$manuals/$2/fish/$2.fish" "usr/share/fish/vendor_completions.d/$2.fish"
   [ ! -f "$third_party" ] || packed "$third_party" "usr/share/doc/$package/THIRD-PARTY.txt.gz"
+  if [ "$1" = api ]; then
+    # What people and their monitoring use of the API.
+    binary snapctl
+    put 644 examples/snapctl.toml "usr/share/doc/$package/examples/snapctl.toml"
+    put 644 packaging/prometheus/ravada-snapshots.rules.yml "usr/share/doc/$package/examples/ravada-snapshots.rules.yml"
+    put 644 packaging/grafana/ravada-snapshots.json "usr/share/doc/$package/examples/ravada-snapshots.json"
+  fi
   if [ "$1" = agent ]; then
     put 644 examples/libvirtd.service.d/unfinished-starts.conf "usr/share/doc/$package/examples/unfinished-starts.conf"
     put 755 examples/libvirtd.service.d/forget-unfinished-starts \

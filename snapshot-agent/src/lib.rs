@@ -8,6 +8,7 @@ pub mod auth;
 pub mod beneath;
 pub mod clock;
 pub mod config;
+pub mod doctor;
 pub mod events;
 pub mod execute;
 pub mod folders;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::Parser;
 use metrics_exporter_prometheus::PrometheusBuilder;
-use snapshot_agent::arguments::Arguments;
+use snapshot_agent::arguments::{Arguments, Command};
 use snapshot_agent::beneath::Beneath;
 use snapshot_agent::config::{Config, LogFormat};
 use snapshot_agent::hypervisor::libvirt::Libvirt;
@@ -23,7 +23,10 @@ const THREADS_WAIT: Duration = Duration::from_secs(1);
 
 fn main() -> ExitCode {
     let args = Arguments::parse();
-    let config = match Config::load(&args.config) {
+    if let Some(Command::Doctor { config, json }) = args.command {
+        return snapshot_agent::doctor::run(&config, json);
+    }
+    let config = match Config::load(&args.config.unwrap_or_default()) {
         Ok(config) => config,
         Err(error) => {
             init_log(LogFormat::Text);

@@ -29,6 +29,8 @@ pub enum Command {
     Audit(commands::audit::Command),
     /// Copy the catalogue into a file, while the service runs or not.
     Backup(commands::backup::Backup),
+    /// Say what is wrong with the service on this machine, and what to do about it.
+    Doctor(commands::doctor::Doctor),
     /// Make a certificate authority and certificates.
     #[command(subcommand)]
     Pki(commands::pki::Command),

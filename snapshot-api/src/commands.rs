@@ -2,5 +2,6 @@
 
 pub mod audit;
 pub mod backup;
+pub mod doctor;
 pub mod pki;
 pub mod token;

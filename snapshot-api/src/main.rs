@@ -15,6 +15,7 @@ fn run(command: Command) -> Result<ExitCode, Box<dyn std::error::Error + Send + 
         }
         Command::Audit(command) => return Ok(commands::audit::run(command)),
         Command::Backup(command) => commands::backup::run(command)?,
+        Command::Doctor(command) => return Ok(commands::doctor::run(&command)?),
         Command::Pki(command) => commands::pki::run(command)?,
         Command::Token(command) => commands::token::run(command)?,
     }

@@ -36,6 +36,7 @@ pub use operations::{Begun, Ending, NewOperation, OperationFilter, Progress};
 use readers::Readers;
 pub use retention::{REPLAY, Retention};
 pub use rows::{OperationRow, RemovedSnapshot, SnapshotRow, VmRow};
+pub use schema::examine;
 pub use snapshots::News;
 pub use vms::VmFilter;
 pub use writer::Committer;

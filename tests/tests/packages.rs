@@ -90,6 +90,7 @@ fn packages_have_what_an_administrator_needs_and_nothing_is_started_by_them() {
         // A pre-release sorts before its release.
         assert_eq!(field(package, "Version"), format!("{}-1", env!("CARGO_PKG_VERSION").replacen('-', "~", 1)));
     }
+    assert!(contents(&made[2]).contains_key("/usr/bin/snapctl"));
     let needs = field(&made[1], "Depends");
     for needed in ["libvirt0 (>= 9.9)", "qemu-utils", "systemd", "libc6"] {
         assert!(needs.contains(needed), "{needed} is not in {needs}");

@@ -10,16 +10,18 @@ use std::process::Command;
 /// Our crates, and which others of them each may use.
 const MAY_USE: &[(&str, &[&str])] = &[
     ("snapshot-core", &[]),
-    ("mtls", &[]),
+    ("doctor", &[]),
+    ("mtls", &["doctor"]),
     ("limits", &[]),
     ("supervised", &[]),
     ("capability", &["snapshot-core"]),
     ("proto", &["snapshot-core"]),
-    ("snapshot-api", &["snapshot-core", "proto", "mtls", "limits", "capability", "supervised"]),
-    ("snapshot-agent", &["snapshot-core", "proto", "mtls", "capability", "supervised"]),
-    ("snapshot-gateway", &["mtls", "limits", "supervised"]),
+    ("snapshot-api", &["doctor", "snapshot-core", "proto", "mtls", "limits", "capability", "supervised"]),
+    ("snapshot-agent", &["doctor", "snapshot-core", "proto", "mtls", "capability", "supervised"]),
+    ("snapshot-gateway", &["doctor", "mtls", "limits", "supervised"]),
+    ("snapctl", &["doctor", "proto"]),
     // What the packages say of the programs is made from how these understand their arguments.
-    ("manuals", &["snapshot-api", "snapshot-agent", "snapshot-gateway"]),
+    ("manuals", &["snapshot-api", "snapshot-agent", "snapshot-gateway", "snapctl"]),
     ("tests", &["snapshot-core", "proto", "mtls", "capability", "snapshot-api", "snapshot-agent", "snapshot-gateway"]),
 ];
 

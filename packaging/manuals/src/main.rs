@@ -42,6 +42,7 @@ fn main() -> ExitCode {
         snapshot_agent::arguments::Arguments::command(),
         snapshot_api::arguments::Arguments::command(),
         gateway::arguments::Arguments::command(),
+        snapctl::arguments::Arguments::command(),
     ];
     for program in programs {
         if let Err(error) = write(&program, &arguments.folder) {

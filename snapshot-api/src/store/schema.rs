@@ -99,6 +99,19 @@ pub(super) fn check(path: &Path) -> Result<(), StoreError> {
     Ok(())
 }
 
+/// For a doctor: whether a file is a catalogue that this version can use, and which; `None` where there is none yet.
+pub fn examine(path: &Path) -> Result<Option<String>, StoreError> {
+    check(path)?;
+    if std::fs::metadata(path).map_or(0, |metadata| metadata.len()) == 0 {
+        return Ok(None);
+    }
+    let connection = open_reader(path)?;
+    let found: u32 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+    let known = known();
+    let older = if found < known { ", which the service will bring up to date" } else { "" };
+    Ok(Some(format!("whole, of schema {found} of {known}{older}")))
+}
+
 /// Reads every page and holds every index against its table; the first fault, if there is one.
 pub(super) fn check_pages(connection: &Connection) -> Result<Option<String>, rusqlite::Error> {
     let found: String = connection.query_row("PRAGMA integrity_check(1)", [], |row| row.get(0))?;

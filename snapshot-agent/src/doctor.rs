@@ -1,0 +1,120 @@
+//! `snapshot-agent doctor`: what is wrong with the agent on this machine, and what to do about it.
+//!
+//! It reads what the agent reads and asks libvirt for its versions, and changes nothing. The agent may run meanwhile or not.
+//! Run it as root, as the agent is: what it may not see it would find broken.
+
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::mpsc;
+use std::time::Duration;
+
+use capability::Verifier;
+use doctor::{Finding, Report, clock};
+
+use crate::clock::unix_now;
+use crate::config::Config;
+use crate::hypervisor::libvirt::Libvirt;
+use crate::hypervisor::{Failure, Hypervisor as _, Versions};
+
+/// How long libvirt may take to tell its versions.
+const ANSWER: Duration = Duration::from_secs(15);
+/// Before it, libvirt can neither revert to external snapshots nor delete them.
+const OLDEST_LIBVIRT: (u32, u32) = (9, 9);
+const LIBVIRT: &str = "libvirt";
+
+/// Examines and tells: 0, or 1 when something is broken.
+pub fn run(path: &Path, json: bool) -> ExitCode {
+    let mut report = Report::default();
+    let subject = path.display().to_string();
+    match Config::load(path) {
+        Ok(config) => {
+            report.add([Finding::ok("configuration", subject, "can be used")]);
+            examine(&config, &mut report);
+        }
+        Err(error) => {
+            let remedy = "correct it; examples/agent.toml has every key";
+            report.add([Finding::fail("configuration", subject, error.to_string(), remedy)]);
+        }
+    }
+    report.add(clock::kept());
+    report.end(json)
+}
+
+fn examine(config: &Config, report: &mut Report) {
+    report.add(mtls::examine::mutual(&config.tls, &format!("agent/{}", config.host), unix_now()));
+    report.add([match Verifier::load(config.issuers.clone()) {
+        Ok(_) => Finding::ok("issuers", "", format!("the keys of {} can be read", config.issuers.len())),
+        Err(error) => {
+            let remedy = "copy the key set (*.jwks.json) from where the issuer is; correct [[issuers]]";
+            Finding::fail("issuers", "", error.to_string(), remedy)
+        }
+    }]);
+    report.add([libvirt(&config.libvirt_uri)]);
+    for folder in &config.image_dirs {
+        report.add(doctor::folder("image folder", folder));
+    }
+    report.add(config.read_dirs.iter().map(|folder| doctor::readable_folder("folder of bases", folder)));
+    report.add(doctor::folder("state folder", &config.state_dir));
+    report.add([match config.snapshot_dir() {
+        Some(folder) => doctor::readable_folder("libvirt's records", &folder),
+        None => Finding::warn(
+            "libvirt's records",
+            "",
+            "where they are is not known, so other tools' snapshots are seen only every scan_seconds",
+            "set snapshot_dir",
+        ),
+    }]);
+}
+
+fn libvirt(uri: &str) -> Finding {
+    if uri.starts_with("qemu:///embed") {
+        return Finding::ok(LIBVIRT, uri, "runs inside the agent, which alone can open it: not looked at");
+    }
+    // libvirt may hang, and has no deadline of its own. The thread ends with the process.
+    let (tell, told) = mpsc::channel();
+    let asked = uri.to_owned();
+    std::thread::spawn(move || tell.send(versions(&asked)));
+    let remedy = "start it (systemctl status virtqemud.service libvirtd.service), or correct libvirt_uri; the agent \
+                  connects by itself when it is there";
+    match told.recv_timeout(ANSWER) {
+        Ok(Ok(found)) => judge(uri, &found),
+        Ok(Err(error)) => Finding::fail(LIBVIRT, uri, format!("cannot be reached: {}", error), remedy),
+        Err(_) => Finding::fail(LIBVIRT, uri, format!("does not answer in {} s", ANSWER.as_secs()), remedy),
+    }
+}
+
+fn versions(uri: &str) -> Result<Versions, Failure> {
+    Libvirt::new(uri)?.versions()
+}
+
+fn judge(uri: &str, found: &Versions) -> Finding {
+    let seen = format!("libvirt {}, QEMU {}", found.libvirt, found.qemu);
+    let mut numbers = found.libvirt.split('.').map(|number| number.parse().unwrap_or(0));
+    let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    if version < OLDEST_LIBVIRT {
+        let remedy = "on Debian 12 install libvirt and QEMU from bookworm-backports; external snapshots need it";
+        return Finding::warn(LIBVIRT, uri, format!("{seen}: older than 9.9"), remedy);
+    }
+    Finding::ok(LIBVIRT, uri, seen)
+}
+
+#[cfg(test)]
+mod tests {
+    use ::doctor::Level;
+
+    use super::*;
+
+    #[test]
+    fn an_old_libvirt_is_told_of() {
+        let of = |libvirt: &str| judge("", &Versions { libvirt: libvirt.to_owned(), qemu: "7.2.0".to_owned() }).level;
+        assert_eq!((of("9.0.0"), of("9.9.0"), of("11.3.0")), (Level::Warn, Level::Ok, Level::Ok));
+    }
+
+    #[test]
+    fn a_libvirt_that_is_not_there_is_broken() {
+        let uri = "qemu:///system?socket=/nonexistent/libvirt-sock";
+        let finding = libvirt(uri);
+        assert_eq!((finding.level, finding.subject.as_str()), (Level::Fail, uri));
+        assert!(finding.remedy.contains("systemctl"), "{finding:?}");
+    }
+}
