@@ -23,7 +23,7 @@ use snapshot_core::authority::{Action, Caller, Ceiling, Claims, Grant, Permit, V
 use snapshot_core::ids::{OperationId, SnapshotId, VmId};
 use snapshot_core::operation::{Create, DeleteScope, Method, Outcome, Request, RunAfter};
 use snapshot_core::policy::HostPolicy;
-use snapshot_core::snapshot::Storage;
+use snapshot_core::snapshot::{Content, Storage};
 use snapshot_core::text::{Description, DisplayName};
 use snapshot_core::vm::VmState;
 use snapshot_core::{Error, Reason};
@@ -146,8 +146,9 @@ async fn with_chain_of(state: VmState, storage: Storage, disks: usize, dir: &Tem
     let world = World::with_disks(state, disks);
     let agent = Agent::start(&world, dir, None);
     lock(&world).machines.get_mut(&vm_facts().id).unwrap().disks = vec!['A'; disks];
+    let content = (state != VmState::Shutoff).then_some(Content::DisksAndMemory);
     for n in 1..=3 {
-        let create = Create { storage: Some(storage), ..create(n) };
+        let create = Create { storage: Some(storage), content, ..create(n) };
         assert_eq!(agent.run(Request::Create(create)).await.unwrap().outcome, Outcome::Succeeded);
     }
     lock(&world).machines.get_mut(&vm_facts().id).unwrap().disks = vec!['B'; disks];

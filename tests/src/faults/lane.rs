@@ -5,6 +5,7 @@
 //! 2. **Act.** By the API as a careful caller, by virsh as the harness (guest writes, power) or as another tool.
 //! 3. **Tell the model** what was answered.
 
+mod create;
 mod look;
 
 use std::sync::Arc;
@@ -221,47 +222,6 @@ impl Lane {
             self.world.history.count(&format!("reason {}", answer.reason));
         }
         answer
-    }
-
-    /// A request for a snapshot, and whether it takes the disks alone of a machine that runs: where the host takes them live, every
-    /// second of a machine that surely runs asks for its memory, and the others for nothing in particular.
-    fn create_request(&self, label: &Label) -> (Change, bool) {
-        let Label { name, protected } = label.clone();
-        let mut request = v1::CreateSnapshotRequest {
-            parent: self.guest().vm(),
-            snapshot: Some(v1::Snapshot { display_name: name, protected, ..Default::default() }),
-            request_id: key(),
-            ..Default::default()
-        };
-        request.set_storage(self.storage);
-        let memory = self.live && self.used.is_multiple_of(2) && self.model.is(Power::Running);
-        if memory {
-            request.set_content(v1::SnapshotContent::DisksAndMemory);
-        }
-        (Change::Create(request), self.live && !memory)
-    }
-
-    fn rivalled(&mut self, label: Label, live: bool, answer: &Answer) {
-        let made = answer.operation.as_ref().map(|operation| id(&operation.snapshot).to_owned());
-        if answer.end == End::Unknown {
-            self.model.abandon(label.name, true);
-        } else {
-            self.model.created(made.as_deref(), label, live, &answer.end);
-        }
-    }
-
-    async fn create(&mut self, step: &Step, protected: bool) -> Result<()> {
-        let label = Label { name: self.name(), protected };
-        self.tell(&format!("create {} protected={protected} {:?}", label.name, step.manner));
-        let (request, live) = self.create_request(&label);
-        match self.ask(step, request).await {
-            None => self.model.abandon(label.name, true),
-            Some(answer) => {
-                let made = answer.operation.as_ref().map(|operation| id(&operation.snapshot).to_owned());
-                self.model.created(made.as_deref(), label, live, &answer.end);
-            }
-        }
-        Ok(())
     }
 
     async fn revert(&mut self, step: &Step, to: &str, run_after: v1::RunAfter, save_current: bool) -> Result<()> {
