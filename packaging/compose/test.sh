@@ -51,5 +51,6 @@ stop_daemon
 
 ip netns add "$namespace"
 ip -n "$namespace" link set lo up
-start_daemon ip netns exec "$namespace" dockerd
-ip netns exec "$namespace" target/debug/compose
+# Not by `ip netns exec`, which hides the control groups: it mounts /sys anew.
+start_daemon nsenter --net="/run/netns/$namespace" dockerd
+nsenter --net="/run/netns/$namespace" target/debug/compose
