@@ -69,7 +69,9 @@ fn start() -> Result<Demo> {
     for guest in &guests {
         root.define(guest, true)?;
     }
-    let cluster = Cluster::start(vec![HostPlan::on("alpha", Backend::Embedded(root))])?;
+    // As an agent does by itself; the tests' hosts save the memory unless they are told otherwise.
+    let host = HostPlan::on("alpha", Backend::Embedded(root)).policy("live_snapshots = true\n");
+    let cluster = Cluster::start(vec![host])?;
     for guest in &guests {
         guest.report()?;
     }
