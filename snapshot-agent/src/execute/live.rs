@@ -7,20 +7,13 @@
 use snapshot_core::ids::SnapshotId;
 use snapshot_core::plan::Freeze;
 use snapshot_core::snapshot::Consistency;
-use snapshot_core::{Error, Reason};
 
 use super::work::{Halt, Work};
 use crate::hypervisor::{Failure, Observed};
 
 impl Work<'_> {
     pub(super) fn create_live(&mut self, id: &SnapshotId, quiesce: Freeze) -> Result<(), Halt> {
-        let mut seen = self.seen()?;
-        if seen.has_whole(id) {
-            return Ok(());
-        }
-        if seen.snapshot(id).is_some() || seen.has_stray(id) {
-            seen = self.clear_remains(id, false)?;
-        }
+        let Some(seen) = self.room_for(id)? else { return Ok(()) };
         let label = self.new_label()?;
         self.stale = true;
         let result = self.shared.hypervisor.create_live(&seen.vm, id, &label, quiesce);
@@ -43,16 +36,7 @@ impl Work<'_> {
             }
             return Ok(());
         }
-        let error = match &result {
-            Err(failure) => self.error(failure, Some(id), "the snapshot could not be taken"),
-            Ok(_) => Error::new(Reason::HypervisorFailed, "the snapshot was taken, and it is not whole"),
-        };
-        tracing::warn!(?error, "the snapshot is not whole; clearing what there is of it");
-        Err(match self.clear_remains(id, false) {
-            Ok(_) => error.into(),
-            Err(Halt::Failed(remains)) => error.with("remains", remains.to_string()).into(),
-            Err(halt) => halt,
-        })
+        Err(self.not_whole(id, result.err().as_ref(), false))
     }
 
     /// Of a process that is no more.

@@ -48,13 +48,7 @@ impl Work<'_> {
     }
 
     fn create(&mut self, id: &SnapshotId, memory: bool) -> Result<(), Halt> {
-        let mut seen = self.seen()?;
-        if seen.has_whole(id) {
-            return Ok(());
-        }
-        if seen.snapshot(id).is_some() || seen.has_stray(id) {
-            seen = self.clear_remains(id, false)?;
-        }
+        let Some(seen) = self.room_for(id)? else { return Ok(()) };
         let label = self.new_label()?;
         let (start, was_running) = (Instant::now(), seen.vm.state == VmState::Running);
         self.stale = true;
@@ -62,24 +56,42 @@ impl Work<'_> {
         let took = start.elapsed();
         let now = if result.is_ok() { self.look_again()? } else { self.look()? };
         if now.has_whole(id) {
-            if let Err(failure) = result {
+            if let Err(failure) = &result {
                 tracing::warn!(%failure, "taking the snapshot failed and the snapshot is whole");
             }
             // libvirt stops the guest from the first to the last moment of the call.
             self.pause = (memory && was_running).then_some(took);
             return Ok(());
         }
-        let error = match &result {
-            Err(failure) => self.error(failure, Some(id), "the snapshot could not be taken"),
-            Ok(()) => Error::new(Reason::HypervisorFailed, "libvirt took the snapshot, and it is not whole"),
+        let interrupted = matches!(result, Err(Failure::Unreachable(_)));
+        Err(self.not_whole(id, result.err().as_ref(), interrupted))
+    }
+
+    /// The machine with nothing in the way of a snapshot that is to be taken; none where it is there already.
+    pub(super) fn room_for(&mut self, id: &SnapshotId) -> Result<Option<Observed>, Halt> {
+        let seen = self.seen()?;
+        if seen.has_whole(id) {
+            return Ok(None);
+        }
+        if seen.snapshot(id).is_some() || seen.has_stray(id) {
+            return self.clear_remains(id, false).map(Some);
+        }
+        Ok(Some(seen))
+    }
+
+    /// Clears what there is of a snapshot whose taking ended with `failure`, or with none, and that is not whole.
+    /// Returns how its step ends.
+    pub(super) fn not_whole(&mut self, id: &SnapshotId, failure: Option<&Failure>, interrupted: bool) -> Halt {
+        let error = match failure {
+            Some(failure) => self.error(failure, Some(id), "the snapshot could not be taken"),
+            None => Error::new(Reason::HypervisorFailed, "the snapshot was taken, and it is not whole"),
         };
         tracing::warn!(?error, "the snapshot is not whole; clearing what there is of it");
-        let interrupted = matches!(result, Err(Failure::Unreachable(_)));
-        Err(match self.clear_remains(id, interrupted) {
+        match self.clear_remains(id, interrupted) {
             Ok(_) => error.into(),
             Err(Halt::Failed(remains)) => error.with("remains", remains.to_string()).into(),
             Err(halt) => halt,
-        })
+        }
     }
 
     /// Removes what there is of a snapshot, and lets a guest run on that it left paused. When it was interrupted, libvirt
