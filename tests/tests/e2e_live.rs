@@ -171,7 +171,8 @@ async fn live_snapshots_are_the_default_and_virsh_works_on_them() {
     let ask = v1::CreateSnapshotRequest { validate_only: true, ..request(&guest, v1::SnapshotContent::Unspecified) };
     let plan = lab.client.create_as(ask).await.unwrap().plan.unwrap();
     assert_eq!((plan.method(), plan.pauses, plan.bytes_written), (OperationMethod::Live, false, 0));
-    assert_eq!(plan.steps[0].kind, "CREATE_LIVE");
+    assert_eq!((plan.steps[0].kind.as_str(), plan.method_message.as_str()), ("CREATE_LIVE", ""));
+    assert_eq!(disks.method_message, "");
 
     let first = lab.take(&guest, "one").await.unwrap();
     assert_eq!((first.vm_state(), first.consistency()), (SnapshotVmState::DiskOnly, SnapshotConsistency::Crash));
@@ -239,6 +240,10 @@ async fn live_snapshots_are_a_policy_and_the_running_state_is_the_fall_back() {
     let lab = Lab::with_policy("live_snapshots = false").unwrap();
     let guest = lab.guest("desk").await.unwrap();
     guest.write('A').unwrap();
+    let ask = v1::CreateSnapshotRequest { validate_only: true, ..request(&guest, v1::SnapshotContent::Unspecified) };
+    let plan = lab.client.create_as(ask).await.unwrap().plan.unwrap();
+    assert_eq!((plan.method(), plan.pauses), (v1::OperationMethod::Libvirt, true));
+    assert!(plan.method_message.contains("by its policy"), "{plan:?}");
     let taken = lab.take(&guest, "with memory").await.unwrap();
     assert_eq!(taken.content(), v1::SnapshotContent::DisksAndMemory);
     let refused = lab.client.create_as(request(&guest, v1::SnapshotContent::Disks)).await.unwrap_err();
