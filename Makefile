@@ -51,7 +51,7 @@ lint: setup-test web ## Formatting, lints, the rules of the .proto files
 	cargo clippy --workspace --all-targets -- -D warnings
 
 .PHONY: bench
-bench: setup-test web ## Latency, memory, cascades beside libvirt's own, fairness between users: WHAT=latency|cascade|fairness; writes target/bench/report.json
+bench: setup-test web ## Latency, memory, cascades, pauses and reverts beside libvirt's own, fairness between users: WHAT=latency|cascade|fairness|live|in_place; writes target/bench/report.json
 	cargo build --workspace --release
 	target/release/bench $(WHAT)
 

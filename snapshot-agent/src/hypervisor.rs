@@ -290,17 +290,27 @@ pub struct Versions {
 impl Versions {
     /// Whether QEMU's disks can be taken live here: QEMU has them by the names of their nodes since 4.2, libvirt since 6.0.
     pub fn take_live(&self) -> bool {
-        let is_since = |version: &str, since: (u32, u32)| {
-            let mut parts = version.split('.').map(|part| part.parse().unwrap_or(0));
-            (parts.next().unwrap_or(0), parts.next().unwrap_or(0)) >= since
-        };
         is_since(&self.libvirt, (6, 0)) && is_since(&self.qemu, (4, 2))
+    }
+
+    /// Whether QEMU can load a snapshot into a process that runs: it has `snapshot-load` since 6.0.
+    pub fn load_in_place(&self) -> bool {
+        is_since(&self.qemu, (6, 0))
     }
 
     /// What of the policy can be had here.
     pub fn limit(&self, policy: &HostPolicy) -> HostPolicy {
-        HostPolicy { live_snapshots: policy.live_snapshots && self.take_live(), ..policy.clone() }
+        HostPolicy {
+            live_snapshots: policy.live_snapshots && self.take_live(),
+            in_place_reverts: policy.in_place_reverts && self.load_in_place(),
+            ..policy.clone()
+        }
     }
+}
+
+fn is_since(version: &str, since: (u32, u32)) -> bool {
+    let mut parts = version.split('.').map(|part| part.parse().unwrap_or(0));
+    (parts.next().unwrap_or(0), parts.next().unwrap_or(0)) >= since
 }
 
 /// Why a call did not succeed.

@@ -1,8 +1,7 @@
 //! The planner: (live domain facts, live tree, policy, request) to steps, or a refusal with its reason.
 //!
-//! Each step is idempotent where it is carried out, so that a plan can be repeated from its start after any crash. The
-//! rules come from what libvirt was measured to do; each refusal stands for a way in which it would fail late, lose
-//! data or leave a guest stopped.
+//! Each step is idempotent where it is carried out, so that a plan can be repeated after any crash. The rules come from what
+//! libvirt was measured to do; each refusal stands for a way in which it would fail late, lose data or stop a guest.
 
 mod capability;
 mod create;
@@ -210,11 +209,11 @@ impl fmt::Display for Step {
             Self::CreateInternal { memory: false, .. } | Self::CreateLive { .. } => "saving the disks",
             Self::WriteLabel { .. } => "writing the name and description",
             Self::RevertInternal { .. } | Self::RevertInPlace { .. } => "going back to the snapshot",
+            Self::RevertExternal { .. } => "going back to the snapshot",
             Self::PowerOff => "switching the machine off",
             Self::DeleteInternal { .. } | Self::MarkDeleted { .. } => "deleting a snapshot",
             Self::CreateExternal { memory: true, .. } => "saving the running state and laying overlays on the disks",
             Self::CreateExternal { memory: false, .. } => "laying overlays on the disks",
-            Self::RevertExternal { .. } => "going back to the snapshot",
             Self::MergeLayers { .. } => "merging what deleted snapshots leave",
             Self::CleanUp => "removing what nothing needs",
         })
@@ -269,6 +268,8 @@ pub struct Plan {
     pub losses: Vec<Loss>,
     /// How it is done.
     pub method: Option<Method>,
+    /// Why it is not done live or in place, for a person to read.
+    pub other_way: Option<String>,
 }
 
 impl Plan {
@@ -277,9 +278,8 @@ impl Plan {
         self.steps.iter().filter_map(Step::deletes)
     }
 
-    /// Whether it can be stopped between two steps and leave a state that somebody asked for: deletions can, a revert
-    /// after its saving step cannot be told from one that was never asked for, and a single step has no between. Saving
-    /// the running state in a file is the one step that can be stopped within.
+    /// Whether it can be stopped between two steps and leave what somebody asked for: deletions can, a revert after its saving
+    /// step cannot, a single step has no between. Saving the running state in a file is the one that can be stopped within.
     pub fn cancellable(&self) -> bool {
         match self.steps.as_slice() {
             [Step::CreateExternal { memory, .. }] => *memory,

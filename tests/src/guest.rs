@@ -10,11 +10,13 @@ use uuid::Uuid;
 
 use self::serial::Serial;
 
+mod clock;
 mod disk;
 mod domain;
 mod serial;
 mod shell;
 
+pub use self::clock::{Clock, Gap};
 pub use self::disk::{Disk, Format};
 pub use self::domain::{Shape, System};
 pub use self::shell::Answer;
@@ -23,6 +25,13 @@ pub use self::shell::Answer;
 const ANSWER: Duration = Duration::from_secs(30);
 /// How long a command in a Linux guest may take, with the boot before it: ten seconds alone.
 const SHELL: Duration = Duration::from_secs(120);
+
+/// Numbers each record before and after, on tmpfs: what is in `acked` is on both disks, what is not in `begun` is on none.
+/// A record counts as acknowledged when `fsync` says so.
+const WRITER: &str = "append() { dd of=$1 oflag=append conv=notrunc,fsync; }; \
+    (n=0; while [ ! -e /run/stop ]; do n=$((n+1)); echo $n >/run/new; mv /run/new /run/begun; \
+    echo $n | append /data/log && echo $n | append /data2/log || break; \
+    echo $n >/run/new; mv /run/new /run/acked; done) >/dev/null 2>&1 &";
 
 /// What a guest says of itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -158,6 +167,12 @@ impl Guest {
     /// Runs a command line in a Linux guest. Also waits until it has booted.
     pub fn shell(&self, command: &str) -> Result<Answer> {
         shell::run(self.serial.path(), command, SHELL)
+    }
+
+    /// Has a Linux guest with two disks write to both without end, flushing each record: until it finds `/run/stop`.
+    pub fn write_without_end(&self) -> Result<()> {
+        self.shell("touch /data/log /data2/log && sync")?.ok()?;
+        self.shell(&format!("{WRITER} sleep 1; cat /run/acked"))?.ok().map(drop)
     }
 }
 

@@ -4,22 +4,17 @@
 
 use std::path::Path;
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use proto::v1;
-use tests::guest::Guest;
+use rustix::process::{Pid, Signal, kill_process};
+use tests::guest::{Clock, Gap, Guest};
 use tests::images;
 use tests::lab::{Lab, Power, id, key};
 use tests::tools::run;
 
 /// How many are taken of the guest that writes, unless `LIVE_SNAPSHOTS` says otherwise.
 const SNAPSHOTS: usize = 15;
-
-/// Numbers each record before and after, on tmpfs: what is in `acked` is on both disks, what is not in `begun` is on none.
-/// A record counts as acknowledged when `fsync` says so.
-const WRITER: &str = "append() { dd of=$1 oflag=append conv=notrunc,fsync; }; \
-    (n=0; while [ ! -e /run/stop ]; do n=$((n+1)); echo $n >/run/new; mv /run/new /run/begun; \
-    echo $n | append /data/log && echo $n | append /data2/log || break; \
-    echo $n >/run/new; mv /run/new /run/acked; done) >/dev/null 2>&1 &";
 
 fn number(guest: &Guest, file: &str) -> u32 {
     let told = guest.shell(&format!("cat {file}")).unwrap().ok().unwrap();
@@ -34,6 +29,12 @@ fn request(guest: &Guest, content: v1::SnapshotContent) -> v1::CreateSnapshotReq
         request_id: key(),
         ..Default::default()
     }
+}
+
+/// In the middle of what was measured.
+fn median(mut times: Vec<Duration>) -> Duration {
+    times.sort_unstable();
+    times[times.len() / 2]
 }
 
 /// The records on a disk as a snapshot has it, its journal replayed as by the mount of a machine that boots from it.
@@ -56,9 +57,8 @@ async fn live_snapshots_hold_what_was_acknowledged_and_cut_two_disks_at_one_mome
     let lab = Lab::live("max_snapshots_per_vm = 1000").unwrap();
     let guest = Guest::linux(&lab.images().unwrap(), "linux", 2).unwrap();
     lab.run(&guest).await.unwrap();
-    guest.shell("touch /data/log /data2/log && sync").unwrap().ok().unwrap();
     let pid = lab.daemon().unwrap().qemu_pid(&guest).unwrap();
-    guest.shell(&format!("{WRITER} sleep 1; cat /run/acked")).unwrap().ok().unwrap();
+    guest.write_without_end().unwrap();
 
     let mut taken = Vec::new();
     for _ in 0..count {
@@ -100,6 +100,61 @@ async fn live_snapshots_hold_what_was_acknowledged_and_cut_two_disks_at_one_mome
     lab.agreed(&guest).await.unwrap();
 }
 
+/// The measurement is `make bench WHAT=live`; here is that the guest is not held up for longer than the operation says.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn live_snapshots_hold_the_guest_up_for_what_they_say_by_its_own_clock() {
+    let lab = Lab::live("").unwrap();
+    let daemon = lab.daemon().unwrap();
+    let guest = Guest::linux(&lab.images().unwrap(), "linux", 2).unwrap();
+    std::fs::write(guest.xml_file(), Clock::xml(&guest).unwrap()).unwrap();
+    daemon.virsh(&["define", &guest.xml_file().display().to_string()]).unwrap();
+    lab.set(&guest, Power::Running).await.unwrap();
+    guest.write_without_end().unwrap();
+    let clock = Clock::start(&guest).unwrap();
+
+    // What would be seen if it were held up, or stopped: half a second, which the guest's clock sees or does not.
+    let held = Duration::from_millis(500);
+    let qemu = Pid::from_raw(daemon.qemu_pid(&guest).unwrap()).unwrap();
+    let begun = Instant::now();
+    kill_process(qemu, Signal::STOP).unwrap();
+    std::thread::sleep(held);
+    kill_process(qemu, Signal::CONT).unwrap();
+    let seen = clock.gap(begun, Instant::now()).unwrap();
+    assert!(seen.guest > held / 2 && seen.host > held / 2, "{seen:?}");
+    let begun = Instant::now();
+    daemon.pause(&guest).unwrap();
+    std::thread::sleep(held);
+    daemon.resume(&guest).unwrap();
+    let seen = clock.gap(begun, Instant::now()).unwrap();
+    assert!(seen.host > held, "{seen:?}");
+
+    let (mut with, mut without, mut told) = (Vec::new(), Vec::new(), Vec::new());
+    for _ in 0..SNAPSHOTS {
+        let begun = Instant::now();
+        let asked = lab.client.create_as(request(&guest, v1::SnapshotContent::Unspecified)).await;
+        let done = lab.client.done(asked).await.unwrap();
+        let took = begun.elapsed();
+        with.push(clock.gap(begun, begun + took).unwrap());
+        told.push(Duration::try_from(done.pause.expect("how long it was held up")).unwrap());
+        // As long, and nothing happens.
+        let begun = Instant::now();
+        tokio::time::sleep(took).await;
+        without.push(clock.gap(begun, Instant::now()).unwrap());
+    }
+    let by = |gaps: &[Gap], clock: fn(&Gap) -> Duration| median(gaps.iter().map(clock).collect());
+    let (guest_with, host_with) = (by(&with, |gap| gap.guest), by(&with, |gap| gap.host));
+    let (guest_without, host_without) = (by(&without, |gap| gap.guest), by(&without, |gap| gap.host));
+    let told = median(told);
+    let figures =
+        format!("told {told:?}; with {guest_with:?}, {host_with:?}; without {guest_without:?}, {host_without:?}");
+    // A machine that does other things holds the guest up as well, with and without.
+    let about = Duration::from_millis(50);
+    assert!(guest_with <= told + guest_without * 2 + about, "{figures}");
+    assert!(host_with <= told + host_without * 2 + about, "{figures}");
+    assert!(told <= guest_with + Duration::from_secs(2), "{figures}");
+    lab.set(&guest, Power::Off).await.unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn live_snapshots_are_the_default_and_virsh_works_on_them() {
     use v1::{CapabilityKind, OperationMethod, SnapshotConsistency, SnapshotVmState, StorageKind};
@@ -116,7 +171,8 @@ async fn live_snapshots_are_the_default_and_virsh_works_on_them() {
     let ask = v1::CreateSnapshotRequest { validate_only: true, ..request(&guest, v1::SnapshotContent::Unspecified) };
     let plan = lab.client.create_as(ask).await.unwrap().plan.unwrap();
     assert_eq!((plan.method(), plan.pauses, plan.bytes_written), (OperationMethod::Live, false, 0));
-    assert_eq!(plan.steps[0].kind, "CREATE_LIVE");
+    assert_eq!((plan.steps[0].kind.as_str(), plan.method_message.as_str()), ("CREATE_LIVE", ""));
+    assert_eq!(disks.method_message, "");
 
     let first = lab.take(&guest, "one").await.unwrap();
     assert_eq!((first.vm_state(), first.consistency()), (SnapshotVmState::DiskOnly, SnapshotConsistency::Crash));
@@ -184,6 +240,10 @@ async fn live_snapshots_are_a_policy_and_the_running_state_is_the_fall_back() {
     let lab = Lab::with_policy("live_snapshots = false").unwrap();
     let guest = lab.guest("desk").await.unwrap();
     guest.write('A').unwrap();
+    let ask = v1::CreateSnapshotRequest { validate_only: true, ..request(&guest, v1::SnapshotContent::Unspecified) };
+    let plan = lab.client.create_as(ask).await.unwrap().plan.unwrap();
+    assert_eq!((plan.method(), plan.pauses), (v1::OperationMethod::Libvirt, true));
+    assert!(plan.method_message.contains("by its policy"), "{plan:?}");
     let taken = lab.take(&guest, "with memory").await.unwrap();
     assert_eq!(taken.content(), v1::SnapshotContent::DisksAndMemory);
     let refused = lab.client.create_as(request(&guest, v1::SnapshotContent::Disks)).await.unwrap_err();

@@ -22,6 +22,7 @@ pub fn plan(vm: VmId, plan: &Plan) -> v1::OperationPlan {
         losses: plan.losses.iter().map(ToString::to_string).collect(),
         loss_details: plan.losses.iter().map(|lost| loss(vm, lost)).collect(),
         deleted_snapshots: plan.deleted().map(|id| names::snapshot(vm, id)).collect(),
+        method_message: plan.other_way.clone().unwrap_or_default(),
         ..v1::OperationPlan::default()
     };
     if let Some(method) = plan.method {
@@ -57,6 +58,7 @@ impl From<&Capability> for v1::Capability {
                 if let Some(method) = plan.method {
                     wire.set_method(method.into());
                 }
+                wire.method_message = plan.other_way.clone().unwrap_or_default();
                 wire.pauses = plan.predicted_pause_ms.is_some();
                 wire.predicted_pause = plan.predicted_pause_ms.map(duration_millis);
                 if let Some(storage) = plan.steps.iter().find_map(Step::stores) {

@@ -54,6 +54,9 @@ impl Shared {
                 }
                 Err(failure) => tracing::warn!(%failure, "the machine's hardware cannot be compared"),
             }
+        } else {
+            // It says why.
+            go_in_place(situation, &mut plan, &Comparison::Same);
         }
         permit.check_plan(&tree, &plan)?;
         if let Some(create) = create(&spec.request)

@@ -1,8 +1,9 @@
 //! What can be asked of a machine now, and why not: the planner asked with stand-in requests, so that the answer cannot
 //! differ from what a real request would get.
 
-use super::{Plan, Situation, plan};
+use super::{Plan, Situation, go_in_place, may_go_in_place, plan};
 use crate::error::{Error, Reason};
+use crate::hardware::Comparison;
 use crate::ids::SnapshotId;
 use crate::operation::{Create, DeleteScope, Request, RunAfter};
 use crate::snapshot::Content;
@@ -50,14 +51,7 @@ pub fn capabilities(situation: Situation<'_>) -> Vec<Capability> {
     vec![
         Capability { kind: CapabilityKind::CreateDisks, outcome: create(Content::Disks) },
         Capability { kind: CapabilityKind::CreateDisksAndMemory, outcome: create(Content::DisksAndMemory) },
-        Capability {
-            kind: CapabilityKind::Revert,
-            outcome: any_snapshot(situation, |snapshot| Request::Revert {
-                snapshot,
-                run_after: RunAfter::AsRecorded,
-                save_current: None,
-            }),
-        },
+        Capability { kind: CapabilityKind::Revert, outcome: revert(situation) },
         Capability {
             kind: CapabilityKind::Delete,
             outcome: any_snapshot(situation, |snapshot| Request::Delete {
@@ -67,6 +61,19 @@ pub fn capabilities(situation: Situation<'_>) -> Vec<Capability> {
             }),
         },
     ]
+}
+
+/// The way back that is the best some snapshot has. Whether the hardware is what it was then is not looked at here: it is read when a
+/// revert is planned.
+fn revert(situation: Situation<'_>) -> Result<Plan, Error> {
+    let request = |snapshot| Request::Revert { snapshot, run_after: RunAfter::AsRecorded, save_current: None };
+    let plans = situation.tree.iter().filter_map(|snapshot| plan(situation, &request(snapshot.id.clone())).ok());
+    let mut best = match plans.into_iter().find(|plan| may_go_in_place(situation, plan).is_some()) {
+        Some(plan) => plan,
+        None => any_snapshot(situation, request)?,
+    };
+    go_in_place(situation, &mut best, &Comparison::Same);
+    Ok(best)
 }
 
 /// The first plan that some snapshot of the machine gets, or the first refusal.

@@ -20,8 +20,12 @@ pub(super) fn plan(situation: Situation<'_>, create: &Create) -> Result<Plan, Er
     situation.check_changeable()?;
     // Nobody asked for the running state: a guest that runs is not held up for it.
     let unasked = create.content.is_none() && situation.vm.state == VmState::Running;
-    if unasked && storage(situation, create, false) == Ok(Storage::Internal) && check_live(situation).is_ok() {
-        memory = false;
+    let mut other_way = None;
+    if unasked && storage(situation, create, false) == Ok(Storage::Internal) {
+        match check_live(situation) {
+            Ok(()) => memory = false,
+            Err(why) => other_way = Some(why.message().to_owned()),
+        }
     }
     let storage = storage(situation, create, memory)?;
     let live = !memory && situation.vm.is_active() && storage == Storage::Internal;
@@ -75,6 +79,7 @@ pub(super) fn plan(situation: Situation<'_>, create: &Create) -> Result<Plan, Er
         predicted_pause_ms: pauses.then(|| predicted_pause_ms(bytes)),
         losses: Vec::new(),
         method: Some(if live { Method::Live } else { Method::Libvirt }),
+        other_way,
     })
 }
 

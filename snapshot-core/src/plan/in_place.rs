@@ -20,21 +20,39 @@ const AROUND_MS: u64 = 50;
 pub fn may_go_in_place<'a>(situation: Situation<'a>, plan: &Plan) -> Option<&'a SnapshotFacts> {
     let (_, id, then) = revert(plan)?;
     let target = situation.tree.get(id)?;
-    let vm = situation.vm;
-    // What was taken otherwise than by this service may hold the running state elsewhere than QEMU looks for it.
-    let is_ours = target.origin == Origin::Service && target.broken.is_none();
-    let fits = target.content == Content::DisksAndMemory && target.storage == Storage::Internal;
-    let same_disks = vm.writable_disks().count() == target.disks.len()
-        && vm.writable_disks().all(|disk| disk.format == "qcow2" && target.disks.contains(&disk.target));
-    let is_on = matches!(vm.state, VmState::Running | VmState::Paused);
-    let may = situation.policy.in_place_reverts && is_on && vm.block_job_disk.is_none() && then != PowerState::Off;
-    (may && is_ours && fits && same_disks).then_some(target)
+    against(situation, target, then).is_none().then_some(target)
 }
 
-/// Has the plan go back in place, where the hardware is the same.
+/// Why a snapshot is not gone back to in place, whatever the hardware.
+fn against(situation: Situation<'_>, target: &SnapshotFacts, then: PowerState) -> Option<&'static str> {
+    let vm = situation.vm;
+    let same_disks = vm.writable_disks().count() == target.disks.len()
+        && vm.writable_disks().all(|disk| disk.format == "qcow2" && target.disks.contains(&disk.target));
+    let checks = [
+        (matches!(vm.state, VmState::Running | VmState::Paused), "the machine is not on"),
+        (target.content == Content::DisksAndMemory, "the snapshot has no running state"),
+        (then != PowerState::Off, "the machine is to be off"),
+        (target.storage == Storage::Internal, "the snapshot is in files of its own"),
+        // What was taken otherwise than by this service may hold the running state elsewhere than QEMU looks for it.
+        (target.origin == Origin::Service && target.broken.is_none(), "another tool took the snapshot"),
+        (same_disks, "the machine has other disks than then"),
+        (vm.block_job_disk.is_none(), "a job is at work on one of the disks"),
+        (situation.policy.in_place_reverts, "the host's policy or its QEMU does not allow it"),
+    ];
+    checks.into_iter().find_map(|(fits, why)| (!fits).then_some(why))
+}
+
+/// Has the plan go back in place, where the hardware is the same, or say why not.
 pub fn go_in_place(situation: Situation<'_>, plan: &mut Plan, hardware: &Comparison) {
-    let Some(target) = may_go_in_place(situation, plan).filter(|_| *hardware == Comparison::Same) else { return };
     let Some((place, id, then)) = revert(plan).map(|(place, id, then)| (place, id.clone(), then)) else { return };
+    let Some(target) = situation.tree.get(&id) else { return };
+    match (against(situation, target, then), hardware) {
+        (Some(why), _) => return plan.other_way = Some(format!("not in place: {why}")),
+        (None, Comparison::Different(what)) => {
+            return plan.other_way = Some(format!("not in place: the machine is not what it was: {what}"));
+        }
+        (None, Comparison::Same) => plan.other_way = None,
+    }
     plan.steps[place] = Step::RevertInPlace { snapshot: id, then };
     plan.method = Some(Method::InPlace);
     // A guest that stands still before or after has no pause of its own.
@@ -95,7 +113,11 @@ mod tests {
         assert_eq!(planned.bytes_written, before.bytes_written);
         assert_eq!(planned.steps.len(), before.steps.len());
         if planned.method != Some(Method::InPlace) {
-            assert_eq!(planned, before);
+            assert!(planned.other_way.as_ref().is_some_and(|why| why.starts_with("not in place: ")), "{planned:?}");
+            assert_eq!(planned.steps, before.steps);
+            assert_eq!(planned.predicted_pause_ms, before.predicted_pause_ms);
+        } else {
+            assert_eq!(planned.other_way, None);
         }
         planned
     }
@@ -140,8 +162,10 @@ mod tests {
         let off = HostPolicy { in_place_reverts: false, ..HostPolicy::default() };
         let plan = planned(&running, target(), &off, RunAfter::AsRecorded, &Comparison::Same);
         assert_eq!(plan.method, Some(Method::Libvirt));
+        assert_eq!(plan.other_way.as_deref(), Some("not in place: the host's policy or its QEMU does not allow it"));
         let other = Comparison::Different("memory".to_owned());
         let plan = planned(&running, target(), &HostPolicy::default(), RunAfter::AsRecorded, &other);
         assert_eq!(plan.method, Some(Method::Libvirt));
+        assert_eq!(plan.other_way.as_deref(), Some("not in place: the machine is not what it was: memory"));
     }
 }

@@ -66,6 +66,19 @@ impl Line {
     }
 }
 
+/// What GetVm says of a revert.
+async fn revert_capability(lab: &Lab, guest: &Guest) -> v1::Capability {
+    let vm = lab.client.vm(&guest.vm()).await.unwrap();
+    vm.capabilities.into_iter().find(|one| one.kind() == v1::CapabilityKind::Revert).unwrap()
+}
+
+/// What would be done to go back.
+async fn planned(lab: &Lab, snapshot: &v1::Snapshot) -> v1::OperationPlan {
+    let name = snapshot.name.clone();
+    let request = v1::RevertToSnapshotRequest { name, request_id: key(), validate_only: true, ..Default::default() };
+    lab.client.revert_as(request).await.unwrap().plan.unwrap()
+}
+
 /// Goes back, and has gone back in this way.
 async fn back(lab: &Lab, snapshot: &v1::Snapshot, method: v1::OperationMethod) -> v1::Operation {
     let done = lab.return_to(snapshot).await.unwrap();
@@ -92,12 +105,20 @@ async fn in_place_the_process_and_its_connections_live_on() {
     let second = lab.take(&guest, "second").await.unwrap();
     line.ask("wC", &["D=C", "M=C", "X=C"]);
     viewer.update();
+    let back_to = revert_capability(&lab, &guest).await;
+    assert!(back_to.available && back_to.pauses && back_to.predicted_pause.is_some(), "{back_to:?}");
+    assert_eq!((back_to.method(), back_to.method_message.as_str()), (v1::OperationMethod::InPlace, ""));
 
     for (snapshot, told) in [(&first, ["D=A", "M=A", "X=A"]), (&second, ["D=B", "M=B", "X=B"])] {
         // Twice in a row, the second time to the one that is current.
         for _ in 0..2 {
+            let plan = planned(&lab, snapshot).await;
+            assert_eq!((plan.method(), plan.method_message.as_str()), (v1::OperationMethod::InPlace, ""));
             let done = back(&lab, snapshot, v1::OperationMethod::InPlace).await;
-            assert!(done.pause.is_some(), "how long the guest stood still is told: {done:?}");
+            // Which it did, as was predicted, and for about as long: a busy machine takes its time.
+            let predicted = Duration::try_from(plan.predicted_pause.unwrap()).unwrap();
+            let stood = Duration::try_from(done.pause.expect("how long the guest stood still")).unwrap();
+            assert!(stood > predicted / 50 && stood < predicted + Duration::from_secs(20), "{predicted:?}, {stood:?}");
             assert_eq!(daemon.state(&guest).unwrap(), "running");
             line.ask("r", &told);
             assert_eq!(daemon.current_snapshot(&guest).unwrap().as_deref(), Some(id(&snapshot.name)));

@@ -1,15 +1,18 @@
-//! `make bench [WHAT=latency|cascade|fairness]`: how long create, revert, delete and list take through gateway, API and agent, beside the same calls on
+//! `make bench [WHAT=latency|cascade|fairness|live|in_place]`: how long create, revert, delete and list take through gateway, API and agent, beside the same calls on
 //! a warm libvirt connection and by the virsh process, and how much memory the three processes need.
 //!
 //! All three ways work on the same guest of the same private daemon, in turn, within one run, so that what the machine
 //! does besides disturbs them alike. Ratios can be compared between machines; milliseconds cannot. Then how long the
 //! deletion of many snapshots takes, and how much it writes ([`cascade`]), and how long one user waits beside a thousand
-//! clients of another ([`fairness`]).
+//! clients of another ([`fairness`]); how long a guest that writes stands still for a snapshot, by its own clock ([`live`]); and how long
+//! a running guest takes to be back ([`in_place`]).
 
 #![expect(clippy::print_stdout, reason = "the table is what the command is for")]
 
 mod cascade;
 mod fairness;
+mod in_place;
+mod live;
 mod report;
 mod volume;
 mod ways;
@@ -39,6 +42,12 @@ async fn main() -> Result<()> {
     }
     if wanted("fairness") {
         report.fairness(fairness::measure().await?);
+    }
+    if wanted("live") {
+        report.desktop(live::measure().await?);
+    }
+    if wanted("in_place") {
+        report.desktop(in_place::measure().await?);
     }
     report.save()
 }

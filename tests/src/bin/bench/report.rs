@@ -22,14 +22,18 @@ impl Samples {
         }
     }
 
-    /// A quantile in milliseconds.
     fn quantile(&self, work: usize, quantile: f64) -> f64 {
-        let mut times = self.0[work].clone();
-        times.sort_unstable();
-        let last = times.len().saturating_sub(1);
-        let index = (last as f64 * quantile).round() as usize;
-        times.get(index).map_or(0.0, |time| (time.as_secs_f64() * 1e5).round() / 100.0)
+        quantile_ms(&self.0[work], quantile)
     }
+}
+
+/// A quantile in milliseconds.
+pub fn quantile_ms(times: &[Duration], quantile: f64) -> f64 {
+    let mut times = times.to_vec();
+    times.sort_unstable();
+    let last = times.len().saturating_sub(1);
+    let index = (last as f64 * quantile).round() as usize;
+    times.get(index).map_or(0.0, |time| (time.as_secs_f64() * 1e5).round() / 100.0)
 }
 
 /// Everything that was measured.
@@ -38,6 +42,7 @@ pub struct Report {
     rows: Vec<Value>,
     cascades: Vec<Value>,
     fairness: Vec<Value>,
+    desktop: Vec<Value>,
     memory: serde_json::Map<String, Value>,
 }
 
@@ -67,6 +72,11 @@ impl Report {
     /// How long a user waits beside another one's thousand clients.
     pub fn fairness(&mut self, rows: Vec<Value>) {
         self.fairness = rows;
+    }
+
+    /// What a desktop notices: how long it stands still for a snapshot, and how long it takes to be back.
+    pub fn desktop(&mut self, rows: Vec<Value>) {
+        self.desktop.extend(rows);
     }
 
     /// The resident memory of the three idle processes, in MiB.
@@ -106,7 +116,8 @@ impl Report {
     pub fn save(&self) -> Result<()> {
         let folder = tools::build_dir()?.parent().context("the build folder has no parent")?.join("bench");
         fs::create_dir_all(&folder)?;
-        let rows: Vec<&Value> = self.rows.iter().chain(&self.cascades).chain(&self.fairness).collect();
+        let rows: Vec<&Value> =
+            self.rows.iter().chain(&self.cascades).chain(&self.fairness).chain(&self.desktop).collect();
         let text = serde_json::to_string_pretty(&json!({ "rows": rows, "rss_mib": self.memory }))?;
         fs::write(folder.join("report.json"), text + "\n")?;
         Ok(())

@@ -24,6 +24,8 @@ pub struct Ours {
     client: Client,
     vm: String,
     snapshot: String,
+    /// What was asked last, as it ended.
+    pub last: v1::Operation,
 }
 
 impl Ours {
@@ -34,7 +36,32 @@ impl Ours {
             ensure!(known.elapsed() < Duration::from_secs(60), "the machine is not known");
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
-        Ok(Self { client, vm: guest.vm(), snapshot: String::new() })
+        Ok(Self { client, vm: guest.vm(), snapshot: String::new(), last: v1::Operation::default() })
+    }
+}
+
+impl Ours {
+    /// What a plan says before: of a new snapshot.
+    pub async fn predicted(&self) -> Result<v1::OperationPlan> {
+        let request = v1::CreateSnapshotRequest {
+            parent: self.vm.clone(),
+            snapshot: Some(v1::Snapshot { display_name: "bench".to_owned(), ..Default::default() }),
+            request_id: tests::lab::key(),
+            validate_only: true,
+            ..Default::default()
+        };
+        self.client.create_as(request).await?.plan.context("no plan")
+    }
+
+    /// The same, of going back to the snapshot.
+    pub async fn predicted_revert(&self) -> Result<v1::OperationPlan> {
+        let request = v1::RevertToSnapshotRequest {
+            name: self.snapshot.clone(),
+            request_id: tests::lab::key(),
+            validate_only: true,
+            ..Default::default()
+        };
+        self.client.revert_as(request).await?.plan.context("no plan")
     }
 }
 
@@ -43,7 +70,8 @@ impl Way for Ours {
         let begun = Instant::now();
         let operation = self.client.done(self.client.create(&self.vm, "bench", "").await).await?;
         let time = begun.elapsed();
-        self.snapshot = operation.snapshot;
+        self.snapshot.clone_from(&operation.snapshot);
+        self.last = operation;
         Ok(time)
     }
 
@@ -57,7 +85,7 @@ impl Way for Ours {
 
     async fn revert(&mut self) -> Result<Duration> {
         let begun = Instant::now();
-        self.client.done(self.client.revert(&self.snapshot).await).await?;
+        self.last = self.client.done(self.client.revert(&self.snapshot).await).await?;
         Ok(begun.elapsed())
     }
 
