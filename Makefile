@@ -60,6 +60,12 @@ faults: setup-test web ## Kill, cut and fill while guests are worked on: N kills
 	cargo build --workspace
 	target/debug/faults --kills $(or $(N),100) --seed $(or $(SEED),1) $(if $(STORAGE),--storage $(STORAGE))
 
+.PHONY: versions-test
+versions-test: setup-test web ## Services of the last release beside those of this tree, and an upgrade and back, on real guests
+	scripts/earlier.sh
+	cargo build --workspace
+	target/debug/versions target/versions/build/debug
+
 .PHONY: fuzz
 fuzz: setup-fuzz web ## What reads strangers' bytes, under libFuzzer: TIME seconds (60) for each of WHAT (all of fuzz/corpus)
 	for target in $(or $(WHAT),$(notdir $(wildcard fuzz/corpus/*))); do \

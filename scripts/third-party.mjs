@@ -3,7 +3,7 @@
 //   FOLDER/THIRD-PARTY.txt   each part with its licence, then every licence's text once, with the parts that come with it
 //   FOLDER/sbom.cdx.json     the same parts as CycloneDX 1.5, with where they come from and their hashes
 //
-// Crates are those that the three programs are linked with on Linux (no build scripts, no macros, nothing for tests); of npm what
+// Crates are those that the four programs are linked with on Linux (no build scripts, no macros, nothing for tests); of npm what
 // is bundled into the page. It fails at a licence that is not in ALLOWED. The same input gives the same bytes.
 
 import { execFileSync } from "node:child_process";
@@ -12,7 +12,7 @@ import { existsSync, mkdirSync, readFileSync, readdirSync, statSync, writeFileSy
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 
-const PROGRAMS = ["snapshot-api", "snapshot-agent", "snapshot-gateway"];
+const PROGRAMS = ["snapshot-api", "snapshot-agent", "snapshot-gateway", "snapctl"];
 const PLATFORM = "x86_64-unknown-linux-gnu";
 
 /** Terms under which a part may be in a program that is AGPL-3.0-or-later as a whole. */

@@ -69,6 +69,7 @@ pub struct HostPlan {
     policy: String,
     images: Option<PathBuf>,
     scan_seconds: u32,
+    defaults: bool,
 }
 
 impl HostPlan {
@@ -79,7 +80,7 @@ impl HostPlan {
 
     /// A host on a given backend. Guests of an embedded one must be in its root before the cluster starts.
     pub fn on(name: &str, backend: Backend) -> Self {
-        Self { name: name.to_owned(), backend, policy: String::new(), images: None, scan_seconds: 10 }
+        Self { name: name.to_owned(), backend, policy: String::new(), images: None, scan_seconds: 10, defaults: false }
     }
 
     /// A host whose agent compares so seldom that what it knows it was told.
@@ -93,6 +94,14 @@ impl HostPlan {
     #[must_use]
     pub fn policy(mut self, lines: &str) -> Self {
         lines.clone_into(&mut self.policy);
+        self
+    }
+
+    /// A host whose policy is the agent's own where nothing else is said: the harness adds no key, which an earlier agent might
+    /// not know.
+    #[must_use]
+    pub fn with_defaults(mut self) -> Self {
+        self.defaults = true;
         self
     }
 
@@ -195,7 +204,7 @@ impl Cluster {
     pub fn start_in(plans: Vec<HostPlan>, surroundings: &mut dyn Surroundings) -> Result<Self> {
         let scratch = Scratch::new()?;
         let names: Vec<&str> = plans.iter().map(|plan| plan.name.as_str()).collect();
-        let (identity, level) = (Identity::create(&scratch, &names)?, surroundings.level());
+        let identity = Identity::create(&scratch, &names)?;
 
         let mut hosts = Vec::new();
         for plan in plans {
@@ -220,10 +229,10 @@ impl Cluster {
         surroundings.catalogue(&catalogue)?;
         let database = catalogue.join("snapshots.db");
         let api = config::api(&identity, &ports, &database, &agents);
-        let mut api = start(&scratch, &level, "snapshot-api", &["serve"], &api)?;
+        let mut api = start(&scratch, surroundings, "snapshot-api", &["serve"], &api)?;
         let internal = surroundings.way(Way::ToApi, ports.internal)?;
         let gateway = config::gateway(&identity, &Ports { internal, ..ports });
-        let mut gateway = start(&scratch, &level, "snapshot-gateway", &[], &gateway)?;
+        let mut gateway = start(&scratch, surroundings, "snapshot-gateway", &[], &gateway)?;
         wait_port(&mut api, ports.internal)?;
         wait_port(&mut api, ports.public)?;
         wait_answer(&mut gateway, ports.gateway)?;
@@ -318,7 +327,7 @@ fn start_agent(
     scratch: &Scratch,
     surroundings: &mut dyn Surroundings,
 ) -> Result<Host> {
-    let HostPlan { name, backend, policy, images, scan_seconds } = plan;
+    let HostPlan { name, backend, policy, images, scan_seconds, defaults } = plan;
     let (port, metrics) = (ports::free()?, ports::free()?);
     let state = scratch.folder(&format!("state-{name}"))?;
     surroundings.journal(&state)?;
@@ -332,13 +341,20 @@ fn start_agent(
         snapshots: &backend.snapshots(),
         scan_seconds,
         policy: &policy,
+        defaults,
     };
     let text = config::agent(identity, &agent);
-    let agent = start(scratch, &surroundings.level(), &format!("agent-{name}"), &[], &text)?;
+    let agent = start(scratch, surroundings, &format!("agent-{name}"), &[], &text)?;
     Ok(Host { name, agent, backend, port, metrics })
 }
 
-fn start(scratch: &Scratch, level: &str, name: &str, arguments: &[&str], config: &str) -> Result<Process> {
+fn start(
+    scratch: &Scratch,
+    surroundings: &dyn Surroundings,
+    name: &str,
+    arguments: &[&str],
+    config: &str,
+) -> Result<Process> {
     let binary = if name.starts_with("agent-") { "snapshot-agent" } else { name };
     let file = scratch.path().join(format!("{name}.toml"));
     std::fs::write(&file, config)?;
@@ -346,9 +362,9 @@ fn start(scratch: &Scratch, level: &str, name: &str, arguments: &[&str], config:
     arguments.extend(["--config".to_owned(), file.display().to_string()]);
     Process::start(Launch {
         name: name.to_owned(),
-        program: tools::binary(binary)?,
+        program: surroundings.program(binary)?,
         arguments,
-        environment: vec![("RUST_LOG".to_owned(), level.to_owned())],
+        environment: vec![("RUST_LOG".to_owned(), surroundings.level())],
         log: scratch.path().join(format!("{name}.log")),
     })
 }

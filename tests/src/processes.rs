@@ -71,6 +71,11 @@ impl Process {
         self.launch.arguments.splice(0..0, before);
     }
 
+    /// Has another build of its program be started from now on, as an upgrade does.
+    pub fn replace_program(&mut self, program: PathBuf) {
+        self.launch.program = program;
+    }
+
     /// What it is called.
     pub fn name(&self) -> &str {
         &self.launch.name

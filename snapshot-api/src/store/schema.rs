@@ -10,7 +10,7 @@ use rusqlite::{Connection, OpenFlags};
 
 use super::{StoreError, audit};
 
-const MIGRATIONS: &[&str] = &[
+pub(super) const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0001_catalogue.sql"),
     include_str!("migrations/0002_service_time.sql"),
     include_str!("migrations/0003_audit_and_quotas.sql"),

@@ -3,6 +3,7 @@
 mod audits;
 mod backups;
 mod damage;
+mod earlier;
 mod forgetting;
 pub(crate) mod full;
 mod intents;

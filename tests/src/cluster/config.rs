@@ -16,6 +16,7 @@ pub(super) struct Agent<'a> {
     pub(super) snapshots: &'a Path,
     pub(super) scan_seconds: u32,
     pub(super) policy: &'a str,
+    pub(super) defaults: bool,
 }
 
 pub(super) fn agent(identity: &Identity, agent: &Agent<'_>) -> String {
@@ -25,7 +26,7 @@ pub(super) fn agent(identity: &Identity, agent: &Agent<'_>) -> String {
     let tls = tls("tls", identity, &identity.agent(name));
     let issuers = format!("{}{}", issuers(identity), own_issuer_of_api(identity));
     // What most tests are about is saved and restored with the guest's RAM, which tells more than its disks alone.
-    let live = if agent.policy.contains("live_snapshots") { "" } else { "live_snapshots = false\n" };
+    let live = if agent.defaults || agent.policy.contains("live_snapshots") { "" } else { "live_snapshots = false\n" };
     let policy = format!("{live}{}", agent.policy);
     format!(
         r#"host = "{name}"

@@ -1,8 +1,10 @@
 //! What a test may put between the processes of a cluster, and below their folders, before they start.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
+
+use crate::tools;
 
 /// A way from one process to another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,6 +27,11 @@ pub trait Surroundings {
     /// What the processes log, as RUST_LOG. What the test was told to log would be for the test.
     fn level(&self) -> String {
         std::env::var("SERVER_LOG").unwrap_or_else(|_| "info".to_owned())
+    }
+
+    /// The program of a process: that of this build, unless a test is about another one.
+    fn program(&self, name: &str) -> Result<PathBuf> {
+        tools::binary(name)
     }
 }
 
