@@ -124,7 +124,9 @@ pub(crate) fn operation(operation: &v1::Operation) -> String {
         text += &format!("  progress: {} %, {}\n", progress.percent, clean(&progress.phase));
     }
     if let Some(pause) = &operation.pause {
-        text += &format!("  the machine stood still for {}\n", duration(pause));
+        let expected = operation.predicted_pause.as_ref();
+        let expected = expected.map(|pause| format!(", about {} were expected", duration(pause))).unwrap_or_default();
+        text += &format!("  the machine stood still for {}{expected}\n", duration(pause));
     }
     if let Some(error) = &operation.error {
         text += &format!("  {}: {}\n", error.reason, clean(&error.message));

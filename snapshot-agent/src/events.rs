@@ -121,6 +121,7 @@ fn end(ended: &journal::Ended, inventory: Option<VmInventory>) -> Ended {
         error: ended.error.as_ref().map(v1::OperationError::from),
         inventory,
         pause: ended.pause_ms.map(duration_millis),
+        predicted_pause: ended.predicted_pause_ms.map(duration_millis),
         ..Ended::default()
     };
     wire.set_state(ended.outcome.into());

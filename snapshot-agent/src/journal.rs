@@ -70,6 +70,9 @@ pub struct Entry {
     pub method: Option<Method>,
     /// Whether it can be stopped between steps.
     pub cancellable: bool,
+    /// How long the guest is expected to stand still, in milliseconds. Absent, too, in what an older version wrote.
+    #[serde(default)]
+    pub predicted_pause_ms: Option<u64>,
     /// What the machine did.
     pub before: Before,
     /// The files its disks were on.
@@ -109,6 +112,9 @@ pub struct Ended {
     pub method: Option<Method>,
     /// How long the guest stood still, in milliseconds.
     pub pause_ms: Option<u64>,
+    /// How long it was expected to, in milliseconds.
+    #[serde(default)]
+    pub predicted_pause_ms: Option<u64>,
 }
 
 /// A merge of a disk's files.

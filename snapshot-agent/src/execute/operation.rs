@@ -104,7 +104,13 @@ impl Operation {
         self.phase.send_if_modified(|now| {
             let Phase::Running { cancellable, .. } = *now else { return false };
             self.given_up.store(true, Ordering::Relaxed);
-            let ended = Ended { outcome: Outcome::Failed, error: Some(error), method: None, pause_ms: None };
+            let ended = Ended {
+                outcome: Outcome::Failed,
+                error: Some(error),
+                method: None,
+                pause_ms: None,
+                predicted_pause_ms: None,
+            };
             *now = Phase::Ended { cancellable, ended, seen: false };
             true
         });

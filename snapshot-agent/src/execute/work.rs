@@ -67,6 +67,7 @@ impl<'a> Work<'a> {
             token_id: actor.token_id.clone(),
             request_id: order.request_id,
             method: plan.method,
+            predicted_pause_ms: plan.predicted_pause_ms,
             cancellable: plan.cancellable(),
             steps: plan.steps,
             before: Before { state: seen.vm.state, instance: seen.instance },
@@ -162,7 +163,8 @@ impl<'a> Work<'a> {
             }
         };
         let pause_ms = self.pause.map(|pause| u64::try_from(pause.as_millis()).unwrap_or(u64::MAX));
-        let ended = Ended { outcome, error, method: self.entry.method, pause_ms };
+        let (method, predicted_pause_ms) = (self.entry.method, self.entry.predicted_pause_ms);
+        let ended = Ended { outcome, error, method, pause_ms, predicted_pause_ms };
         let seen = self.publish();
         if let Err(error) = self.log.ended(&ended) {
             tracing::error!(%error, "the end could not be marked; it will be settled at the next start");

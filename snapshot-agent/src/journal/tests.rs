@@ -18,6 +18,7 @@ fn entry(n: u128) -> Entry {
         steps: vec![Step::DeleteInternal { snapshot: snapshot.clone() }, Step::DeleteInternal { snapshot }],
         method: Some(Method::Libvirt),
         cancellable: true,
+        predicted_pause_ms: None,
         before: Before { state: VmState::Running, instance: Some(7) },
         active: vec!["/images/vda.qcow2".to_owned()],
         accepted: Moment::now(),
@@ -26,7 +27,13 @@ fn entry(n: u128) -> Entry {
 
 fn ended() -> Ended {
     let error = Some(Error::new(snapshot_core::Reason::Interrupted, "so").with("vm", "vms/x"));
-    Ended { outcome: Outcome::Failed, error, method: Some(Method::Libvirt), pause_ms: Some(3) }
+    Ended {
+        outcome: Outcome::Failed,
+        error,
+        method: Some(Method::Libvirt),
+        pause_ms: Some(3),
+        predicted_pause_ms: None,
+    }
 }
 
 #[test]

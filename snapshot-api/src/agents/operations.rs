@@ -285,13 +285,14 @@ fn ending(ended: Ended) -> Ending {
     let outcome: Option<Outcome> = ended.state().into();
     let method = ended.method().into();
     let pause_ms = ended.pause.as_ref().map(proto::convert::millis);
+    let predicted_pause_ms = ended.predicted_pause.as_ref().map(proto::convert::millis);
     let error = ended.error.as_ref().map(Error::from);
     let inventory = ended.inventory.map(Inventory::try_from).transpose().unwrap_or_else(|error| {
         tracing::error!(%error, "the machine after the operation was told in a way that makes no sense");
         None
     });
     match outcome {
-        Some(outcome) => Ending { outcome, error, method, pause_ms, inventory },
+        Some(outcome) => Ending { outcome, error, method, pause_ms, predicted_pause_ms, inventory },
         None => Ending { inventory, ..Ending::failed(Error::new(Reason::HostProtocol, "an end without an outcome")) },
     }
 }

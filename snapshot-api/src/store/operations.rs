@@ -76,6 +76,8 @@ pub struct Ending {
     pub method: Option<Method>,
     /// How long the guest stood still.
     pub pause_ms: Option<u64>,
+    /// How long it was expected to.
+    pub predicted_pause_ms: Option<u64>,
     /// The machine afterwards.
     pub inventory: Option<Inventory>,
 }
@@ -83,7 +85,14 @@ pub struct Ending {
 impl Ending {
     /// An end that changed nothing on the host.
     pub fn failed(error: Error) -> Self {
-        Self { outcome: Outcome::Failed, error: Some(error), method: None, pause_ms: None, inventory: None }
+        Self {
+            outcome: Outcome::Failed,
+            error: Some(error),
+            method: None,
+            pause_ms: None,
+            predicted_pause_ms: None,
+            inventory: None,
+        }
     }
 }
 
@@ -324,16 +333,21 @@ fn write_end(
 ) -> Result<(), StoreError> {
     let sql = "UPDATE operations SET state = ?2, error = ?3, method = ?4, pause_ms = ?5, end_time = ?6, \
                percent = iif(?2 = 'succeeded', 100, percent), cancellable = 0, revision = ?7, \
-               ended_served_ms = (SELECT served_ms FROM catalogue) WHERE id = ?1";
+               ended_served_ms = (SELECT served_ms FROM catalogue), predicted_pause_ms = ?8 WHERE id = ?1";
     let revision = job.revision()?;
     job.connection.prepare_cached(sql)?.execute((
         row.id.to_string(),
         to_text(&state)?,
         ending.error.as_ref().map(to_json).transpose()?,
         ending.method.as_ref().map(to_text).transpose()?,
-        ending.pause_ms.map(|pause| i64::try_from(pause).unwrap_or(i64::MAX)),
+        ending.pause_ms.map(saturating),
         now_ms,
         revision,
+        ending.predicted_pause_ms.map(saturating),
     ))?;
     Ok(())
+}
+
+fn saturating(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
 }

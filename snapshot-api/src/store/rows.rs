@@ -94,6 +94,8 @@ pub struct OperationRow {
     pub method: Option<Method>,
     /// How long the guest stood still, in milliseconds.
     pub pause_ms: Option<i64>,
+    /// How long it was expected to, in milliseconds.
+    pub predicted_pause_ms: Option<i64>,
     /// Milliseconds of the Unix epoch.
     pub create_time: i64,
     /// Milliseconds of the Unix epoch.
@@ -175,7 +177,7 @@ impl FromRow for SnapshotRow {
 
 impl FromRow for OperationRow {
     const COLUMNS: &'static str = "seq, id, vm, host, kind, state, request, actor, request_id, phase, percent, \
-        bytes_done, bytes_total, cancellable, error, method, pause_ms, create_time, start_time, end_time";
+        bytes_done, bytes_total, cancellable, error, method, pause_ms, create_time, start_time, end_time, predicted_pause_ms";
 
     fn from_row(row: &Row<'_>) -> Result<Self, StoreError> {
         Ok(Self {
@@ -199,6 +201,7 @@ impl FromRow for OperationRow {
             create_time: row.get(17)?,
             start_time: row.get(18)?,
             end_time: row.get(19)?,
+            predicted_pause_ms: row.get(20)?,
         })
     }
 }

@@ -14,6 +14,7 @@ pub(super) const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0001_catalogue.sql"),
     include_str!("migrations/0002_service_time.sql"),
     include_str!("migrations/0003_audit_and_quotas.sql"),
+    include_str!("migrations/0004_predicted_pause.sql"),
 ];
 
 /// How long a statement waits for another process's lock. Only tools such as a backup ever hold one.

@@ -119,7 +119,14 @@ pub(crate) fn intent(number: u128, request: Request) -> NewOperation {
 }
 
 fn succeeded(inventory: Inventory) -> Ending {
-    Ending { outcome: Outcome::Succeeded, error: None, method: None, pause_ms: None, inventory: Some(inventory) }
+    Ending {
+        outcome: Outcome::Succeeded,
+        error: None,
+        method: None,
+        pause_ms: None,
+        predicted_pause_ms: None,
+        inventory: Some(inventory),
+    }
 }
 
 fn reason(error: StoreError) -> Reason {

@@ -12,6 +12,7 @@ pub fn operation(row: &OperationRow) -> v1::Operation {
         Request::Revert { save_current: Some(create), .. } => names::snapshot(row.vm, &create.snapshot),
         _ => String::new(),
     };
+    let millis = |millis: i64| duration_millis(u64::try_from(millis).unwrap_or(0));
     let mut wire = v1::Operation {
         name: names::operation(row.id),
         vm: names::vm(row.vm),
@@ -29,7 +30,8 @@ pub fn operation(row: &OperationRow) -> v1::Operation {
         start_time: row.start_time.map(timestamp_millis),
         end_time: row.end_time.map(timestamp_millis),
         cancellable: row.cancellable && !row.state.is_ended(),
-        pause: row.pause_ms.map(|pause| duration_millis(u64::try_from(pause).unwrap_or(0))),
+        pause: row.pause_ms.map(millis),
+        predicted_pause: row.predicted_pause_ms.map(millis),
         saved_snapshot: saved,
         ..v1::Operation::default()
     };

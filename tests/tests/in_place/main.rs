@@ -117,6 +117,7 @@ async fn in_place_the_process_and_its_connections_live_on() {
             let done = back(&lab, snapshot, v1::OperationMethod::InPlace).await;
             // Which it did, as was predicted, and for about as long: a busy machine takes its time.
             let predicted = Duration::try_from(plan.predicted_pause.unwrap()).unwrap();
+            assert_eq!(done.predicted_pause, plan.predicted_pause, "kept beside what came of it");
             let stood = Duration::try_from(done.pause.expect("how long the guest stood still")).unwrap();
             assert!(stood > predicted / 50 && stood < predicted + Duration::from_secs(20), "{predicted:?}, {stood:?}");
             assert_eq!(daemon.state(&guest).unwrap(), "running");

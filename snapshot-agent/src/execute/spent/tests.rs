@@ -21,6 +21,7 @@ fn entry(operation: u128, issuer: &str, token: &str, request: Request) -> Entry 
         steps: Vec::new(),
         method: None,
         cancellable: false,
+        predicted_pause_ms: None,
         before: Before { state: VmState::Shutoff, instance: None },
         active: Vec::new(),
         accepted: Moment::now(),

@@ -79,11 +79,13 @@ async fn the_journal_keeps_what_counts_against_a_token() {
         steps: Vec::new(),
         method: None,
         cancellable: false,
+        predicted_pause_ms: None,
         before: Before { state: VmState::Shutoff, instance: None },
         active: Vec::new(),
         accepted: Moment::now(),
     };
-    let ended = Ended { outcome: Outcome::Succeeded, error: None, method: None, pause_ms: None };
+    let ended =
+        Ended { outcome: Outcome::Succeeded, error: None, method: None, pause_ms: None, predicted_pause_ms: None };
     let deletion = entry(1, delete(3, DeleteScope::Only));
     journal.accept(&deletion).unwrap().ended(&ended).unwrap();
     for n in 2..MORE_THAN_ARE_KEPT {
