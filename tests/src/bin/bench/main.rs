@@ -11,6 +11,7 @@
 
 mod cascade;
 mod fairness;
+mod floor;
 mod in_place;
 mod live;
 mod report;
@@ -21,6 +22,7 @@ use anyhow::Result;
 use tests::cluster::Cluster;
 use tests::guest::Guest;
 
+use floor::Floor;
 use report::{Report, Samples};
 use ways::{Libvirt, Ours, Virsh, Way};
 
@@ -73,14 +75,17 @@ async fn latency(report: &mut Report) -> Result<()> {
         let mut libvirt = Libvirt::new(daemon, guest)?;
         let mut virsh = Virsh::new(daemon, guest);
         let mut samples = [Samples::default(), Samples::default(), Samples::default()];
+        let mut floor = Floor::new()?;
         // One unmeasured round each warms connections and caches.
         for round in 0..=rounds {
             let keep = round > 0;
             measure(&mut ours, &mut samples[0], keep).await?;
             measure(&mut libvirt, &mut samples[1], keep).await?;
             measure(&mut virsh, &mut samples[2], keep).await?;
+            floor.sync()?;
         }
         report.add(state, &samples);
+        report.floor(state, &samples[0], &floor.syncs());
     }
     Ok(())
 }

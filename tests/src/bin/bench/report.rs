@@ -8,6 +8,8 @@ use serde_json::{Value, json};
 use tests::cluster::Cluster;
 use tests::tools;
 
+/// The API's intent, the agent's acceptance, the API's outcome: ADR 8.
+const SYNCS: f64 = 3.0;
 const WORKS: [&str; 4] = ["create", "list", "revert", "delete"];
 
 /// The times of one way, by work.
@@ -40,6 +42,7 @@ pub fn quantile_ms(times: &[Duration], quantile: f64) -> f64 {
 #[derive(Default)]
 pub struct Report {
     rows: Vec<Value>,
+    floor: Vec<Value>,
     cascades: Vec<Value>,
     fairness: Vec<Value>,
     desktop: Vec<Value>,
@@ -62,6 +65,19 @@ impl Report {
                 "virsh_p95_ms": virsh.quantile(number, 0.95),
             }));
         }
+    }
+
+    /// What a mutation cannot add less than: the promised syncs, and the way through gateway and API that a list takes, too.
+    pub fn floor(&mut self, state: &str, ours: &Samples, syncs: &[Duration]) {
+        let (sync, list) = (quantile_ms(syncs, 0.5), ours.quantile(1, 0.5));
+        self.floor.push(json!({
+            "work": "floor",
+            "state": state,
+            "sync_p50_ms": sync,
+            "sync_p95_ms": quantile_ms(syncs, 0.95),
+            "list_p50_ms": list,
+            "least_added_ms": ((SYNCS * sync + list) * 100.0).round() / 100.0,
+        }));
     }
 
     /// What deleting many snapshots took.
@@ -107,6 +123,16 @@ impl Report {
             let name = format!("{}, {}", row["work"].as_str().unwrap_or(""), row["state"].as_str().unwrap_or(""));
             println!("{name:<24} {:>18} {:>18} {:>18}", pair("ours"), pair("libvirt"), pair("virsh"));
         }
+        for row in &self.floor {
+            let value = |key: &str| row[key].as_f64().unwrap_or_default();
+            println!(
+                "least that is added, {}: {:.1} ms ({SYNCS} syncs of {:.2} and the way of a list, {:.1})",
+                row["state"].as_str().unwrap_or(""),
+                value("least_added_ms"),
+                value("sync_p50_ms"),
+                value("list_p50_ms"),
+            );
+        }
         for (name, mebibytes) in &self.memory {
             println!("{name:<24} {mebibytes} MiB resident when idle");
         }
@@ -116,8 +142,14 @@ impl Report {
     pub fn save(&self) -> Result<()> {
         let folder = tools::build_dir()?.parent().context("the build folder has no parent")?.join("bench");
         fs::create_dir_all(&folder)?;
-        let rows: Vec<&Value> =
-            self.rows.iter().chain(&self.cascades).chain(&self.fairness).chain(&self.desktop).collect();
+        let rows: Vec<&Value> = self
+            .rows
+            .iter()
+            .chain(&self.floor)
+            .chain(&self.cascades)
+            .chain(&self.fairness)
+            .chain(&self.desktop)
+            .collect();
         let text = serde_json::to_string_pretty(&json!({ "rows": rows, "rss_mib": self.memory }))?;
         fs::write(folder.join("report.json"), text + "\n")?;
         Ok(())
