@@ -44,6 +44,8 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Where Prometheus reads the metrics; nowhere when absent.
     pub metrics: Option<SocketAddr>,
+    /// The collector of traces; none when absent.
+    pub telemetry: Option<traces::Telemetry>,
     /// How log lines look.
     #[serde(default)]
     pub log_format: LogFormat,
@@ -294,7 +296,7 @@ mod tests {
     fn the_example_says_what_holds_without_it() {
         let config = parse(include_str!("../../examples/gateway.toml")).unwrap();
         assert_eq!(format!("{:?}", config.limits), format!("{:?}", Limits::default()));
-        assert!(config.tls.is_none() && config.allowed_origins.is_empty());
+        assert!(config.tls.is_none() && config.allowed_origins.is_empty() && config.telemetry.is_none());
     }
 
     #[test]
@@ -314,6 +316,7 @@ mod tests {
             ("[api]", "allowed_origins = [\"*\"]\n[api]"),
             ("[api]", "allowed_origins = [\"https://a.example/; script-src *\"]\n[api]"),
             ("[api]", "[page]\nframe_ancestors = [\"'self'; x\"]\n[api]"),
+            ("[api]", "[telemetry]\nendpoint = \"http://collector:4317\"\n[api]"),
             ("[api]", "[limits]\nrequest_bytes = 0\n[api]"),
             ("[api]", "[limits]\ncall_seconds = 100000\n[api]"),
         ] {

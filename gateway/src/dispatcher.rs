@@ -136,13 +136,17 @@ impl Dispatcher {
         // Only our own services look at tokens.
         let ours = method.name.starts_with(OWN_SERVICES);
         let token = ours.then(|| self.limiter.token(ctx.headers())).flatten();
-        let headers = headers::upstream(ctx.headers());
+        let mut headers = headers::upstream(ctx.headers());
         let request_id =
             headers.get(headers::REQUEST_ID).and_then(|id| id.to_str().ok()).unwrap_or_default().to_owned();
         let span = tracing::info_span!("call", request_id, method = &*method.name);
+        let trace = ours.then(|| traces::Call::begin(&method.name, &headers, &request_id));
+        if let Some(trace) = &trace {
+            trace.inject(&mut headers);
+        }
         let client = Grpc::new(self.upstreams.of(method.answerer)).max_decoding_message_size(self.response_bytes);
         let call = Call {
-            record: CallRecord::begin(Arc::clone(&method.name), request_id, protocol(ctx), stream),
+            record: CallRecord::begin(Arc::clone(&method.name), request_id, protocol(ctx), stream, trace),
             method: Arc::clone(method),
             methods: self.methods.clone(),
             client,

@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clap::Parser;
 use gateway::arguments::{Arguments, Command};
-use gateway::config::Config;
+use gateway::config::{Config, LogFormat};
 use gateway::{Gateway, from_channel, server, telemetry};
 use mtls::client::ClientTimeouts;
 use mtls::expiry::Expiry;
@@ -13,6 +13,7 @@ use mtls::server::{Acceptor, ServerTls};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
+use traces::Export;
 
 type Error = Box<dyn std::error::Error + Send + Sync>;
 
@@ -27,10 +28,13 @@ async fn main() -> ExitCode {
     }
     let sealed = mtls::forbid_core_dumps();
     let config = Config::load(&arguments.config.unwrap_or_default());
-    telemetry::log(config.as_ref().map(|config| config.log_format).unwrap_or_default());
+    let json = config.as_ref().is_ok_and(|config| config.log_format == LogFormat::Json);
+    let telemetry = config.as_ref().ok().and_then(|config| config.telemetry.as_ref());
+    let export = telemetry.map(|telemetry| Export::new(telemetry, "snapshot-gateway"));
+    traces::log(json, export.as_ref());
     let result = match config {
         Ok(_) if sealed.is_err() => Err("core dumps cannot be forbidden".into()),
-        Ok(config) => run(config).await,
+        Ok(config) => run(config, export).await,
         Err(error) => Err(error.into()),
     };
     match result {
@@ -42,7 +46,8 @@ async fn main() -> ExitCode {
     }
 }
 
-async fn run(config: Config) -> Result<(), Error> {
+async fn run(config: Config, export: Option<Export>) -> Result<(), Error> {
+    let exporting = export.map(Export::begin).transpose()?;
     let stopping = CancellationToken::new();
     stop_on_signal(stopping.clone())?;
     tokio::spawn(supervised::Reloads::begin()?.each(mtls::look_again));
@@ -69,6 +74,9 @@ async fn run(config: Config) -> Result<(), Error> {
     supervised::ready();
     tokio::spawn(supervised::watchdog(|| std::future::ready(true)));
     server::serve(listener, acceptor, &config, gateway, stopping).await;
+    if let Some(exporting) = exporting {
+        exporting.end().await;
+    }
     tracing::info!("stopped");
     Ok(())
 }

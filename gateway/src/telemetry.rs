@@ -1,26 +1,13 @@
-//! Logs, metrics, and the record of a call that feeds both.
+//! Metrics, and the record of a call, which feeds them, the log, and the trace.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use metrics_exporter_prometheus::{BuildError, PrometheusBuilder};
-use tracing_subscriber::EnvFilter;
-
-use crate::config::LogFormat;
 
 /// Seconds; a unary call through the gateway and the API takes about one millisecond.
 const LATENCY_BUCKETS: [f64; 12] = [0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, 30.0];
-
-/// Sends log lines to standard error, by `RUST_LOG`, or from `info` on.
-pub fn log(format: LogFormat) {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    match format {
-        LogFormat::Text => lines.with_ansi(false).init(),
-        LogFormat::Json => lines.json().init(),
-    }
-}
 
 /// Serves the metrics to Prometheus. Must be called inside a tokio runtime.
 ///
@@ -42,13 +29,20 @@ pub(crate) struct CallRecord {
     kind: &'static str,
     started: Instant,
     ended: bool,
+    trace: Option<traces::Call>,
 }
 
 impl CallRecord {
-    pub(crate) fn begin(method: Arc<str>, request_id: String, protocol: &'static str, stream: bool) -> Self {
+    pub(crate) fn begin(
+        method: Arc<str>,
+        request_id: String,
+        protocol: &'static str,
+        stream: bool,
+        trace: Option<traces::Call>,
+    ) -> Self {
         let kind = if stream { "stream" } else { "unary" };
         metrics::gauge!("snapshot_gateway_in_flight", "kind" => kind).increment(1);
-        Self { method, request_id, protocol, kind, started: Instant::now(), ended: false }
+        Self { method, request_id, protocol, kind, started: Instant::now(), ended: false, trace }
     }
 
     /// The call ended with this code, such as `ok` or `not_found`.
@@ -57,6 +51,9 @@ impl CallRecord {
             return;
         }
         let took = self.started.elapsed();
+        if let Some(trace) = self.trace.take() {
+            trace.end(code);
+        }
         let method = metrics::SharedString::from(Arc::clone(&self.method));
         metrics::gauge!("snapshot_gateway_in_flight", "kind" => self.kind).decrement(1);
         metrics::counter!("snapshot_gateway_calls_total", "method" => method.clone(), "code" => code).increment(1);

@@ -23,6 +23,9 @@ pub struct Config {
     /// Where Prometheus finds metrics, over plain HTTP; nowhere when absent.
     #[serde(default)]
     pub metrics: Option<SocketAddr>,
+    /// The collector of traces; none when absent.
+    #[serde(default)]
+    pub telemetry: Option<traces::Telemetry>,
     /// libvirt's URI.
     #[serde(default = "default_libvirt_uri")]
     pub libvirt_uri: String,
@@ -252,7 +255,7 @@ mod tests {
         assert_eq!(config.libvirt_uri, default_libvirt_uri());
         assert_eq!(config.snapshot_dir(), derived_snapshot_dir(&default_libvirt_uri()));
         assert_eq!((&config.state_dir, &config.image_dirs), (&default_state_dir(), &default_image_dirs()));
-        assert_eq!((config.read_dirs, config.reach), (Vec::new(), ReachConfig::default()));
+        assert_eq!((config.read_dirs, config.reach, config.telemetry), (Vec::new(), ReachConfig::default(), None));
         assert_eq!((config.scan_seconds, config.max_operations), (default_scan_seconds(), default_max_operations()));
         assert_eq!(config.silence_seconds, default_silence_seconds());
         assert_eq!(config.policy, HostPolicy::default());

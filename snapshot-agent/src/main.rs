@@ -14,7 +14,7 @@ use snapshot_agent::reach::{self, Enforce, List, ReachError, Reached};
 use snapshot_agent::server;
 use tokio::runtime::Builder;
 use tokio::signal::unix::{SignalKind, signal};
-use tracing_subscriber::EnvFilter;
+use traces::Export;
 
 /// The most threads that serve.
 const MOST_WORKERS: usize = 4;
@@ -29,12 +29,13 @@ fn main() -> ExitCode {
     let config = match Config::load(&args.config.unwrap_or_default()) {
         Ok(config) => config,
         Err(error) => {
-            init_log(LogFormat::Text);
+            traces::log(false, None);
             tracing::error!("{error}");
             return ExitCode::from(2);
         }
     };
-    init_log(config.log_format);
+    let export = config.telemetry.as_ref().map(|telemetry| Export::new(telemetry, "snapshot-agent"));
+    traces::log(config.log_format == LogFormat::Json, export.as_ref());
     // QEMU under the embedded driver is started by this process, and inherits its limits.
     let is_alone = reach::cannot_be_narrowed(&config.libvirt_uri).is_none();
     if is_alone && let Err(error) = mtls::forbid_core_dumps() {
@@ -48,7 +49,7 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    match run(config, reached) {
+    match run(config, reached, export) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
@@ -83,7 +84,7 @@ fn narrow(config: &Config) -> Result<Reached, ReachError> {
     Ok(reached)
 }
 
-fn run(config: Config, reached: Reached) -> Result<bool, Box<dyn std::error::Error>> {
+fn run(config: Config, reached: Reached, export: Option<Export>) -> Result<bool, Box<dyn std::error::Error>> {
     // A host may have a hundred cores; what this does all day is wait for libvirt.
     let workers = std::thread::available_parallelism().map_or(1, usize::from).min(MOST_WORKERS);
     let runtime = Builder::new_multi_thread().worker_threads(workers).enable_all().build()?;
@@ -92,6 +93,7 @@ fn run(config: Config, reached: Reached) -> Result<bool, Box<dyn std::error::Err
             PrometheusBuilder::new().with_http_listener(address).install()?;
             reached.measure();
         }
+        let exporting = export.map(Export::begin).transpose()?;
         let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
         let reloads = supervised::Reloads::begin()?;
         let uri = config.libvirt_uri.clone();
@@ -113,18 +115,12 @@ fn run(config: Config, reached: Reached) -> Result<bool, Box<dyn std::error::Err
             }
             supervised::stopping();
         };
-        Ok(started.serve(shutdown).await?)
+        let served = started.serve(shutdown).await;
+        if let Some(exporting) = exporting {
+            exporting.end().await;
+        }
+        Ok(served?)
     });
     runtime.shutdown_timeout(THREADS_WAIT);
     result
-}
-
-/// To stderr, by RUST_LOG, or what matters when there is none.
-fn init_log(format: LogFormat) {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false);
-    match format {
-        LogFormat::Text => log.init(),
-        LogFormat::Json => log.json().init(),
-    }
 }

@@ -52,6 +52,7 @@ pub(crate) fn spawn(folders: &Beneath, mut command: Command, write: &[&str], rea
                 places: reach::system(),
                 files: files.iter().map(|(file, may)| (file, *may)).collect(),
                 ports: BTreeSet::new(),
+                connects: BTreeSet::new(),
             };
             confine_thread(&rules, CompatLevel::BestEffort).map_err(io::Error::other)?;
             command.spawn().map_err(|error| io::Error::new(error.kind(), format!("qemu-img: {error}")))

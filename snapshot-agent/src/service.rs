@@ -13,7 +13,7 @@ use proto::agent::{
 use proto::status::to_status;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
-use tonic::{Request, Response, Status};
+use tonic::{Code, Request, Response, Status};
 use tracing::{Instrument as _, Span};
 
 use crate::config::Config;
@@ -40,8 +40,30 @@ pub struct Agent {
 }
 
 impl Agent {
-    fn span<T>(&self, method: &'static str, request: &Request<T>) -> Span {
-        tracing::info_span!("call", method, request_id = rpc::request_id(request.metadata()))
+    /// The call in the log, and within it that in the trace.
+    fn call<T>(method: &'static str, request: &Request<T>) -> Traced {
+        let request_id = rpc::request_id(request.metadata());
+        let log = tracing::info_span!("call", method, request_id);
+        let trace = log.in_scope(|| traces::Call::begin(method, request.metadata().as_ref(), &request_id));
+        Traced { log, trace }
+    }
+}
+
+struct Traced {
+    log: Span,
+    trace: traces::Call,
+}
+
+impl Traced {
+    async fn run<R>(&self, answer: impl Future<Output = R>) -> R {
+        answer.instrument(self.trace.span()).instrument(self.log.clone()).await
+    }
+
+    /// When a stream begins its call has been answered.
+    fn ended<R>(&self, answer: Result<R, Status>) -> Result<R, Status> {
+        let code = answer.as_ref().map_or_else(Status::code, |_| Code::Ok);
+        self.trace.end(&format!("{code:?}"));
+        answer
     }
 }
 
@@ -67,39 +89,39 @@ impl AgentService for Agent {
     type AttachOperationStream = Stream<AttachOperationResponse>;
 
     async fn watch_host(&self, request: Request<WatchHostRequest>) -> Result<Response<Self::WatchHostStream>, Status> {
-        let span = self.span("WatchHost", &request);
-        streaming(rpc::watch_host::handle(self, request).instrument(span).await)
+        let call = Self::call("WatchHost", &request);
+        call.ended(streaming(call.run(rpc::watch_host::handle(self, request)).await))
     }
 
     async fn plan_operation(
         &self,
         request: Request<PlanOperationRequest>,
     ) -> Result<Response<PlanOperationResponse>, Status> {
-        let span = self.span("PlanOperation", &request);
-        unary(rpc::plan_operation::handle(self, request).instrument(span).await)
+        let call = Self::call("PlanOperation", &request);
+        call.ended(unary(call.run(rpc::plan_operation::handle(self, request)).await))
     }
 
     async fn start_operation(
         &self,
         request: Request<StartOperationRequest>,
     ) -> Result<Response<Self::StartOperationStream>, Status> {
-        let span = self.span("StartOperation", &request);
-        streaming(rpc::start_operation::handle(self, request).instrument(span).await)
+        let call = Self::call("StartOperation", &request);
+        call.ended(streaming(call.run(rpc::start_operation::handle(self, request)).await))
     }
 
     async fn attach_operation(
         &self,
         request: Request<AttachOperationRequest>,
     ) -> Result<Response<Self::AttachOperationStream>, Status> {
-        let span = self.span("AttachOperation", &request);
-        streaming(rpc::attach_operation::handle(self, request).instrument(span).await)
+        let call = Self::call("AttachOperation", &request);
+        call.ended(streaming(call.run(rpc::attach_operation::handle(self, request)).await))
     }
 
     async fn cancel_operation(
         &self,
         request: Request<CancelOperationRequest>,
     ) -> Result<Response<CancelOperationResponse>, Status> {
-        let span = self.span("CancelOperation", &request);
-        unary(rpc::cancel_operation::handle(self, request).instrument(span).await)
+        let call = Self::call("CancelOperation", &request);
+        call.ended(unary(call.run(rpc::cancel_operation::handle(self, request)).await))
     }
 }

@@ -80,7 +80,6 @@ impl App {
             self.limits.found(header.as_bytes(), caller.is_ok());
         }
         let caller = caller?;
-        tracing::Span::current().record("actor", tracing::field::display(caller.actor()));
         trail.by(caller.actor());
         Ok(Call { caller, token, request_id, trail, message: request.into_inner() })
     }

@@ -22,6 +22,8 @@ pub struct Config {
     /// `text` or `json`.
     #[serde(default)]
     pub log_format: LogFormat,
+    /// The collector of traces; none when absent.
+    pub telemetry: Option<traces::Telemetry>,
     /// Where it listens.
     pub listen: Listen,
     /// Its certificate, for both listeners and towards the agents.
@@ -206,7 +208,7 @@ pub struct HostConfig {
 }
 
 /// How log lines look.
-#[derive(Debug, Clone, Copy, Default, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LogFormat {
     /// For people.

@@ -153,6 +153,7 @@ async fn begin_and_start<T>(
             return Ok(*first);
         }
         trail.recorded();
+        traces::about(&spec.operation, &spec.vm);
         tracing::info!(operation = %spec.operation, vm = %spec.vm, kind = ?spec.request.kind(), "recorded, asking the host");
         agent.start(claim, &token, &request_id, &spec).await
     };

@@ -16,12 +16,13 @@ use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 use tonic::transport::Server;
 use tower::util::{MapResponseLayer, option_layer};
+use traces::Export;
 
 use crate::agents::Agent;
 use crate::app::App;
 use crate::audit::Audit;
 use crate::clock::Clock;
-use crate::config::Config;
+use crate::config::{Config, LogFormat};
 use crate::limits::{Limits, Strangers};
 use crate::own_tokens::OwnTokens;
 use crate::service::{Services, too_large};
@@ -39,7 +40,9 @@ type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// Serves until the process is told to stop.
 pub async fn serve(config: Config) -> Result<(), BoxError> {
-    telemetry::log(config.log_format);
+    let export = config.telemetry.as_ref().map(|telemetry| Export::new(telemetry, "snapshot-api"));
+    traces::log(config.log_format == LogFormat::Json, export.as_ref());
+    let exporting = export.map(Export::begin).transpose()?;
     if let Some(address) = config.listen.metrics {
         telemetry::metrics(address)?;
     }
@@ -96,6 +99,9 @@ pub async fn serve(config: Config) -> Result<(), BoxError> {
     app.audit.flush().await;
     app.audit.note(&mut None);
     app.store.close();
+    if let Some(exporting) = exporting {
+        exporting.end().await;
+    }
     Ok(())
 }
 

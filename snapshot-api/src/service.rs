@@ -73,12 +73,16 @@ impl Services {
         let request_id = crate::telemetry::request_id(request.metadata().as_ref());
         let trail = Trail::begin(method, &request_id, peer(request.extensions()));
         let span = tracing::info_span!("rpc", method, request_id, actor = tracing::field::Empty);
+        // Within the log's span, of whose fields none is exported: that of the actor names a person.
+        let trace = span.in_scope(|| traces::Call::begin(method, request.metadata().as_ref(), &request_id));
+        let traced = trace.span();
         let run = async move {
             let begun = Instant::now();
             // In the gateway a refusal that is held back would keep a place; it counts by token and holds its own back.
             let direct = request.extensions().get::<PeerInfo>().is_none_or(|peer| peer.identity().is_none());
             let (limits, audit, clock) = (Arc::clone(&app.limits), app.audit.clone(), app.clock.clone());
             let admitted = app.authenticate(request, request_id, trail.clone()).and_then(|call| {
+                span.record("actor", tracing::field::display(call.caller.actor()));
                 let place = limits.call(call.caller.actor())?;
                 Ok((call, place))
             });
@@ -98,10 +102,11 @@ impl Services {
             });
             let code = status.as_ref().map_or_else(Status::code, |_| Code::Ok);
             let labels = [("method", method.to_owned()), ("code", format!("{code:?}"))];
+            trace.end(&labels[1].1);
             metrics::counter!("snapshot_api_requests_total", &labels).increment(1);
             metrics::histogram!("snapshot_api_request_seconds", "method" => method).record(begun.elapsed());
             status.map(Response::new)
         };
-        run.instrument(span).await
+        run.instrument(traced).await
     }
 }

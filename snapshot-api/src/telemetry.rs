@@ -1,25 +1,12 @@
-//! Logs and metrics, and the request id that follows a call through the processes.
+//! Metrics, and the request id that follows a call through the processes.
 
 use std::net::SocketAddr;
 
 use http::HeaderMap;
 use metrics_exporter_prometheus::{BuildError, PrometheusBuilder};
-use tracing_subscriber::EnvFilter;
-
-use crate::config::LogFormat;
 
 /// The longest request id that is taken over from a caller.
 const REQUEST_ID_MAX_BYTES: usize = 64;
-
-/// Starts logging to standard error; `RUST_LOG` chooses what, `info` by default.
-pub fn log(format: LogFormat) {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    match format {
-        LogFormat::Text => builder.with_ansi(false).init(),
-        LogFormat::Json => builder.json().init(),
-    }
-}
 
 /// Serves metrics in Prometheus' text format.
 pub fn metrics(address: SocketAddr) -> Result<(), BuildError> {

@@ -357,7 +357,7 @@ fn start(
 ) -> Result<Process> {
     let binary = if name.starts_with("agent-") { "snapshot-agent" } else { name };
     let file = scratch.path().join(format!("{name}.toml"));
-    std::fs::write(&file, config)?;
+    std::fs::write(&file, format!("{config}{}", config::telemetry(surroundings.collector())))?;
     let mut arguments: Vec<String> = arguments.iter().map(|&word| word.to_owned()).collect();
     arguments.extend(["--config".to_owned(), file.display().to_string()]);
     Process::start(Launch {

@@ -12,7 +12,7 @@ use serde_json::Value;
 use tests::lab::{HOST, Lab};
 use tests::tools::run;
 
-const SERVERS: [&str; 6] = ["snapshot-api", "snapshot-agent", "gateway", "mtls", "limits", "capability"];
+const SERVERS: [&str; 7] = ["snapshot-api", "snapshot-agent", "gateway", "mtls", "limits", "capability", "traces"];
 const PAGE: &str = "docs/operations/watching.md";
 
 fn root() -> PathBuf {

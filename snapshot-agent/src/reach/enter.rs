@@ -92,7 +92,12 @@ pub fn enter(list: &List, enforce: Enforce) -> Result<Reached, ReachError> {
     let programs = calls::programs()?;
     drop_capabilities(list).map_err(errno("dropping capabilities"))?;
     set_no_new_privs(true).map_err(errno("no_new_privs"))?;
-    let rules = Rules { places: list.places.clone(), files: Vec::new(), ports: list.ports.clone() };
+    let rules = Rules {
+        places: list.places.clone(),
+        files: Vec::new(),
+        ports: list.ports.clone(),
+        connects: list.connects.clone(),
+    };
     let status = confine_thread(&rules, level)?;
     for program in &programs {
         seccompiler::apply_filter(program)?;

@@ -27,6 +27,8 @@ pub(crate) struct Rules<'a> {
     pub(crate) files: Vec<(&'a OwnedFd, May)>,
     /// TCP ports to listen on.
     pub(crate) ports: BTreeSet<u16>,
+    /// TCP ports to connect to.
+    pub(crate) connects: BTreeSet<u16>,
 }
 
 /// Confines this thread, and those that it starts from now on, for good. `CompatLevel` says whether less than all is good enough.
@@ -48,6 +50,9 @@ pub(crate) fn confine_thread(rules: &Rules<'_>, level: CompatLevel) -> Result<Re
     }
     for port in &rules.ports {
         created = created.add_rule(NetPort::new(*port, AccessNet::BindTcp))?;
+    }
+    for port in &rules.connects {
+        created = created.add_rule(NetPort::new(*port, AccessNet::ConnectTcp))?;
     }
     created.restrict_self()
 }

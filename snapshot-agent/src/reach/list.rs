@@ -71,8 +71,10 @@ pub enum Capability {
 pub struct List {
     /// Folders and files.
     pub places: BTreeSet<Place>,
-    /// The TCP ports it may listen on. It connects to none.
+    /// The TCP ports it may listen on.
     pub ports: BTreeSet<u16>,
+    /// The TCP ports it may connect to: that of the collector of traces, where there is one.
+    pub connects: BTreeSet<u16>,
     /// Capabilities.
     pub capabilities: BTreeSet<Capability>,
 }
@@ -98,11 +100,12 @@ impl List {
         add(Path::new("/proc/sys/kernel/random/boot_id"), May::Read);
         let ports: BTreeSet<u16> =
             [Some(config.listen), config.metrics].into_iter().flatten().map(|at| at.port()).collect();
+        let connects = config.telemetry.iter().map(|telemetry| telemetry.endpoint.port()).collect();
         let mut capabilities = BTreeSet::from([Capability::DacOverride, Capability::Lease]);
         if ports.iter().any(|port| (1..1024).contains(port)) {
             capabilities.insert(Capability::NetBindService);
         }
-        Self { places, ports, capabilities }
+        Self { places, ports, connects, capabilities }
     }
 
     /// With the folders in which the keys and certificates really are, where what is configured are links to them.

@@ -14,6 +14,7 @@ pub(crate) async fn handle(
 ) -> Result<ReceiverStream<Result<StartOperationResponse, Status>>, Error> {
     let (metadata, _, message) = request.into_parts();
     let (permit, spec) = super::permitted(agent, &metadata, message.spec)?;
+    traces::about(&spec.operation, &spec.vm);
     let operation = agent.executor.start(&permit, spec, super::request_id(&metadata)).await?;
     let wrap = |event| StartOperationResponse { event: Some(event) };
     Ok(events::follow(operation, agent.machines.clone(), agent.closing.clone(), None, wrap))

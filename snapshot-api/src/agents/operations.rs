@@ -65,6 +65,7 @@ pub(super) fn request<T>(token: &str, request_id: &str, message: T) -> Request<T
     if let Ok(value) = request_id.parse() {
         request.metadata_mut().insert("x-request-id", value);
     }
+    traces::inject(request.metadata_mut().as_mut());
     request
 }
 

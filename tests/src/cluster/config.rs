@@ -91,6 +91,11 @@ peer = "{peer}"
     )
 }
 
+/// For any of them.
+pub(super) fn telemetry(collector: Option<u16>) -> String {
+    collector.map(|port| format!("\n[telemetry]\nendpoint = \"http://127.0.0.1:{port}\"\n")).unwrap_or_default()
+}
+
 fn tls(table: &str, identity: &Identity, leaf: &Leaf) -> String {
     let (ca, crl, certificate, key) = (identity.ca(), identity.crl(), &leaf.certificate, &leaf.key);
     format!(

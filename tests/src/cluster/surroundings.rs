@@ -29,6 +29,11 @@ pub trait Surroundings {
         std::env::var("SERVER_LOG").unwrap_or_else(|_| "info".to_owned())
     }
 
+    /// The port of the collector that every process is told of; none by default.
+    fn collector(&self) -> Option<u16> {
+        None
+    }
+
     /// The program of a process: that of this build, unless a test is about another one.
     fn program(&self, name: &str) -> Result<PathBuf> {
         tools::binary(name)

@@ -38,7 +38,7 @@ fn the_list_follows_from_the_configuration() {
     assert_eq!(may(&list, "/etc/rs/pki"), [May::Read]);
     assert_eq!(may(&list, "/etc/rs/private"), [May::Read]);
     assert_eq!(may(&list, "/etc/rs"), [May::Read]);
-    assert_eq!(list.ports, BTreeSet::from([7450]));
+    assert_eq!((list.ports, list.connects), (BTreeSet::from([7450]), BTreeSet::new()));
     assert_eq!(list.capabilities, BTreeSet::from([Capability::DacOverride, Capability::Lease]));
 }
 
@@ -54,6 +54,12 @@ fn nothing_that_matters_is_on_it() {
         list.places.iter().filter(|place| place.may >= May::Device).map(|place| &*place.path).collect();
     let expected = ["/dev/null", "/var/lib/libvirt/images", "/var/lib/ravada-snapshots/agent"];
     assert_eq!(writable, expected.map(Path::new));
+}
+
+#[test]
+fn the_collectors_port_alone_may_be_connected_to() {
+    let list = List::of(&config("telemetry.endpoint = \"http://127.0.0.1:4317\""));
+    assert_eq!((list.ports, list.connects), (BTreeSet::from([7450]), BTreeSet::from([4317])));
 }
 
 #[test]
