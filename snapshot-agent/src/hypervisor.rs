@@ -358,9 +358,15 @@ impl Failure {
             Self::Unreachable(_) => {
                 named(Error::new(Reason::HypervisorUnavailable, "libvirt on the host does not answer"))
             }
-            Self::Refused { code, message } => named(Error::new(Reason::HypervisorFailed, while_doing))
-                .with("libvirt_code", code.to_string())
-                .with("libvirt_message", message),
+            Self::Refused { code, message } => {
+                // In QEMU's and libvirt's words: neither has a code for it.
+                let error = if message.contains("No space left on device") {
+                    Error::new(Reason::SpaceLow, format!("{while_doing}: no space was left on the host"))
+                } else {
+                    Error::new(Reason::HypervisorFailed, while_doing)
+                };
+                named(error).with("libvirt_code", code.to_string()).with("libvirt_message", message)
+            }
             Self::Precondition(error) | Self::FreezeLost(error) => named(error.clone()),
             Self::Unintelligible(what) => named(Error::new(Reason::Internal, while_doing)).with("cause", what),
         }

@@ -3,6 +3,7 @@
 //!
 //! - [`guest`]: the guest in a boot sector that tells what is on its disk and in its RAM.
 //! - [`libvirtd`] and [`embed`]: where guests run: a daemon of the test's own, or libvirt inside the agent.
+//! - [`held`]: a way to libvirt's daemon on which a call is held, for who is to die between two of them.
 //! - [`images`]: what the image files hold, whoever wrote them.
 //! - [`client`]: callers over gRPC, gRPC-Web, JSON by curl and grpcurl.
 //! - [`cluster`]: agents, the API and the gateway, as processes that a test can stop, kill and start again.
@@ -16,6 +17,7 @@ pub mod cluster;
 pub mod embed;
 pub mod faults;
 pub mod guest;
+pub mod held;
 pub mod images;
 pub mod lab;
 pub mod libvirtd;

@@ -91,7 +91,12 @@ impl Libvirtd {
 
     /// The connection URI, for any libvirt client of this machine.
     pub fn uri(&self) -> String {
-        format!("qemu+unix:///system?socket={}", self.folder().join("libvirt-sock").display())
+        format!("qemu+unix:///system?socket={}", self.socket().display())
+    }
+
+    /// Where it listens.
+    pub fn socket(&self) -> PathBuf {
+        self.folder().join("libvirt-sock")
     }
 
     /// Runs virsh against this daemon and returns what it printed.
