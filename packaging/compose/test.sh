@@ -34,6 +34,8 @@ stop_daemon() {
 finish() {
   stop_daemon
   ip netns delete "$namespace" 2>/dev/null || true
+  # A daemon leaves its own network namespace mounted when it ends.
+  umount "$run"/exec/netns/* 2>/dev/null || true
   rm -rf "$run"
 }
 trap finish EXIT
