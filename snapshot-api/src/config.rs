@@ -286,6 +286,7 @@ mod tests {
         assert_eq!(config.own_issuer.lifetime_seconds, own_lifetime());
         assert_eq!(config.limits, Limits::default(), "the example says what holds without it");
         assert_eq!((config.quotas, config.database.audit_retention()), (Quotas::default(), None), "the defaults");
+        assert_eq!(config.telemetry, None, "nothing goes to a collector unless one is named");
     }
 
     #[test]

@@ -113,7 +113,7 @@ fn values(attributes: &[KeyValue]) -> BTreeMap<String, String> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_create_is_one_trace_and_tells_ids_alone() {
     let (collector, port) = Collector::start();
-    let lab = lab(Some(port));
+    let mut lab = lab(Some(port));
     let guest = lab.guest("student").await.unwrap();
     let begun = lab.client.create(&guest.vm(), "secretname", "secretdescription").await;
     let operation = lab.client.done(begun).await.unwrap();
@@ -130,6 +130,10 @@ async fn one_create_is_one_trace_and_tells_ids_alone() {
         assert!(operation.name.ends_with(&told["ravada.operation"]), "{told:?}");
         assert!(guest.vm().ends_with(&told["ravada.vm"]), "{told:?}");
     }
+
+    // The agent's came out although it may reach next to nothing.
+    let log = std::fs::read_to_string(lab.cluster.host_mut(HOST).unwrap().agent().log()).unwrap();
+    assert!(log.contains("reach is narrowed to what it needs"), "{log}");
 
     // Who asked, by what right, and what people wrote stay here.
     let known = ["otel.kind", "rpc.system", "rpc.method", "rpc.code", "request_id", "ravada.operation", "ravada.vm"];
