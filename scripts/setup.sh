@@ -154,6 +154,8 @@ ensure_run() {
 
 ensure_test() {
   apt_install python3-libvirt python3-yaml chromium e2fsprogs ovmf xz-utils
+  # The classes by which virt-manager reads snapshots.
+  apt_install virtinst
   # A process with another clock.
   apt_install faketime
   # systemd-analyze, which judges packaging/systemd, of which nothing is started; and what makes packages.
