@@ -1,7 +1,8 @@
 //! One installation that is upgraded in the order that docs/operations/upgrading.md gives, with an operation in flight at each step,
-//! and taken back in the other order, when none is.
+//! and taken back in the other order, when none is. The API goes back with the backup from before: a newer schema is refused.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -35,6 +36,7 @@ pub(crate) async fn tell(mut lab: Lab, folder: &Path) -> Result<()> {
     let succeeded = ended.state() == v1::OperationState::Succeeded;
     ensure!(left.len() == usize::from(succeeded), "{ended:?} and {left:?}");
 
+    let backup = backup(&lab, folder)?;
     let held = hold(&lab, &other).await?;
     lab.cluster.api().kill()?;
     lab.cluster.api().replace_program(tools::binary(API)?);
@@ -56,9 +58,13 @@ pub(crate) async fn tell(mut lab: Lab, folder: &Path) -> Result<()> {
 
     replace_gateway(&mut lab, &earlier(folder, GATEWAY)?)?;
     lab.cluster.api().stop()?;
+    put_back(&lab, &backup)?;
     lab.cluster.api().replace_program(earlier(folder, API)?);
     lab.cluster.start_api_again()?;
     reachable(&lab).await?;
+    let told: Vec<String> = settled(&lab, &desk).await?.into_iter().map(|one| one.display_name).collect();
+    ensure!(told == ["kept", "live"], "what came after the backup is told by the host: {told:?}");
+    ensure!(settled(&lab, &other).await?.len() == left.len() + 1);
     reads(&lab, &desk, &kept, 'A').await.context("with the API taken back")?;
     reads(&lab, &desk, &live, 'B').await.context("with the API taken back")?;
     lab.cluster.host_mut(HOST)?.agent().stop()?;
@@ -85,6 +91,25 @@ fn complaints_of_earlier_agent(lab: &mut Lab) -> Result<()> {
 async fn take(lab: &Lab, guest: &Guest, name: &str, content: v1::SnapshotContent) -> Result<v1::Snapshot> {
     let operation = lab.client.done(lab.client.create_as(wish(guest, name, content)).await).await?;
     Ok(lab.client.snapshot(&operation.snapshot).await?)
+}
+
+/// A copy of the catalogue, by the program that is about to be replaced.
+fn backup(lab: &Lab, folder: &Path) -> Result<PathBuf> {
+    let to = lab.cluster.catalogue().with_extension("before");
+    let config = lab.cluster.api_config();
+    tools::run(Command::new(earlier(folder, API)?).arg("backup").arg("--config").arg(config).arg("--to").arg(&to))?;
+    Ok(to)
+}
+
+/// As docs/operations/catalogue.md restores.
+fn put_back(lab: &Lab, backup: &Path) -> Result<()> {
+    let catalogue = lab.cluster.catalogue();
+    let with = |end: &str| PathBuf::from(format!("{}{end}", catalogue.display()));
+    for end in ["-wal", "-shm"].map(with).iter().filter(|path| path.exists()) {
+        std::fs::remove_file(end)?;
+    }
+    std::fs::rename(&catalogue, with(".newer"))?;
+    Ok(std::fs::copy(backup, catalogue).map(|_| ())?)
 }
 
 /// Begins a snapshot that does not come to its end.
