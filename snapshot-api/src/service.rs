@@ -75,7 +75,7 @@ impl Services {
         let span = tracing::info_span!("rpc", method, request_id, actor = tracing::field::Empty);
         // Within the log's span, of whose fields none is exported: that of the actor names a person.
         let trace = span.in_scope(|| traces::Call::begin(method, request.metadata().as_ref(), &request_id));
-        let traced = trace.span();
+        let (log, traced) = (span.clone(), trace.span());
         let run = async move {
             let begun = Instant::now();
             // In the gateway a refusal that is held back would keep a place; it counts by token and holds its own back.
@@ -107,6 +107,6 @@ impl Services {
             metrics::histogram!("snapshot_api_request_seconds", "method" => method).record(begun.elapsed());
             status.map(Response::new)
         };
-        run.instrument(traced).await
+        run.instrument(traced).instrument(log).await
     }
 }

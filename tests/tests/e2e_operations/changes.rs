@@ -84,7 +84,7 @@ async fn a_machine_says_what_can_be_asked_of_it_and_why_not() {
     let running = [no(CreateDisks, "LIVE_DISKS_UNSUPPORTED"), yes(CreateDisksAndMemory, true)];
     assert_eq!(told().await, [&running[..], &[no(Revert, none), no(Delete, none)]].concat());
     lab.take(&guest, "first").await.unwrap();
-    assert_eq!(told().await, [&running[..], &[yes(Revert, false), yes(Delete, false)]].concat());
+    assert_eq!(told().await, [&running[..], &[yes(Revert, true), yes(Delete, false)]].concat());
     lab.set(&guest, Power::Off).await.unwrap();
     let off = [yes(CreateDisks, false), no(CreateDisksAndMemory, "VM_NOT_RUNNING")];
     assert_eq!(told().await, [&off[..], &[yes(Revert, false), yes(Delete, false)]].concat());
