@@ -8,11 +8,10 @@
 use std::fs;
 use std::path::Path;
 
-use anyhow::Result;
 use prost::Message as _;
 use proto::v1;
 use tests::client::{Call, Client, Curl, SNAPSHOTS};
-use tests::cluster::{Cluster, HostPlan, Surroundings, Way};
+use tests::cluster::{Cluster, HostPlan, Surroundings};
 use tests::guest::Guest;
 use tests::lab::{HOST, key};
 
@@ -20,18 +19,6 @@ use tests::lab::{HOST, key};
 struct Talkative;
 
 impl Surroundings for Talkative {
-    fn journal(&mut self, _folder: &Path) -> Result<()> {
-        Ok(())
-    }
-
-    fn catalogue(&mut self, _folder: &Path) -> Result<()> {
-        Ok(())
-    }
-
-    fn way(&mut self, _way: Way, port: u16) -> Result<u16> {
-        Ok(port)
-    }
-
     fn level(&self) -> String {
         "trace".to_owned()
     }

@@ -3,7 +3,6 @@
 #![expect(clippy::unwrap_used, reason = "a test may panic, and its helpers are part of it")]
 
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -14,7 +13,7 @@ use opentelemetry_proto::tonic::common::v1::{KeyValue, any_value::Value};
 use opentelemetry_proto::tonic::trace::v1::Span;
 use prost::Message as _;
 use tests::client::Client;
-use tests::cluster::{Cluster, HostPlan, Surroundings, Way};
+use tests::cluster::{Cluster, HostPlan, Surroundings};
 use tests::lab::{HOST, Lab};
 use tonic::{Request, Response, Status};
 
@@ -27,18 +26,6 @@ const ENDS: Duration = Duration::from_secs(14);
 struct Told(Option<u16>);
 
 impl Surroundings for Told {
-    fn journal(&mut self, _folder: &Path) -> Result<()> {
-        Ok(())
-    }
-
-    fn catalogue(&mut self, _folder: &Path) -> Result<()> {
-        Ok(())
-    }
-
-    fn way(&mut self, _way: Way, port: u16) -> Result<u16> {
-        Ok(port)
-    }
-
     fn collector(&self) -> Option<u16> {
         self.0
     }

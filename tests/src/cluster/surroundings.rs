@@ -15,14 +15,23 @@ pub enum Way {
     ToAgent,
 }
 
-/// Told of each folder before anything is in it, and asked for each port that a process is told to call.
+/// Told of each folder before anything is in it, and asked for each port that a process is told to call. What a test does not
+/// say is as it is without it.
 pub trait Surroundings {
     /// An agent's folder, which is empty.
-    fn journal(&mut self, folder: &Path) -> Result<()>;
+    fn journal(&mut self, _folder: &Path) -> Result<()> {
+        Ok(())
+    }
+
     /// The folder of the API's database, which is empty.
-    fn catalogue(&mut self, folder: &Path) -> Result<()>;
+    fn catalogue(&mut self, _folder: &Path) -> Result<()> {
+        Ok(())
+    }
+
     /// The port to call in order to get to `port`.
-    fn way(&mut self, way: Way, port: u16) -> Result<u16>;
+    fn way(&mut self, _way: Way, port: u16) -> Result<u16> {
+        Ok(port)
+    }
 
     /// What the processes log, as RUST_LOG. What the test was told to log would be for the test.
     fn level(&self) -> String {
@@ -44,16 +53,4 @@ pub trait Surroundings {
 #[derive(Debug)]
 pub struct Plain;
 
-impl Surroundings for Plain {
-    fn journal(&mut self, _folder: &Path) -> Result<()> {
-        Ok(())
-    }
-
-    fn catalogue(&mut self, _folder: &Path) -> Result<()> {
-        Ok(())
-    }
-
-    fn way(&mut self, _way: Way, port: u16) -> Result<u16> {
-        Ok(port)
-    }
-}
+impl Surroundings for Plain {}

@@ -16,7 +16,7 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result};
 use tests::client::Client;
-use tests::cluster::{Cluster, HostPlan, Surroundings, Way};
+use tests::cluster::{Cluster, HostPlan, Surroundings};
 use tests::lab::{HOST, Lab};
 use tests::tools;
 
@@ -70,18 +70,6 @@ impl Mixed<'_> {
 }
 
 impl Surroundings for Mixed<'_> {
-    fn journal(&mut self, _folder: &Path) -> Result<()> {
-        Ok(())
-    }
-
-    fn catalogue(&mut self, _folder: &Path) -> Result<()> {
-        Ok(())
-    }
-
-    fn way(&mut self, _way: Way, port: u16) -> Result<u16> {
-        Ok(port)
-    }
-
     fn program(&self, name: &str) -> Result<PathBuf> {
         if self.earlier.contains(&name) { earlier(self.folder, name) } else { tools::binary(name) }
     }
