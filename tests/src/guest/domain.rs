@@ -16,6 +16,8 @@ pub struct Shape {
     pub memory_mib: u32,
     /// What runs in it.
     pub system: System,
+    /// How QEMU reads and writes the images, as libvirt's `<driver io=…>` says it; by threads where nothing is said.
+    pub io: Option<&'static str>,
 }
 
 /// What runs in a guest.
@@ -29,14 +31,14 @@ pub enum System {
 
 impl Default for Shape {
     fn default() -> Self {
-        Self { memory_mib: 16, system: System::Mini }
+        Self { memory_mib: 16, system: System::Mini, io: None }
     }
 }
 
 impl Shape {
     /// Of a Linux guest. 96 MiB boot it with room to spare.
     pub fn linux() -> Self {
-        Self { memory_mib: 96, system: System::Linux }
+        Self { memory_mib: 96, system: System::Linux, io: None }
     }
 }
 
@@ -61,6 +63,7 @@ pub(super) fn xml(
     ensure!(plain(name) && !name.contains('/'), "a guest's name is of letters, digits, - and _");
     // Every disk gets a place in the boot order, because the BIOS shows the guest no disk that has none.
     let mut devices = String::new();
+    let io = shape.io.map_or_else(String::new, |io| format!(" io='{io}'"));
     for ((disk, target), order) in disks.iter().zip(["vda", "vdb", "vdc", "vdd"]).zip(1..) {
         let path = disk.path().display().to_string();
         ensure!(plain(&path), "{path} would need escaping");
@@ -68,7 +71,7 @@ pub(super) fn xml(
         write!(
             devices,
             "\n    <disk type='file' device='disk'>\
-             \n      <driver name='qemu' type='{format}'/>\
+             \n      <driver name='qemu' type='{format}'{io}/>\
              \n      <source file='{path}'/>\
              \n      <target dev='{target}' bus='virtio'/>\
              \n      <boot order='{order}'/>\

@@ -1,6 +1,7 @@
 //! `make bench WHAT=in_place`: how long a running guest takes to be back at a snapshot with memory, in place and by libvirt's own revert.
 //!
-//! In turn, on the same guest, in one run: one that has next to nothing in its memory, and one with some hundred MiB that are in use.
+//! In turn, on the same guest, in one run: one that has next to nothing in its memory, and two with some hundred MiB that are in use, of
+//! which one reads its images by threads, libvirt's default, and one by io_uring.
 //! Ours is from the call until the operation's end is told; libvirt's is its call alone, on a warm connection.
 
 use std::time::Duration;
@@ -15,7 +16,7 @@ use super::report::quantile_ms;
 use super::ways::{Libvirt, Ours, Way as _};
 
 const ROUNDS: usize = 12;
-/// What the larger guest has in its memory, of what it has: its root is in memory, and may be half of it.
+/// What a larger guest has in its memory, of what it has: its root is in memory, and may be half of it.
 const FILLED_MIB: u32 = 400;
 const MEMORY_MIB: u32 = 1024;
 
@@ -24,17 +25,23 @@ pub async fn measure() -> Result<Vec<Value>> {
     let cluster = Cluster::with_daemons(&["alpha"])?;
     let daemon = cluster.host("alpha")?.libvirtd()?;
     let token = cluster.identity().token_for("bench", "*", &tests::cluster::ALL_ACTIONS, "900")?;
-    let small = Guest::new(&daemon.images()?, "bench-small")?;
-    let large = Guest::linux(&daemon.images()?, "bench-large", 1)?;
-    let large = large.shaped(Shape { memory_mib: MEMORY_MIB, ..Shape::linux() });
+    let images = daemon.images()?;
+    let large = |name, io| -> Result<Guest> {
+        Ok(Guest::linux(&images, name, 1)?.shaped(Shape { memory_mib: MEMORY_MIB, io, ..Shape::linux() }))
+    };
+    let guests = [
+        ("small", Guest::new(&images, "bench-small")?),
+        ("large", large("bench-large", None)?),
+        ("large, io_uring", large("bench-large-uring", Some("io_uring"))?),
+    ];
     println!(
-        "{:<18} {:>22} {:>22} {:>6} {:>16} {:>12}",
+        "{:<26} {:>22} {:>22} {:>6} {:>16} {:>12}",
         "back, p50 / p95", "in place", "libvirt", "ratio", "stood still p50", "predicted"
     );
     let mut rows = Vec::new();
-    for (state, guest) in [("small", &small), ("large", &large)] {
+    for (state, guest) in &guests {
         daemon.define_and_start(guest)?;
-        if state == "large" {
+        if *state != "small" {
             let fill = format!("dd if=/dev/urandom of=/fill bs=1M count={FILLED_MIB} 2>/dev/null");
             guest.shell(&fill)?.ok()?;
         } else {
@@ -77,7 +84,7 @@ fn print(row: &Value) {
     let number = |name: &str| row[name].as_f64().unwrap_or_default();
     let pair = |way: &str| format!("{:.1} / {:.1}", number(&format!("{way}_p50_ms")), number(&format!("{way}_p95_ms")));
     println!(
-        "{:<18} {:>22} {:>22} {:>6.2} {:>16.1} {:>12.1}",
+        "{:<26} {:>22} {:>22} {:>6.2} {:>16.1} {:>12.1}",
         row["state"].as_str().unwrap_or_default(),
         pair("ours"),
         pair("libvirt"),
