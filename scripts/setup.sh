@@ -156,6 +156,9 @@ ensure_test() {
   apt_install python3-libvirt python3-yaml chromium e2fsprogs ovmf xz-utils
   # The classes by which virt-manager reads snapshots.
   apt_install virtinst
+  # A guest with all that a desktop has, and who looks at it.
+  apt_install_newer qemu-system-modules-spice
+  apt_install gir1.2-spiceclientglib-2.0 python3-gi
   # A process with another clock.
   apt_install faketime
   # systemd-analyze, which judges packaging/systemd, of which nothing is started; and what makes packages.

@@ -3,9 +3,11 @@
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test may panic, and its helpers are part of it")]
 
+mod desktop;
 mod other_way;
 mod screen;
 mod trouble;
+mod viewer;
 
 use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixStream;
