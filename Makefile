@@ -56,7 +56,7 @@ bench: setup-test web ## Latency, memory, cascades, pauses and reverts beside li
 	target/release/bench $(WHAT)
 
 .PHONY: faults
-faults: setup-test web ## Kill, cut and fill while guests are worked on: N kills from the seed SEED (100, 1); STORAGE=external
+faults: setup-test web ## Kill, cut and fill while guests are worked on: N kills from the seed SEED (100, 1); STORAGE=external|live
 	cargo build --workspace
 	target/debug/faults --kills $(or $(N),100) --seed $(or $(SEED),1) $(if $(STORAGE),--storage $(STORAGE))
 
