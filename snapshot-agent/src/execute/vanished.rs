@@ -22,11 +22,17 @@ use proto::convert::Spec;
 use super::work::{Halt, Work};
 use super::{Shared, needed, steps};
 use crate::beneath::{Beneath, out_of_reach};
-use crate::hypervisor::{Failure, Observed};
+use crate::hypervisor::{Failure, Observed, Versions};
 use crate::journal::Entry;
 use crate::owned;
 
 impl Shared {
+    /// What runs here, as the watch found it last, which is what hosts and machines are told by; until then it is asked.
+    fn versions(&self) -> Versions {
+        let found = self.machines.versions();
+        if found == Versions::default() { self.hypervisor.versions().unwrap_or_default() } else { found }
+    }
+
     /// Plans by the machine as it is; a purge of one that is gone, by what is remembered of it. A plan that goes beyond the permit
     /// is refused.
     pub(super) fn look_and_plan(&self, spec: &Spec, permit: &Permit) -> Result<(Observed, Plan), Error> {
@@ -38,7 +44,7 @@ impl Shared {
             .map_err(|error| Error::new(Reason::HypervisorFailed, format!("libvirt lists what is no tree: {error}")))?;
         check_reach(self.hypervisor.folders(), &seen, &spec.request)?;
         // Without its version QEMU is asked for nothing that an old one could not do.
-        let policy = self.hypervisor.versions().unwrap_or_default().limit(&self.policy);
+        let policy = self.versions().limit(&self.policy);
         let situation = Situation { vm: &seen.vm, tree: &tree, layers: &seen.layers, policy: &policy };
         let mut plan = match force {
             Some(force) => purge_left_behind(situation, force)?,
