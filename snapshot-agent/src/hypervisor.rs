@@ -19,6 +19,7 @@ mod snapshot_write;
 mod snapshot_xml;
 #[cfg(test)]
 mod tests;
+mod versions;
 #[cfg(test)]
 mod xml_samples;
 
@@ -32,11 +33,11 @@ use snapshot_core::hardware::Comparison;
 use snapshot_core::ids::{SnapshotId, VmId};
 use snapshot_core::layers::{Layers, Merge};
 use snapshot_core::plan::{Freeze, PowerState};
-use snapshot_core::policy::HostPolicy;
 use snapshot_core::snapshot::SnapshotFacts;
 use snapshot_core::vm::VmFacts;
 use snapshot_core::{Error, Reason};
 
+pub use self::versions::Versions;
 use crate::beneath::Beneath;
 use inbox::Inbox;
 
@@ -276,41 +277,6 @@ pub struct Outline {
     pub snapshots: BTreeSet<String>,
     /// The one marked as current.
     pub current: Option<String>,
-}
-
-/// What runs on a host.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Versions {
-    /// libvirt's, such as `11.3.0`.
-    pub libvirt: String,
-    /// QEMU's, such as `10.0.2`.
-    pub qemu: String,
-}
-
-impl Versions {
-    /// Whether QEMU's disks can be taken live here: QEMU has them by the names of their nodes since 4.2, libvirt since 6.0.
-    pub fn take_live(&self) -> bool {
-        is_since(&self.libvirt, (6, 0)) && is_since(&self.qemu, (4, 2))
-    }
-
-    /// Whether QEMU can load a snapshot into a process that runs: it has `snapshot-load` since 6.0.
-    pub fn load_in_place(&self) -> bool {
-        is_since(&self.qemu, (6, 0))
-    }
-
-    /// What of the policy can be had here.
-    pub fn limit(&self, policy: &HostPolicy) -> HostPolicy {
-        HostPolicy {
-            live_snapshots: policy.live_snapshots && self.take_live(),
-            in_place_reverts: policy.in_place_reverts && self.load_in_place(),
-            ..policy.clone()
-        }
-    }
-}
-
-fn is_since(version: &str, since: (u32, u32)) -> bool {
-    let mut parts = version.split('.').map(|part| part.parse().unwrap_or(0));
-    (parts.next().unwrap_or(0), parts.next().unwrap_or(0)) >= since
 }
 
 /// Why a call did not succeed.

@@ -15,7 +15,7 @@ use std::time::Duration;
 use proto::convert::Spec;
 use snapshot_agent::execute::Executor;
 use snapshot_agent::execute::operation::{Operation, Phase};
-use snapshot_agent::hypervisor::Hypervisor;
+use snapshot_agent::hypervisor::{Hypervisor, Versions};
 use snapshot_agent::journal::{Ended, Journal};
 use snapshot_agent::locks::Locks;
 use snapshot_agent::machines::Machines;
@@ -181,6 +181,30 @@ async fn the_story() {
     assert_eq!(left, [id(1)]);
     assert_eq!(agent.run(Request::Purge { force: false }).await.unwrap().outcome, Outcome::Succeeded);
     assert_eq!(machine(&world).images, vec![BTreeMap::new(); 2]);
+}
+
+/// The versions are those that the watch found, by which hosts and machines are told, too.
+#[tokio::test]
+async fn live_and_in_place_an_older_qemu_is_asked_for_libvirts_own_ways() {
+    let dir = tempfile::tempdir().unwrap();
+    let world = with_chain(VmState::Running, &dir).await;
+    let agent = Agent::start(&world, &dir, None);
+    agent.executor.settle().await.unwrap();
+    agent.machines.set_versions(Versions { libvirt: "9.9.0".to_owned(), qemu: "4.1.0".to_owned() });
+    let ended = agent.run(Request::Create(create(8))).await.unwrap();
+    assert_eq!((ended.outcome, ended.method), (Outcome::Succeeded, Some(Method::Libvirt)));
+    let taken = machine(&world).snapshots.into_iter().find(|snapshot| snapshot.id == id(8)).unwrap();
+    assert_eq!(taken.content, Content::DisksAndMemory);
+    let before = machine(&world).instance;
+    let ended = agent.run(revert(2, RunAfter::AsRecorded, None)).await.unwrap();
+    assert_eq!((ended.outcome, ended.method), (Outcome::Succeeded, Some(Method::Libvirt)));
+    assert_ne!(machine(&world).instance, before, "another process");
+
+    agent.machines.set_versions(Versions { libvirt: "9.9.0".to_owned(), qemu: "6.0.0".to_owned() });
+    let ended = agent.run(Request::Create(create(9))).await.unwrap();
+    assert_eq!((ended.outcome, ended.method), (Outcome::Succeeded, Some(Method::Live)));
+    let ended = agent.run(revert(2, RunAfter::AsRecorded, None)).await.unwrap();
+    assert_eq!((ended.outcome, ended.method), (Outcome::Succeeded, Some(Method::InPlace)));
 }
 
 #[tokio::test]
