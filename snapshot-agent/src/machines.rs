@@ -283,6 +283,7 @@ pub(crate) mod tests {
             disks: vec![],
             nvram: Nvram::Absent,
             missing_medium: None,
+            restrictions: Vec::new(),
         }
     }
 

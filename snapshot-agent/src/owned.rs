@@ -162,6 +162,7 @@ impl Record {
             disks: Vec::new(),
             nvram: Nvram::Absent,
             missing_medium: None,
+            restrictions: Vec::new(),
         };
         let inside: BTreeSet<&SnapshotId> = self.images.values().flatten().collect();
         let snapshot = |(id, kept): (&SnapshotId, &Kept)| SnapshotFacts {
@@ -178,6 +179,7 @@ impl Record {
             size_bytes: 0,
             origin: Origin::Service,
             broken: None,
+            restrictions: Vec::new(),
         };
         let snapshots = self.snapshots.iter().map(snapshot).collect();
         let (layers, strays, images) = (Layers::default(), BTreeSet::new(), BTreeMap::new());

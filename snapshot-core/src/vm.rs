@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::ids::VmId;
+use crate::restriction::Restriction;
 
 /// What a machine is doing, as libvirt tells it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -78,6 +79,9 @@ pub struct VmFacts {
     pub nvram: Nvram,
     /// The target of a removable drive whose medium does not exist.
     pub missing_medium: Option<String>,
+    /// What about it, its images or its host makes operations unavailable.
+    #[serde(default)]
+    pub restrictions: Vec<Restriction>,
 }
 
 impl VmFacts {

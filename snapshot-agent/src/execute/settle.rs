@@ -175,7 +175,7 @@ impl Work<'_> {
                 self.settle_live(&snapshot, quiesce, begun)?;
                 self.settle(next + 1, false)
             }
-            (Request::Revert { .. }, Step::RevertInPlace { snapshot, then }) => {
+            (Request::Revert { .. }, Step::RevertInPlace { snapshot, then, .. }) => {
                 self.settle_in_place(next, begun, &snapshot, then)
             }
             (Request::Create(_), Step::CreateExternal { snapshot, quiesce, .. }) => {

@@ -36,7 +36,7 @@ impl Work<'_> {
             Step::CreateLive { snapshot, quiesce } => self.create_live(snapshot, *quiesce),
             Step::WriteLabel { snapshot } => self.write_label(snapshot),
             Step::RevertInternal { snapshot, then } => self.revert(snapshot, *then, false),
-            Step::RevertInPlace { snapshot, then } => self.revert_in_place(snapshot, *then),
+            Step::RevertInPlace { snapshot, then, .. } => self.revert_in_place(snapshot, *then),
             Step::PowerOff => self.power_off(),
             Step::DeleteInternal { snapshot } => self.delete(snapshot),
             Step::CreateExternal { snapshot, memory, quiesce } => self.create_external(snapshot, *memory, *quiesce),

@@ -56,13 +56,17 @@ impl Shared {
                     if let Comparison::Different(what) = &hardware {
                         tracing::info!(snapshot = %target.id, what, "cannot be gone back to in place");
                     }
-                    go_in_place(situation, &mut plan, &hardware);
+                    go_in_place(situation, &mut plan, &hardware)?;
                 }
-                Err(failure) => tracing::warn!(%failure, "the machine's hardware cannot be compared"),
+                Err(failure) => {
+                    tracing::warn!(%failure, "the hardware of the VM cannot be compared");
+                    let unknown = Comparison::Different("its hardware cannot be compared".to_owned());
+                    go_in_place(situation, &mut plan, &unknown)?;
+                }
             }
         } else {
             // It says why.
-            go_in_place(situation, &mut plan, &Comparison::Same);
+            go_in_place(situation, &mut plan, &Comparison::Same)?;
         }
         permit.check_plan(&tree, &plan)?;
         if let Some(create) = create(&spec.request)

@@ -120,6 +120,7 @@ impl Images {
             },
             origin: if id.is_ours() { Origin::Service } else { Origin::Foreign },
             broken,
+            restrictions: Vec::new(),
             id,
         }
     }

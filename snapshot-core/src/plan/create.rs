@@ -8,6 +8,7 @@ use crate::error::{Error, Reason};
 use crate::ids::SnapshotId;
 use crate::operation::{Create, Method};
 use crate::quota::{self, Limits, Owner, Usage};
+use crate::restriction::RestrictedOperation;
 use crate::snapshot::{Content, Storage};
 use crate::vm::{DiskFacts, Nvram, VmState};
 
@@ -40,6 +41,7 @@ pub(super) fn plan(situation: Situation<'_>, create: &Create) -> Result<Plan, Er
         ));
     }
     let quiesce = create.quiesce && may_freeze;
+    situation.check_restrictions(operation(situation, storage, memory), None)?;
     let limit = situation.policy.max_snapshots_per_vm;
     if situation.tree.len() >= limit as usize {
         let message = format!("the machine has {} snapshots, the most is {limit}", situation.tree.len());
@@ -83,6 +85,16 @@ pub(super) fn plan(situation: Situation<'_>, create: &Create) -> Result<Plan, Er
     })
 }
 
+/// The operation that a restriction names, for a snapshot of this kind.
+fn operation(situation: Situation<'_>, storage: Storage, memory: bool) -> RestrictedOperation {
+    match storage {
+        Storage::External => RestrictedOperation::CreateExternal,
+        Storage::Internal if memory => RestrictedOperation::CreateWithMemory,
+        Storage::Internal if situation.vm.is_active() => RestrictedOperation::CreateLive,
+        Storage::Internal => RestrictedOperation::CreateOffline,
+    }
+}
+
 /// The same for the present of a machine that is about to go back. What runs is lost with it, so a machine that is on has
 /// its running state kept, unless something else was asked for.
 pub(super) fn plan_present(situation: Situation<'_>, create: &Create) -> Result<Plan, Error> {
@@ -106,12 +118,12 @@ fn check_live(situation: Situation<'_>) -> Result<(), Error> {
         return refuse("the UEFI variables are in a qcow2 file, and cannot be captured with the disks while they run");
     }
     match situation.vm.writable_disks().find(|disk| disk.format != "qcow2" || !disk.path.starts_with('/')) {
+        None => situation.check_restrictions(RestrictedOperation::CreateLive, None),
         Some(disk) => {
             let why =
                 format!("disk {} is no qcow2 image in a local file, which live snapshots are kept in", disk.target);
             refuse(&why).map_err(|error| error.with("disk", &disk.target))
         }
-        None => Ok(()),
     }
 }
 
@@ -191,7 +203,9 @@ fn storage(situation: Situation<'_>, create: &Create, memory: bool) -> Result<St
 fn automatic(situation: Situation<'_>, memory: bool) -> Storage {
     let policy = situation.policy;
     let live_disks = !memory && situation.vm.is_active();
-    let impossible = if live_disks { check_live(situation).is_err() } else { check_disks(situation, memory).is_err() };
+    let restricted = situation.restriction(operation(situation, Storage::Internal, memory), None).is_some();
+    let impossible =
+        restricted || if live_disks { check_live(situation).is_err() } else { check_disks(situation, memory).is_err() };
     if !policy.stable_paths && (policy.prefer_short_pauses || impossible) {
         Storage::External
     } else {

@@ -68,6 +68,7 @@ pub(super) fn observe(
         memory_bytes: xml.memory_bytes(),
         nvram: xml.nvram(),
         missing_medium: missing_medium(&xml.media().collect::<Vec<_>>()),
+        restrictions: Vec::new(),
         disks: xml.disks().map(|disk| images.disk(disk)).collect(),
         block_job_disk: moment.busy_disk,
     };

@@ -27,6 +27,7 @@ pub(crate) fn vm_facts() -> VmFacts {
         disks: vec![disk("vda"), disk("vdb")],
         nvram: Nvram::Absent,
         missing_medium: None,
+        restrictions: Vec::new(),
     }
 }
 

@@ -56,6 +56,7 @@ impl Machine {
             size_bytes: 0,
             origin: Origin::Service,
             broken: None,
+            restrictions: Vec::new(),
         });
     }
 
