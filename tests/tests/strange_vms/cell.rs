@@ -115,7 +115,8 @@ impl Fingerprint {
         let mut files = BTreeMap::new();
         // A running guest may write; its images are compared by what it reads.
         let own = machine.disks.iter().filter(|_| off).flat_map(|disk| &disk.files);
-        for file in own.chain(machine.neighbours.iter().flat_map(|image| &image.files)) {
+        for file in own.chain(machine.neighbours.iter().chain(&machine.late_neighbours).flat_map(|image| &image.files))
+        {
             if file.is_file() {
                 files.insert(file.clone(), images::sha256(file)?);
             }

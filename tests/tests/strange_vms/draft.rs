@@ -58,8 +58,12 @@ pub struct Machine {
     pub xml: String,
     /// Its writable disks.
     pub disks: Vec<Image>,
-    /// Images of others that must keep their content, each with the mark 0x4e.
+    /// Images of others that must show the mark 0x4e.
     pub neighbours: Vec<Image>,
+    /// The same from the moment on when everything of `after` was done.
+    pub late_neighbours: Vec<Image>,
+    /// Snapshots of other tools, by libvirt's names, with the mark that every disk had then.
+    pub foreign: Vec<(&'static str, u8)>,
     /// The directory of its images.
     pub dir: PathBuf,
     /// The socket of its serial port.
@@ -96,6 +100,8 @@ impl Draft {
             xml: String::new(),
             disks: Vec::new(),
             neighbours: Vec::new(),
+            late_neighbours: Vec::new(),
+            foreign: Vec::new(),
             serial: images.join(format!("{name}.sock")),
             dir,
             starts: true,

@@ -48,11 +48,12 @@ pub struct Examiner<'a> {
     pub daemon: &'a Libvirtd,
     pub machine: &'a Machine,
     examined: Examined,
+    is_after: bool,
 }
 
 impl<'a> Examiner<'a> {
     pub fn new(client: &'a Client, daemon: &'a Libvirtd, machine: &'a Machine) -> Self {
-        Self { client, daemon, machine, examined: Examined::default() }
+        Self { client, daemon, machine, examined: Examined::default(), is_after: false }
     }
 
     /// Puts the VM through everything.
@@ -79,11 +80,13 @@ impl<'a> Examiner<'a> {
     }
 
     async fn off(&mut self) -> Result<()> {
-        let off = self.state()? == "shut off";
         let taken = self.cell(Ask::Create(v1::SnapshotContent::Disks)).await?;
         for act in &self.machine.after {
             act(self.daemon, self.machine).context("after the first snapshot")?;
         }
+        self.is_after = true;
+        let off = self.state()? == "shut off";
+        self.foreign().await?;
         let target = match taken {
             Some(operation) => Some(operation.snapshot),
             None => self.any_snapshot().await?,
@@ -95,6 +98,22 @@ impl<'a> Examiner<'a> {
         let reverted = self.cell(Ask::Revert(target)).await?;
         if off {
             self.has_mark(if reverted.is_some() { 0x61 } else { 0x62 })?;
+        }
+        Ok(())
+    }
+
+    /// Each snapshot of other tools is either reverted to, and then every disk holds what it held at that moment, or it is not.
+    async fn foreign(&mut self) -> Result<()> {
+        for (name, mark) in &self.machine.foreign {
+            self.mark(0x62)?;
+            let listed = self.client.snapshots(&self.vm()).await?;
+            let found = listed.into_iter().find(|snapshot| snapshot.display_name == *name);
+            let found = found.with_context(|| format!("snapshot {name:?} of virsh is not listed"))?;
+            match attempt(self.client, self.daemon, self.machine, &Ask::Revert(found.name)).await {
+                Ok((Cell::Works, _)) => self.has_mark(*mark).with_context(|| format!("reverted to {name:?}"))?,
+                Ok(_) => self.has_mark(0x62)?,
+                Err(error) => self.examined.violations.push(format!("a revert to {name:?}: {error:#}")),
+            }
         }
         Ok(())
     }
@@ -237,7 +256,8 @@ impl<'a> Examiner<'a> {
     }
 
     fn neighbours_unchanged(&self) -> Result<()> {
-        for neighbour in &self.machine.neighbours {
+        let late = self.machine.late_neighbours.iter().filter(|_| self.is_after);
+        for neighbour in self.machine.neighbours.iter().chain(late) {
             ensure!(neighbour.has_mark(0x4e)?, "the neighbour {} was changed", neighbour.target);
         }
         Ok(())

@@ -63,8 +63,14 @@ pub fn forms() -> Vec<Form> {
             draft.file("vda", "qcow2", &top, "").finish()
         }),
         Form::new("a backing file named by json:", |draft| {
-            let json = |base: &Path| format!("json:{{\"driver\":\"file\",\"filename\":\"{}\"}}", base.display());
-            clone(draft, "qcow2", json)?.finish()
+            let json = |base: &Path| {
+                format!(
+                    "json:{{\"driver\":\"qcow2\",\"file\":{{\"driver\":\"file\",\"filename\":\"{}\"}}}}",
+                    base.display()
+                )
+            };
+            // libvirt cannot read it, so it does not start the VM.
+            clone(draft, "qcow2", json)?.never_started().finish()
         }),
         Form::new("a backing file named by file:", |draft| {
             clone(draft, "qcow2", |base| format!("file:{}", base.display()))?.never_started().finish()

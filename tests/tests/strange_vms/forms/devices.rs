@@ -141,19 +141,15 @@ pub fn forms() -> Vec<Form> {
         Form::new("a DIMM", |draft| {
             let top = "<maxMemory slots='4' unit='MiB'>1024</maxMemory><cpu><numa><cell id='0' cpus='0' memory='16' unit='MiB'/></numa></cpu>";
             let dimm = "<memory model='dimm'><target><size unit='MiB'>128</size><node>0</node></target></memory>";
-            draft.memory("<memory unit='MiB'>144</memory>").boot().top(top).device(dimm).finish()
+            draft.memory("<memory unit='MiB'>144</memory>").feature("<acpi/>").boot().top(top).device(dimm).finish()
         }),
         Form::new("memory of a memfd, shared", |draft| {
             draft.boot().top("<memoryBacking><source type='memfd'/><access mode='shared'/></memoryBacking>").finish()
         }),
         Form::new("locked memory and memory limits", |draft| {
-            draft.boot().top("<memtune><hard_limit unit='MiB'>1024</hard_limit></memtune>").finish()
+            draft.boot().top("<memtune><hard_limit unit='MiB'>1024</hard_limit></memtune>").never_started().finish()
         }),
         Form::new("the host's CPU model", |draft| draft.boot().top("<cpu mode='maximum'/>").finish()),
-        Form::new("encrypted memory (SEV)", |draft| {
-            let sev = "<launchSecurity type='sev'><cbitpos>47</cbitpos><reducedPhysBits>1</reducedPhysBits><policy>0x0003</policy></launchSecurity>";
-            draft.boot().top(sev).never_started().finish()
-        }),
         Form::sample("arguments of its own for QEMU", |draft| {
             draft
                 .boot()
@@ -165,17 +161,15 @@ pub fn forms() -> Vec<Form> {
                        <x:app xmlns:x='http://example.org/x'><x:any deep='1'><x:er/></x:any></x:app></metadata>";
             draft.boot().top(top).finish()
         }),
-        Form::new("a direct kernel that is removed after the snapshot", |draft| {
+        Form::new("a kernel that was removed after the snapshot", |draft| {
             let kernel = draft.path("kernel");
             std::fs::write(&kernel, "not a kernel")?;
+            let element = format!("<kernel>{}</kernel>", kernel.display());
+            let draft = draft.boot().os(&element).never_started();
             draft
-                .boot()
-                .never_started()
                 .after(move |daemon, machine| {
-                    // The definition of the snapshot names the kernel; that of now does not.
-                    let _ = (daemon, machine);
-                    let _ = &kernel;
-                    Ok(())
+                    super::snapshots::redefine(daemon, machine, &element, "")?;
+                    Ok(std::fs::remove_file(&kernel)?)
                 })
                 .finish()
         }),

@@ -12,34 +12,29 @@ use tests::tools::run;
 use super::super::draft::{Draft, Image, Machine};
 use super::Form;
 
-/// A clone of the VM's image: another domain that is off.
-fn with_clone(draft: Draft, undefined: bool) -> Result<Machine> {
+/// A clone of the VM's image, made after the first snapshot: what it shows of its base was written since.
+fn with_clone(draft: Draft) -> Result<Machine> {
     let draft = draft.boot();
-    let overlay = draft.overlay("clone.qcow2", &draft.path("boot.qcow2").display().to_string(), "qcow2")?;
+    let base = draft.path("boot.qcow2");
+    let overlay = draft.overlay("clone.qcow2", &base.display().to_string(), "qcow2")?;
     let clone = Image::new("clone", "qcow2", &overlay);
-    let name = format!("clone-{}", draft.uuid());
-    let other = name.clone();
     let device = format!(
         "<disk type='file' device='disk'><driver name='qemu' type='qcow2'/><source file='{}'/><target dev='vda'/></disk>",
         overlay.display()
     );
+    let name = format!("clone-{}", draft.uuid());
+    let other = name.clone();
     let mut machine = draft
         .never_started()
-        .before(move |daemon, machine| match undefined {
-            true => Ok(()),
-            false => machine.define_other(daemon, &name, &device),
+        .after(move |daemon, machine| {
+            Image::new("vda", "qcow2", &base).mark(0x4e)?;
+            machine.define_other(daemon, &name, &device)
         })
-        .end(move |daemon, _| match undefined {
-            true => Ok(()),
-            false => daemon.virsh(&["undefine", &other]).map(drop),
-        })
+        .end(move |daemon, _| daemon.virsh(&["undefine", &other]).map(drop))
         .finish()?;
-    // What the clone shows is what its base holds: the base may not be marked.
+    // The base is not marked any more: that by itself would change the clone.
     machine.disks.clear();
-    machine.neighbours = vec![clone];
-    for neighbour in &machine.neighbours {
-        neighbour.mark(0x4e)?;
-    }
+    machine.late_neighbours = vec![clone];
     Ok(machine)
 }
 
@@ -113,7 +108,7 @@ fn immutable(draft: Draft) -> Result<Machine> {
 
 pub fn forms() -> Vec<Form> {
     vec![
-        Form::sample("a linked clone of its image, off", |draft| with_clone(draft, false)),
+        Form::sample("a linked clone of its image, off", with_clone),
         Form::new("its image is a disk of another VM, too", shared),
         Form::sample("second disk is open in a reader", read_by),
         Form::new("second disk's file is immutable", immutable),

@@ -10,7 +10,7 @@ use super::Form;
 
 /// A VM with snapshots of these names, by virsh; each disk has a mark of its own at each, `0x30` and up.
 fn foreign(draft: Draft, names: &'static [&'static str]) -> Result<Machine> {
-    draft
+    let mut machine = draft
         .before(move |daemon, machine| {
             for (name, mark) in names.iter().zip(0x30..) {
                 machine.disks.iter().try_for_each(|disk| disk.mark(mark))?;
@@ -18,7 +18,9 @@ fn foreign(draft: Draft, names: &'static [&'static str]) -> Result<Machine> {
             }
             machine.disks.iter().try_for_each(|disk| disk.mark(0x61))
         })
-        .finish()
+        .finish()?;
+    machine.foreign = names.iter().copied().zip(0x30..).collect();
+    Ok(machine)
 }
 
 /// A tag in the image that libvirt does not know.
@@ -28,7 +30,7 @@ fn tag(machine: &Machine, name: &str) -> Result<()> {
 }
 
 /// Replaces this text of the definition.
-fn redefine(daemon: &tests::libvirtd::Libvirtd, machine: &Machine, from: &str, to: &str) -> Result<()> {
+pub(super) fn redefine(daemon: &tests::libvirtd::Libvirtd, machine: &Machine, from: &str, to: &str) -> Result<()> {
     let xml = machine.virsh(daemon, "dumpxml", &["--inactive"])?;
     anyhow::ensure!(xml.contains(from), "no {from} in {xml}");
     let file = machine.dir.join("again.xml");
