@@ -42,6 +42,9 @@ pub(super) fn plan(situation: Situation<'_>, create: &Create) -> Result<Plan, Er
     }
     let quiesce = create.quiesce && may_freeze;
     situation.check_restrictions(operation(situation, storage, memory), None)?;
+    if memory && storage == Storage::External {
+        situation.check_restrictions(RestrictedOperation::CreateExternalMemory, None)?;
+    }
     let limit = situation.policy.max_snapshots_per_vm;
     if situation.tree.len() >= limit as usize {
         let message = format!("the machine has {} snapshots, the most is {limit}", situation.tree.len());
