@@ -68,6 +68,12 @@ const RULES: &[Rule] = &[
          known; detach it, or eject its medium, first",
     ),
     rule(
+        |disk| is(disk, "type", &["volume"]) && !is_removable(disk),
+        &[CreateExternal],
+        Revert::Never,
+        "disk {} is a volume of a storage pool: external snapshots of volumes are not supported, internal ones are",
+    ),
+    rule(
         |disk| is(disk, "device", &["lun"]),
         CREATE_AND_REVERT,
         Revert::Always,
@@ -125,8 +131,43 @@ const fn rule(
     Rule { when, operations, revert, reason: Reason::FeatureUnsupported, message }
 }
 
-pub(super) fn find(disk: &Element, findings: &mut Vec<Finding>) {
+/// Disks whose snapshots cannot be deleted while the VM is on, or while it is off.
+struct DeletionRule {
+    when: fn(&Element) -> bool,
+    is_on: bool,
+    reason: Reason,
+    message: &'static str,
+}
+
+const DELETION_RULES: &[DeletionRule] = &[
+    // libvirt says that it is done, and leaves the snapshot in the image (11.3).
+    DeletionRule {
+        when: is_encrypted,
+        is_on: false,
+        reason: Reason::DiskEncrypted,
+        message: "disk {} is encrypted by QEMU, and its key is not at hand while the VM is off: start the VM to delete a \
+                  snapshot",
+    },
+    // "is not the same as disk image currently used by VM" (libvirt 11.3).
+    DeletionRule {
+        when: |disk| has(disk, "transient"),
+        is_on: true,
+        reason: Reason::FeatureUnsupported,
+        message: "disk {} is transient, and the VM is on a copy of it now: switch the VM off to delete a snapshot",
+    },
+];
+
+pub(super) fn find(disk: &Element, is_on: bool, findings: &mut Vec<Finding>) {
     let target = target(disk);
+    for rule in DELETION_RULES.iter().filter(|rule| rule.is_on == is_on && (rule.when)(disk)) {
+        findings.push(Finding {
+            operations: &[RestrictedOperation::Delete],
+            revert: Revert::Never,
+            reason: rule.reason,
+            message: rule.message.replace("{}", &target),
+            disk: Some(target.clone()),
+        });
+    }
     for rule in RULES.iter().filter(|rule| (rule.when)(disk)) {
         findings.push(Finding {
             operations: rule.operations,

@@ -113,7 +113,8 @@ fn what_qemu_cannot_save_restricts_what_needs_it() {
 fn a_disk_restricts_what_its_definition_breaks() {
     let all = set(&Operation::CREATE_AND_REVERT);
     let empty = |name: &str| vec![element(name, &[], vec![])];
-    assert_eq!(of_disk(&[], empty("transient")), all);
+    let and_deletion = all.iter().copied().chain([Operation::Delete]).collect();
+    assert_eq!(of_disk(&[], empty("transient")), and_deletion, "the VM is on");
     assert_eq!(of_disk(&[], empty("shareable")), all);
     assert_eq!(of_disk(&[("snapshot", "no")], vec![]), all);
     assert_eq!(of_disk(&[("snapshot", "manual")], vec![]), all);
