@@ -7,6 +7,7 @@
 //! for the caller to look at. A call that fails may all the same have had its effect, or half of it.
 
 mod block_nodes;
+mod definition;
 mod domain_xml;
 #[cfg(fuzzing)]
 pub mod fuzzing;

@@ -12,6 +12,7 @@
 //! Nothing in the file is believed: lengths and counts are held against bounds before they are used.
 
 mod backing;
+mod end;
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -19,6 +20,7 @@ use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
 pub use backing::{backing_file, local_path};
+pub(crate) use end::end_of_data;
 
 const MAGIC: u32 = 0x5146_49fb;
 /// The part of the header that version 2 and 3 share: all that is of interest here.

@@ -5,6 +5,7 @@
 
 pub mod audit;
 pub mod authority;
+pub mod definition;
 pub mod description;
 pub mod error;
 pub mod hardware;

@@ -18,7 +18,7 @@ pub enum RestrictedOperation {
     CreateWithMemory,
     /// An internal snapshot of the disks of a VM that is on, by QEMU's own transaction.
     CreateLive,
-    /// An external snapshot.
+    /// An external snapshot, with memory or without.
     CreateExternal,
     /// A revert by libvirt, which ends the QEMU process, if there is one, and starts another.
     Revert,
@@ -26,11 +26,13 @@ pub enum RestrictedOperation {
     RevertInPlace,
     /// A deletion of a snapshot.
     Delete,
+    /// The memory of an external snapshot: such a snapshot needs [`Self::CreateExternal`] and this.
+    CreateExternalMemory,
 }
 
 impl RestrictedOperation {
     /// Every operation there is.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::CreateOffline,
         Self::CreateWithMemory,
         Self::CreateLive,
@@ -38,10 +40,14 @@ impl RestrictedOperation {
         Self::Revert,
         Self::RevertInPlace,
         Self::Delete,
+        Self::CreateExternalMemory,
     ];
 
     /// Every kind of snapshot.
     pub const CREATE: [Self; 4] = [Self::CreateOffline, Self::CreateWithMemory, Self::CreateLive, Self::CreateExternal];
+
+    /// What needs the device state that QEMU saves and loads: snapshots with memory, and reverts within the process.
+    pub const MEMORY: [Self; 3] = [Self::CreateWithMemory, Self::CreateExternalMemory, Self::RevertInPlace];
 
     /// Every kind of revert.
     pub const REVERT: [Self; 2] = [Self::Revert, Self::RevertInPlace];

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::error::Reason;
 use crate::ids::VmId;
 use crate::restriction::Restriction;
 
@@ -97,6 +98,12 @@ impl VmFacts {
             (disk.allocation_bytes, disk.free_bytes) = (0, None);
         }
         steady
+    }
+
+    /// Whether the image of a disk is not known, or not there.
+    pub fn is_unavailable(&self, target: &str) -> bool {
+        let is_it = |restriction: &Restriction| restriction.disk.as_deref() == Some(target);
+        self.restrictions.iter().any(|one| one.reason == Reason::ImageUnavailable && is_it(one))
     }
 
     /// The disks a snapshot has to hold.

@@ -40,6 +40,7 @@ fn wire(operation: RestrictedOperation) -> agent::RestrictedOperation {
         RestrictedOperation::Revert => agent::RestrictedOperation::Revert,
         RestrictedOperation::RevertInPlace => agent::RestrictedOperation::RevertInPlace,
         RestrictedOperation::Delete => agent::RestrictedOperation::Delete,
+        RestrictedOperation::CreateExternalMemory => agent::RestrictedOperation::CreateExternalMemory,
     }
 }
 

@@ -4,9 +4,6 @@
 //! A purge takes them, too. Of a machine that is gone it is planned by what is remembered ([`crate::owned`]), so that
 //! protected snapshots are; whichever of its steps finds that there is no such machine removes all that is left of it.
 
-use std::collections::BTreeSet;
-use std::path::Path;
-
 use snapshot_core::authority::Permit;
 use snapshot_core::description::Label;
 use snapshot_core::hardware::Comparison;
@@ -125,20 +122,10 @@ fn check_reach(folders: &Beneath, seen: &Observed, request: &Request) -> Result<
     if matches!(request, Request::Update { .. }) {
         return Ok(());
     }
-    let layers = &seen.layers;
-    let frozen = layers.snapshots.values().flat_map(|parts| parts.frozen.values().chain(parts.overlays.values()));
-    let touched: BTreeSet<&str> = layers.live.values().chain(frozen).map(String::as_str).collect();
-    let read = layers.files.keys().map(String::as_str).filter(|path| !touched.contains(path));
-    let is_file = |path: &&str| !Path::new(path).starts_with("/dev");
-    let touched = touched.iter().copied().filter(is_file).find(|path| !folders.has(Path::new(path)));
-    let (path, key) = match touched {
-        Some(path) => (path, "image_dirs"),
-        None => match read.filter(is_file).find(|path| !folders.may_read(Path::new(path))) {
-            Some(path) => (path, "read_dirs"),
-            None => return Ok(()),
-        },
-    };
-    Err(out_of_reach(Path::new(path), key).with("vm", proto::names::vm(seen.vm.id)))
+    match out_of_reach::refusal(folders, &seen.layers) {
+        Some(refusal) => Err(refusal.with("vm", proto::names::vm(seen.vm.id))),
+        None => Ok(()),
+    }
 }
 
 fn create(request: &Request) -> Option<&snapshot_core::operation::Create> {

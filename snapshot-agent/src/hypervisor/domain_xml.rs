@@ -140,6 +140,17 @@ pub(super) struct Medium {
     pub(super) path: PathBuf,
 }
 
+/// A disk that is a volume whose path is not known: its pool is not active, or it is not in the pool.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Unresolved {
+    /// The disk's target.
+    pub(super) target: String,
+    /// The name of the pool.
+    pub(super) pool: String,
+    /// The name of the volume.
+    pub(super) volume: String,
+}
+
 /// Reads a domain's XML.
 pub(super) fn parse(xml: &str) -> Result<Domain, quick_xml::DeError> {
     quick_xml::de::from_str(xml)
@@ -199,6 +210,22 @@ impl Domain {
         self.disks().filter_map(|disk| Some((disk.path?, disk.format))).collect()
     }
 
+    /// Gives each disk and medium that is a volume of a pool the path of the volume. The targets of those that have none now.
+    pub(super) fn resolve(&mut self, path: impl Fn(&str, &str) -> Option<PathBuf>) -> Vec<Unresolved> {
+        let mut unresolved = Vec::new();
+        for disk in self.devices.disks.iter_mut().filter(|disk| disk.kind.as_deref() == Some("volume")) {
+            let Some(source) = &mut disk.source else { continue };
+            let (Some(pool), Some(volume)) = (&source.pool, &source.volume) else { continue };
+            source.file = path(pool, volume);
+            let is_optional = matches!(source.startup_policy.as_deref(), Some("optional" | "requisite"));
+            if source.file.is_none() && !is_optional {
+                let (pool, volume) = (pool.clone(), volume.clone());
+                unresolved.push(Unresolved { target: disk.target.dev.clone(), pool, volume });
+            }
+        }
+        unresolved
+    }
+
     /// The pools, names and formats of disks that are volumes of a pool.
     pub(super) fn volumes(&self) -> impl Iterator<Item = (&str, &str, String)> {
         self.devices.disks.iter().filter_map(|disk| {
@@ -238,7 +265,7 @@ impl DiskElement {
 
     /// libvirt drops a missing medium by itself where the policy says so.
     fn needed_medium(&self) -> Option<Medium> {
-        let source = self.source.as_ref().filter(|_| self.kind.as_deref() == Some("file"))?;
+        let source = self.source.as_ref().filter(|_| matches!(self.kind.as_deref(), Some("file" | "volume")))?;
         if matches!(source.startup_policy.as_deref(), Some("optional" | "requisite")) {
             return None;
         }

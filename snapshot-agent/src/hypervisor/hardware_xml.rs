@@ -34,7 +34,7 @@ fn child(element: Element, name: &str) -> Option<Element> {
 }
 
 /// The outermost element; `None` where there is none, or where they are nested without end.
-fn read(xml: &str) -> Result<Option<Element>, quick_xml::Error> {
+pub(super) fn read(xml: &str) -> Result<Option<Element>, quick_xml::Error> {
     let mut reader = Reader::from_str(xml);
     let mut open: Vec<Element> = Vec::new();
     loop {

@@ -120,7 +120,7 @@ impl Images {
             },
             origin: if id.is_ours() { Origin::Service } else { Origin::Foreign },
             broken,
-            restrictions: Vec::new(),
+            restrictions: recorded.restrictions,
             id,
         }
     }
@@ -153,13 +153,20 @@ pub(super) fn missing_medium<'a>(media: impl IntoIterator<Item = &'a Medium>) ->
     media.into_iter().find(gone).map(|medium| medium.target.clone())
 }
 
-/// Bytes free where a file is, or where the blocks of a device node end up: then it is not known.
+/// Bytes free for an image: of the file system that its file is on; of a block device, what is behind the end of its data.
+/// `None` where that is not known.
 pub(super) fn free_bytes(path: &Path) -> Option<u64> {
-    if path.starts_with("/dev") {
-        return None;
+    if is_block_device(path) {
+        let mut device = File::open(path).ok()?;
+        let size = device.seek(SeekFrom::End(0)).ok()?;
+        return Some(size.saturating_sub(qcow2::end_of_data(&device).ok()?));
     }
     let stat = rustix::fs::statvfs(path.parent()?).ok()?;
     Some(stat.f_bavail.saturating_mul(stat.f_frsize))
+}
+
+fn is_block_device(path: &Path) -> bool {
+    std::fs::metadata(path).map_or(path.starts_with("/dev"), |metadata| metadata.file_type().is_block_device())
 }
 
 /// The size and the allocation of a raw image or a block device.

@@ -20,6 +20,7 @@ mod monitor;
 mod news;
 mod observe;
 mod take_back;
+mod volumes;
 mod written;
 
 use std::collections::BTreeSet;
@@ -40,7 +41,7 @@ use self::written::Written;
 use super::images::free_bytes;
 use super::inbox::Inbox;
 use super::{Failure, Hypervisor, Load, NewExternal, Observed, Outline, Reread, Versions, Watch};
-use crate::beneath::Beneath;
+use crate::beneath::{Beneath, out_of_reach};
 
 /// libvirt, by one URI.
 pub struct Libvirt {
@@ -73,6 +74,12 @@ impl Libvirt {
         Ok(Self { actions: link(), looks: link(), written: Written::default(), inbox, folders, _news: news })
     }
 
+    /// With the restriction of a VM whose images are where the agent may not touch them.
+    fn with_reach(&self, mut seen: Observed) -> Observed {
+        out_of_reach::restrict(&mut seen.vm.restrictions, self.folders(), &seen.layers);
+        seen
+    }
+
     /// Calls something that changes what is written about a snapshot; whatever it says, that has to be read again.
     fn rewriting(
         &self,
@@ -95,11 +102,13 @@ impl Hypervisor for Libvirt {
     }
 
     fn observe(&self, vm: VmId, reread: Reread<'_>) -> Result<Observed, Failure> {
-        self.looks.look("observe", |connection| observe::observe(connection, vm, &self.written, reread))
+        let look = |connection: &Connection| observe::observe(connection, vm, &self.written, reread);
+        self.looks.look("observe", look).map(|seen| self.with_reach(seen))
     }
 
     fn observe_again(&self, before: &Observed) -> Result<Observed, Failure> {
-        self.looks.look("observe_again", |connection| observe::observe_again(connection, before, &self.written))
+        let look = |connection: &Connection| observe::observe_again(connection, before, &self.written);
+        self.looks.look("observe_again", look).map(|seen| self.with_reach(seen))
     }
 
     fn outline(&self, vm: VmId) -> Result<Outline, Failure> {

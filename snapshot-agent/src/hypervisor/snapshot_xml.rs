@@ -5,9 +5,11 @@ use std::path::PathBuf;
 
 use serde::Deserialize;
 use snapshot_core::description::Label;
+use snapshot_core::restriction::Restriction;
 use snapshot_core::snapshot::{Consistency, Content, RecordedState, Storage};
 
-use super::domain_xml::{Domain, Medium};
+use super::definition;
+use super::domain_xml::{Domain, Medium, Unresolved};
 
 #[derive(Debug, Deserialize)]
 struct Snapshot {
@@ -100,11 +102,27 @@ pub(super) struct Recorded {
     pub(super) media: Vec<Medium>,
     /// Disks that the guest could write to then and that are not in it: the running state would come back without them.
     pub(super) disks_left_out: Vec<String>,
+    /// Disks of then that are volumes whose paths are not known now.
+    pub(super) unresolved: Vec<Unresolved>,
+    /// What the definition of then makes unavailable.
+    pub(super) restrictions: Vec<Restriction>,
 }
 
-/// Reads a snapshot's XML.
+/// Reads a snapshot's XML, without the paths of volumes.
 pub(super) fn parse(xml: &str) -> Result<Recorded, quick_xml::DeError> {
-    quick_xml::de::from_str::<Snapshot>(xml).map(Snapshot::recorded)
+    parse_with(xml, |_, _| None)
+}
+
+/// Reads a snapshot's XML; the path of a volume is asked by its pool and its name.
+pub(super) fn parse_with(
+    xml: &str,
+    path: impl Fn(&str, &str) -> Option<PathBuf>,
+) -> Result<Recorded, quick_xml::DeError> {
+    let mut snapshot = quick_xml::de::from_str::<Snapshot>(xml)?;
+    let unresolved = snapshot.domain.as_mut().map(|domain| domain.resolve(path)).unwrap_or_default();
+    let recorded = snapshot.recorded();
+    let restrictions = definition::snapshot_restrictions(xml, recorded.content);
+    Ok(Recorded { unresolved, restrictions, ..recorded })
 }
 
 impl Snapshot {
@@ -171,6 +189,8 @@ impl Snapshot {
                 .map(|disk| disk.target.clone())
                 .collect(),
             disks,
+            unresolved: Vec::new(),
+            restrictions: Vec::new(),
             name: self.name,
         }
     }

@@ -15,6 +15,7 @@ use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use snapshot_core::ids::{SnapshotId, VmId};
+use snapshot_core::vm::DiskFacts;
 use snapshot_core::{Error, Reason};
 
 use super::files::{Standing, guarded};
@@ -104,6 +105,12 @@ fn used(hypervisor: &dyn Hypervisor) -> Result<BTreeSet<PathBuf>, Failure> {
             Err(Failure::VmGone) => continue,
             Err(failure) => return Err(failure),
         };
+        let is_unknown = |disk: &&DiskFacts| disk.path.is_empty() && seen.vm.is_unavailable(&disk.target);
+        if let Some(disk) = seen.vm.disks.iter().find(is_unknown) {
+            let message =
+                format!("the image of disk {} of VM {vm}, which may be the one in question, is unknown", disk.target);
+            return Err(Failure::Unintelligible(message));
+        }
         let disks = seen.vm.disks.iter().map(|disk| PathBuf::from(&disk.path));
         for top in disks.chain(seen.images.into_keys()).filter(|path| path.is_absolute()) {
             below(&top, &mut used).map_err(|error| match hypervisor.folders().may_read(&top) {

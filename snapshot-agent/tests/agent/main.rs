@@ -12,6 +12,7 @@
 mod adapter;
 mod contract;
 mod daemon;
+mod definition;
 mod drift;
 mod external;
 mod fake;

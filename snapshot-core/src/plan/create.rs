@@ -42,6 +42,9 @@ pub(super) fn plan(situation: Situation<'_>, create: &Create) -> Result<Plan, Er
     }
     let quiesce = create.quiesce && may_freeze;
     situation.check_restrictions(operation(situation, storage, memory), None)?;
+    if memory && storage == Storage::External {
+        situation.check_restrictions(RestrictedOperation::CreateExternalMemory, None)?;
+    }
     let limit = situation.policy.max_snapshots_per_vm;
     if situation.tree.len() >= limit as usize {
         let message = format!("the machine has {} snapshots, the most is {limit}", situation.tree.len());
@@ -113,12 +116,13 @@ fn check_live(situation: Situation<'_>) -> Result<(), Error> {
             "the disks alone of a running machine cannot be captured on this host, by its policy or its QEMU",
         );
     }
+    situation.check_restrictions(RestrictedOperation::CreateLive, None)?;
     // libvirt goes back to such a snapshot in this file, too, and QEMU's transaction has put nothing there.
     if situation.vm.nvram == Nvram::Qcow2 {
         return refuse("the UEFI variables are in a qcow2 file, and cannot be captured with the disks while they run");
     }
     match situation.vm.writable_disks().find(|disk| disk.format != "qcow2" || !disk.path.starts_with('/')) {
-        None => situation.check_restrictions(RestrictedOperation::CreateLive, None),
+        None => Ok(()),
         Some(disk) => {
             let why =
                 format!("disk {} is no qcow2 image in a local file, which live snapshots are kept in", disk.target);
@@ -267,14 +271,18 @@ fn check_space(situation: Situation<'_>, state_bytes: u64) -> Result<(), Error> 
         if index == 0 {
             entry.0 += state_bytes;
         }
-        if disk.free_bytes.unwrap_or(u64::MAX) < entry.1.free_bytes.unwrap_or(u64::MAX) {
+        // What is not known is less than anything.
+        if disk.free_bytes.unwrap_or(0) < entry.1.free_bytes.unwrap_or(0) {
             entry.1 = disk;
         }
     }
     for (bytes, disk) in needed.into_values() {
-        if let Some(free) = disk.free_bytes
-            && free < bytes
-        {
+        let Some(free) = disk.free_bytes else {
+            let message =
+                format!("the free space where disk {} is cannot be determined: nothing was changed", disk.target);
+            return Err(situation.refuse(Reason::ImageUnavailable, message).with("disk", &disk.target));
+        };
+        if free < bytes {
             let message = format!(
                 "{} MiB are free where disk {} is, and {} MiB are needed",
                 free >> 20,

@@ -8,6 +8,7 @@ use std::ffi::{CString, c_int};
 
 use snapshot_core::ids::VmId;
 use snapshot_core::layers::Layers;
+use snapshot_core::restriction::Restriction;
 use snapshot_core::snapshot::{SnapshotFacts, Storage};
 use snapshot_core::vm::{VmFacts, VmState};
 use virt::domain::Domain;
@@ -17,8 +18,9 @@ use virt_sys as sys;
 
 use super::super::images::{Images, missing_medium};
 use super::super::snapshot_xml::Recorded;
-use super::super::{Failure, Observed, Outline, PausedBy, Reread, Versions, domain_xml, overlays, snapshot_xml};
+use super::super::{Failure, Observed, Outline, PausedBy, Reread, Versions, definition, domain_xml, overlays};
 use super::link::Connection;
+use super::volumes;
 use super::written::Written;
 
 /// How often a machine that starts or stops meanwhile is looked at again.
@@ -68,7 +70,7 @@ pub(super) fn observe(
         memory_bytes: xml.memory_bytes(),
         nvram: xml.nvram(),
         missing_medium: missing_medium(&xml.media().collect::<Vec<_>>()),
-        restrictions: Vec::new(),
+        restrictions: moment.restrictions,
         disks: xml.disks().map(|disk| images.disk(disk)).collect(),
         block_job_disk: moment.busy_disk,
     };
@@ -105,7 +107,7 @@ fn snapshots(
     let has_external = recorded.values().any(|one| one.storage == Storage::External);
     // Where the machine runs, the next start may be told of other disks. It matters only where files may be removed.
     let next_start = match has_external && vm.is_active() && vm.persistent {
-        true => domain_xml::parse(&domain.xml_desc(sys::VIR_DOMAIN_XML_INACTIVE)?)?.files(),
+        true => volumes::parse(domain, &domain.xml_desc(sys::VIR_DOMAIN_XML_INACTIVE)?)?.files(),
         false => Vec::new(),
     };
     let live = vm.disks.iter().map(|disk| (disk.target.as_str(), disk.path.as_str(), disk.format.as_str()));
@@ -135,7 +137,7 @@ fn recorded(
             continue;
         }
         match snapshot.xml_desc(0) {
-            Ok(xml) => drop(known.snapshots.insert(name, snapshot_xml::parse(&xml)?)),
+            Ok(xml) => drop(known.snapshots.insert(name, volumes::parse_snapshot(domain, &xml)?)),
             // Deleted by somebody else since it was listed.
             Err(error) if error.code().to_raw() == sys::VIR_ERR_NO_DOMAIN_SNAPSHOT => {}
             Err(error) => return Err(error.into()),
@@ -150,6 +152,7 @@ struct Moment {
     state: VmState,
     paused_by: Option<PausedBy>,
     xml: domain_xml::Domain,
+    restrictions: Vec<Restriction>,
     busy_disk: Option<String>,
 }
 
@@ -158,7 +161,8 @@ impl Moment {
         let mut tries = 0;
         loop {
             tries += 1;
-            let xml = domain_xml::parse(&domain.xml_desc(0)?)?;
+            let told = domain.xml_desc(0)?;
+            let (xml, unresolved) = volumes::parse_told(domain, &told)?;
             // While libvirt's daemon starts, this waits until it has found out what has become of the machine. So it
             // comes before the state, which would otherwise be the one from before the daemon stopped.
             let busy_disk = xml.id.and_then(|_| busy_disk(domain, &xml));
@@ -169,7 +173,9 @@ impl Moment {
                 VmState::Unknown | VmState::Crashed => true,
             };
             if fits || tries == TRIES {
-                return Ok(Self { state, paused_by, xml, busy_disk });
+                let mut restrictions = definition::restrictions(&told);
+                restrictions.extend(volumes::restrictions(&unresolved));
+                return Ok(Self { state, paused_by, xml, restrictions, busy_disk });
             }
         }
     }
