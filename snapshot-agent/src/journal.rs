@@ -12,8 +12,8 @@
 //! Entries are numbered in the order in which they were taken on, and forgotten in that order alone: the clocks, this host's
 //! and those that made the ids, may jump.
 //!
-//! A mark that was cut off is passed over. An entry that makes no sense is set aside under another name,
-//! for a person to look at.
+//! A mark that was cut off is passed over. An entry that makes no sense is set aside under another name, for a person to look at;
+//! its operation stays known, as one that failed in an unknown way.
 
 use std::collections::HashMap;
 use std::fs::{self, DirBuilder, File, OpenOptions};
@@ -160,6 +160,8 @@ struct Numbers {
 #[derive(Debug)]
 pub struct Log {
     file: File,
+    /// Whether the last line may have been written in part.
+    is_torn: bool,
 }
 
 /// An operation as the journal has it.
@@ -242,7 +244,7 @@ impl Journal {
             if !in_advance {
                 File::open(&self.dir)?.sync_all()?;
             }
-            Ok(Log { file })
+            Ok(Log { file, is_torn: false })
         };
         write().inspect_err(|_| {
             // Nobody is told that it was taken on, so the next start must not find it.
@@ -283,6 +285,13 @@ impl Journal {
         }
         drop(numbers);
         Ok(all)
+    }
+
+    /// The operations whose entries make no sense. They were accepted, and how far they came is not known. Call it after
+    /// [`Journal::load`].
+    pub fn unreadable(&self) -> io::Result<Vec<OperationId>> {
+        let id = |path: &PathBuf| path.file_stem()?.to_str()?.parse().ok();
+        Ok(files(&self.dir, SET_ASIDE)?.iter().filter_map(id).collect())
     }
 
     /// One operation.
@@ -329,10 +338,17 @@ impl Log {
     }
 
     fn append(&mut self, mark: &Mark) -> io::Result<()> {
-        let mut line = serde_json::to_vec(mark)?;
-        line.push(b'\n');
-        self.file.write_all(&line)
+        append(&mut self.file, &mut self.is_torn, &serde_json::to_vec(mark)?)
     }
+}
+
+/// Appends a line. A full file system may take a part of one, and what follows must not be read as the rest of it.
+fn append(file: &mut impl Write, is_torn: &mut bool, line: &[u8]) -> io::Result<()> {
+    let start: &[u8] = if *is_torn { b"\n" } else { b"" };
+    *is_torn = true;
+    file.write_all(&[start, line, b"\n"].concat())?;
+    *is_torn = false;
+    Ok(())
 }
 
 impl Recorded {
@@ -341,7 +357,7 @@ impl Recorded {
         let mut lines = text.split_inclusive('\n');
         let FirstLine { number, entry } = serde_json::from_str(lines.next().unwrap_or_default())?;
         let file = OpenOptions::new().append(true).open(path)?;
-        let log = Log { file };
+        let log = Log { file, is_torn: false };
         let mut recorded = Self { entry, number, next: 0, begun: false, merging: Vec::new(), ended: None, log };
         for line in lines {
             match serde_json::from_str(line) {

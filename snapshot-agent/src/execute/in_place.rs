@@ -143,8 +143,8 @@ impl Work<'_> {
                 }
                 _ if is_in(&seen, then) && is_current => return Ok(Ok(())),
                 // Somebody let it run on, or this is a repeat and it does since: what it has done is not to be lost.
-                VmState::Running => return Ok(Ok(())),
-                VmState::Paused if !is_current => {
+                VmState::Running if is_current => return Ok(Ok(())),
+                VmState::Running | VmState::Paused if !is_current => {
                     self.stale = true;
                     self.shared.hypervisor.make_current(vm, id)
                 }
@@ -157,10 +157,20 @@ impl Work<'_> {
             if let Err(failure) = result {
                 tracing::warn!(%failure, "what follows a load failed");
                 if tries.is_last(&failure) {
-                    return Ok(Err(failure));
+                    return self.load_not_finished(failure, id);
                 }
             }
         }
+    }
+
+    /// After a load that is done and that the last of it could not be done for. A guest that runs has gone on from the snapshot, and
+    /// keeps what it has done; but libvirt has another snapshot as the current one.
+    fn load_not_finished(&mut self, failure: Failure, id: &SnapshotId) -> Result<Result<(), Failure>, Halt> {
+        if self.look()?.vm.state != VmState::Running {
+            return Ok(Err(failure));
+        }
+        let doing = "the VM runs with the disks and the memory of the snapshot, and libvirt could not mark the snapshot as current";
+        Err(self.error(&failure, Some(id), doing).into())
     }
 
     /// After a revert that failed for good: a guest of which some may be loaded must not run, and one that was merely stopped for

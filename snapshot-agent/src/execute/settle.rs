@@ -16,8 +16,8 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use snapshot_core::ids::{SnapshotId, VmId};
-use snapshot_core::operation::Request;
+use snapshot_core::ids::{OperationId, SnapshotId, VmId};
+use snapshot_core::operation::{Outcome, Request};
 use snapshot_core::plan::{PowerState, Step};
 use snapshot_core::vm::VmState;
 use snapshot_core::{Error, Reason};
@@ -30,7 +30,7 @@ use super::work::{Halt, Work};
 use super::{Shared, overdue};
 use crate::clock::unix_now;
 use crate::hypervisor::{Failure, Observed};
-use crate::journal::Recorded;
+use crate::journal::{Ended, Recorded};
 use crate::locks::Guard;
 
 /// How long after it was taken on a revert may still be begun.
@@ -72,12 +72,30 @@ pub(super) fn load(shared: &Shared) -> io::Result<Vec<Interrupted>> {
     for id in shared.journal.prune(ended) {
         shared.registry.forget(id);
     }
+    for id in shared.journal.unreadable()? {
+        shared.registry.add(unreadable(id));
+    }
     let hold = |(vm, operations): (VmId, Vec<(Arc<Operation>, Recorded)>)| {
         let first = operations.first().map(|(operation, _)| operation.id());
         let guard = first.and_then(|id| shared.locks.retake(vm, id).ok());
         Interrupted { operations, guard }
     };
     Ok(interrupted.into_iter().map(hold).collect())
+}
+
+/// An operation of which only the id is known. NOT_FOUND would be the promise that nothing was done.
+fn unreadable(id: OperationId) -> Operation {
+    let message = "the host's journal entry of the operation cannot be read: the operation was accepted, and may have been \
+                   carried out in part; check the VM and its snapshots";
+    let ended = Ended {
+        outcome: Outcome::Failed,
+        error: Some(Error::new(Reason::Internal, message).with("operation", proto::names::operation(id))),
+        method: None,
+        pause_ms: None,
+        predicted_pause_ms: None,
+    };
+    let phase = Phase::Ended { cancellable: false, ended, seen: false };
+    Operation::new(id, VmId::from_uuid(uuid::Uuid::nil()), Request::Purge { force: false }, phase)
 }
 
 /// Settles what was interrupted on one machine, in the order in which it was taken on. Nobody is told of an end before

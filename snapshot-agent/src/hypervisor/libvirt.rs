@@ -7,6 +7,7 @@
 //! Any thread may call; each call blocks.
 
 mod action;
+mod activity;
 mod event_loop;
 mod external;
 mod failure;

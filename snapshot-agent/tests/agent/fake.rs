@@ -57,6 +57,8 @@ pub(crate) struct Machine {
     pub(crate) loads: BTreeMap<String, Load>,
     /// Whether its hardware is what it was.
     pub(crate) hardware: Comparison,
+    /// Whether somebody resumes it after a load, and no snapshot can be marked as current.
+    pub(crate) runs_on_unmarked: bool,
 }
 
 /// The host, which outlives a process.

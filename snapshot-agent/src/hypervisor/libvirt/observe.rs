@@ -4,7 +4,6 @@
 //! disk; then the images themselves are read. Which calls those are is chosen by what they cost: none asks QEMU.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ffi::{CString, c_int};
 
 use snapshot_core::ids::VmId;
 use snapshot_core::layers::Layers;
@@ -12,12 +11,12 @@ use snapshot_core::snapshot::{SnapshotFacts, Storage};
 use snapshot_core::vm::{VmFacts, VmState};
 use virt::domain::Domain;
 use virt::domain_snapshot::DomainSnapshot;
-use virt::error::Error;
 use virt_sys as sys;
 
 use super::super::images::{Images, missing_medium};
 use super::super::snapshot_xml::Recorded;
 use super::super::{Failure, Observed, Outline, PausedBy, Reread, Versions, domain_xml, overlays, snapshot_xml};
+use super::activity::{busy_disk, state};
 use super::link::Connection;
 use super::written::Written;
 
@@ -173,44 +172,6 @@ impl Moment {
             }
         }
     }
-}
-
-/// What the machine does, and why it is paused. `virt`'s own wrapper takes an error for an unknown state.
-fn state(domain: &Domain) -> Result<(VmState, Option<PausedBy>), Error> {
-    let (mut state, mut reason): (c_int, c_int) = (-1, -1);
-    // SAFETY: the domain is valid as long as the reference, and both places outlive the call.
-    if unsafe { sys::virDomainGetState(domain.as_ptr(), &mut state, &mut reason, 0) } < 0 {
-        return Err(Error::last_error());
-    }
-    let vm_state = match u32::try_from(state).unwrap_or(u32::MAX) {
-        // Blocked on a resource, or asked to shut down and still there: the guest runs.
-        sys::VIR_DOMAIN_RUNNING | sys::VIR_DOMAIN_BLOCKED | sys::VIR_DOMAIN_SHUTDOWN => VmState::Running,
-        sys::VIR_DOMAIN_PAUSED => VmState::Paused,
-        sys::VIR_DOMAIN_SHUTOFF => VmState::Shutoff,
-        sys::VIR_DOMAIN_CRASHED => VmState::Crashed,
-        sys::VIR_DOMAIN_PMSUSPENDED => VmState::Suspended,
-        _ => VmState::Unknown,
-    };
-    let paused_by = match u32::try_from(reason).unwrap_or(u32::MAX) {
-        sys::VIR_DOMAIN_PAUSED_UNKNOWN
-        | sys::VIR_DOMAIN_PAUSED_SAVE
-        | sys::VIR_DOMAIN_PAUSED_SNAPSHOT
-        | sys::VIR_DOMAIN_PAUSED_MIGRATION => PausedBy::Snapshot,
-        sys::VIR_DOMAIN_PAUSED_USER => PausedBy::Somebody,
-        _ => PausedBy::Something,
-    };
-    Ok((vm_state, (vm_state == VmState::Paused).then_some(paused_by)))
-}
-
-/// The target of the first disk with a block job. libvirt answers from what it remembers. A failure means that the
-/// machine has stopped since, and block jobs with it.
-fn busy_disk(domain: &Domain, xml: &domain_xml::Domain) -> Option<String> {
-    xml.disks().map(|disk| disk.target).find(|target| {
-        let Ok(disk) = CString::new(target.as_str()) else { return false };
-        let mut info = sys::virDomainBlockJobInfo { type_: 0, bandwidth: 0, cur: 0, end: 0 };
-        // SAFETY: the domain is valid as long as the reference, and the string and the place outlive the call.
-        unsafe { sys::virDomainGetBlockJobInfo(domain.as_ptr(), disk.as_ptr(), &mut info, 0) == 1 }
-    })
 }
 
 pub(super) fn versions(connection: &Connection) -> Result<Versions, Failure> {

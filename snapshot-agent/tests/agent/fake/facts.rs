@@ -57,6 +57,7 @@ impl World {
             ahead,
             loads,
             hardware,
+            runs_on_unmarked: false,
             vm,
         };
         let machines = BTreeMap::from([(machine.vm.id, machine)]);
