@@ -26,6 +26,7 @@ use tokio::task::spawn_blocking;
 use super::external::{After, guardable};
 use super::in_place::is_in_place;
 use super::operation::{Operation, Phase, Progress};
+use super::safety::Protection;
 use super::work::{Halt, Work};
 use super::{Shared, overdue};
 use crate::clock::unix_now;
@@ -138,7 +139,7 @@ async fn settle(shared: &Arc<Shared>, operation: &Arc<Operation>, recorded: Reco
     let settled = spawn_blocking(move || {
         span.in_scope(|| {
             tracing::info!(next = recorded.next, begun = recorded.begun, "was interrupted");
-            let Recorded { entry, next, begun, merging, log, .. } = recorded;
+            let Recorded { entry, next, begun, merging, safety, log, .. } = recorded;
             let (operation, started) = (&followed, Instant::now());
             let mut work = Work {
                 shared: &worker,
@@ -149,6 +150,8 @@ async fn settle(shared: &Arc<Shared>, operation: &Arc<Operation>, recorded: Reco
                 stale: true,
                 pause: None,
                 is_loading: false,
+                is_second_load: false,
+                protection: safety.map(Protection::recorded),
                 done: next,
                 merging,
                 started,
@@ -286,10 +289,31 @@ impl Work<'_> {
             self.remember_reverted(&seen, id);
             return self.run_steps(next + 1);
         }
+        self.protect_anew(&seen);
         let since = self.entry.accepted.elapsed();
-        if self.is_halfway(&seen, begun, since) || since.is_some_and(|since| since <= BEGIN_WITHIN) {
+        let is_fresh = since.is_some_and(|since| since <= BEGIN_WITHIN);
+        let was_and_is_off = self.entry.before.instance.is_none() && seen.instance.is_none();
+        // What the disks hold tells it of a VM that is off, which has no number of its run.
+        let is_unchanged = begun && since.is_some() && was_and_is_off && self.has_changed_no_disk(id)?;
+        if is_fresh || (self.is_halfway(&seen, begun, since) && !is_unchanged) {
             return self.run_steps(next);
         }
+        self.back_out(&seen)
+    }
+
+    /// A VM that still runs as it did has gone on since its state was protected.
+    pub(super) fn protect_anew(&mut self, seen: &Observed) {
+        if self.is_untouched(seen)
+            && let Some(protection) = &mut self.protection
+        {
+            protection.is_set = false;
+        }
+    }
+
+    /// Ends a revert that has changed nothing and that nobody expects any more.
+    pub(super) fn back_out(&mut self, seen: &Observed) -> Result<(), Halt> {
+        self.resume_paused(seen)?;
+        self.restore_definition();
         Err(self.interrupted("the machine was not taken back, and is as it was"))
     }
 

@@ -1,13 +1,15 @@
 //! A snapshot's XML: <https://libvirt.org/formatsnapshot.html>.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use serde::Deserialize;
 use snapshot_core::description::Label;
+use snapshot_core::resources::{self, Resource};
 use snapshot_core::snapshot::{Consistency, Content, RecordedState, Storage};
 
 use super::domain_xml::{Domain, Medium};
+use super::hardware_xml;
 
 #[derive(Debug, Deserialize)]
 struct Snapshot {
@@ -100,11 +102,24 @@ pub(super) struct Recorded {
     pub(super) media: Vec<Medium>,
     /// Disks that the guest could write to then and that are not in it: the running state would come back without them.
     pub(super) disks_left_out: Vec<String>,
+    /// What of the host the definitions in it need, beside the images of the disks in it.
+    pub(super) resources: BTreeSet<Resource>,
 }
 
 /// Reads a snapshot's XML.
 pub(super) fn parse(xml: &str) -> Result<Recorded, quick_xml::DeError> {
-    quick_xml::de::from_str::<Snapshot>(xml).map(Snapshot::recorded)
+    let recorded = quick_xml::de::from_str::<Snapshot>(xml).map(Snapshot::recorded)?;
+    Ok(Recorded { resources: needed(xml, &recorded.disks), ..recorded })
+}
+
+/// What libvirt starts, and what the VM is defined as after a revert.
+fn needed(xml: &str, disks: &[String]) -> BTreeSet<Resource> {
+    let unknown = || Resource::Unknown("the definition in the snapshot".to_owned());
+    let Ok(Some(snapshot)) = hardware_xml::read(xml) else { return BTreeSet::from([unknown()]) };
+    let without = disks.iter().cloned().collect();
+    let definitions =
+        snapshot.children.iter().filter(|child| matches!(child.name.as_str(), "domain" | "inactiveDomain"));
+    definitions.flat_map(|domain| resources::needed(domain, &without)).collect()
 }
 
 impl Snapshot {
@@ -171,6 +186,7 @@ impl Snapshot {
                 .map(|disk| disk.target.clone())
                 .collect(),
             disks,
+            resources: BTreeSet::new(),
             name: self.name,
         }
     }

@@ -1,9 +1,14 @@
 //! The journal across ends of the process and of the host.
 
-use snapshot_core::ids::SnapshotId;
+use snapshot_core::Error;
+use snapshot_core::ids::{SnapshotId, VmId};
+use snapshot_core::operation::{Method, Outcome, Request};
+use snapshot_core::plan::Step;
+use snapshot_core::vm::VmState;
 use uuid::Uuid;
 
 use super::*;
+use crate::clock::Moment;
 
 fn entry(n: u128) -> Entry {
     let snapshot: SnapshotId = "snap-x".parse().unwrap();

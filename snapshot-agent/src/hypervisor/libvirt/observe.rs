@@ -5,10 +5,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use snapshot_core::ids::VmId;
+use snapshot_core::ids::{SnapshotId, VmId};
 use snapshot_core::layers::Layers;
 use snapshot_core::snapshot::{SnapshotFacts, Storage};
 use snapshot_core::vm::{VmFacts, VmState};
+use virt::connect::Connect;
 use virt::domain::Domain;
 use virt::domain_snapshot::DomainSnapshot;
 use virt_sys as sys;
@@ -18,6 +19,7 @@ use super::super::snapshot_xml::Recorded;
 use super::super::{Failure, Observed, Outline, PausedBy, Reread, Versions, domain_xml, overlays, snapshot_xml};
 use super::activity::{busy_disk, state};
 use super::link::Connection;
+use super::resources::Host;
 use super::written::Written;
 
 /// How often a machine that starts or stops meanwhile is looked at again.
@@ -71,7 +73,8 @@ pub(super) fn observe(
         disks: xml.disks().map(|disk| images.disk(disk)).collect(),
         block_job_disk: moment.busy_disk,
     };
-    let (snapshots, layers, strays) = snapshots(&domain, &facts, &mut images, written, reread)?;
+    let connect = connection.connect();
+    let (snapshots, layers, strays) = snapshots(connect, &domain, &facts, &mut images, written, reread)?;
     let images = images.contents();
     Ok(Observed { vm: facts, snapshots, layers, instance: xml.id, paused_by: moment.paused_by, strays, images })
 }
@@ -86,13 +89,15 @@ pub(super) fn observe_again(
     let (state, paused_by) = state(&domain)?;
     let mut vm = VmFacts { state, ..before.vm.clone() };
     vm.disks.iter_mut().for_each(|disk| images.refresh(disk));
-    let (snapshots, layers, strays) = snapshots(&domain, &vm, &mut images, written, Reread::New)?;
+    let connect = connection.connect();
+    let (snapshots, layers, strays) = snapshots(connect, &domain, &vm, &mut images, written, Reread::New)?;
     let (instance, images) = (before.instance, images.contents());
     Ok(Observed { vm, snapshots, layers, instance, paused_by, strays, images })
 }
 
 /// The snapshots that are listed, the files of external ones, and the names of those that are in the images alone.
 fn snapshots(
+    connect: &Connect,
     domain: &Domain,
     vm: &VmFacts,
     images: &mut Images,
@@ -114,7 +119,9 @@ fn snapshots(
         let is_current = current.as_ref() == Some(&recorded.name);
         images.snapshot(recorded, is_current)
     });
-    let facts = facts.collect();
+    let mut facts: Vec<SnapshotFacts> = facts.collect();
+    let needed = recorded.values().map(|one| (SnapshotId::of_name(&one.name), one.resources.clone())).collect();
+    Host::new(connect, domain).restrict(&mut facts, &needed);
     Ok((facts, layers, images.strays(&vm.disks, &names)))
 }
 
