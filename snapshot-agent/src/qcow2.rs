@@ -11,6 +11,7 @@
 //!
 //! Nothing in the file is believed: lengths and counts are held against bounds before they are used.
 
+mod active;
 mod backing;
 mod end;
 
@@ -19,6 +20,7 @@ use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
+pub use active::held;
 pub use backing::{backing_file, local_path};
 pub(crate) use end::end_of_data;
 

@@ -15,6 +15,7 @@ pub mod operation;
 pub mod plan;
 pub mod policy;
 pub mod quota;
+pub mod resources;
 pub mod restriction;
 pub mod snapshot;
 pub mod text;

@@ -89,6 +89,9 @@ impl Shared {
     pub(super) fn with_record(&self, mut seen: Observed) -> Observed {
         if let Some(owned) = self.machines.owned() {
             seen.layers.ours = owned.overlays(seen.vm.id);
+            let known = owned.restrictions(seen.vm.id);
+            seen.vm.restrictions.retain(|restriction| restriction.reason != Reason::DisksMixed);
+            seen.vm.restrictions.extend(known);
         }
         seen
     }
@@ -195,6 +198,11 @@ impl Work<'_> {
             self.clear_remains(id, false)?;
         }
         self.clear_spare();
+        if let Some(owned) = self.shared.machines.owned() {
+            let cleared = owned.clear_safety(&*self.shared.hypervisor, self.entry.vm);
+            cleared
+                .map_err(|failure| self.error(&failure, None, "the safety tags of a revert could not be removed"))?;
+        }
         // An image that the machine no longer has is out of libvirt's reach.
         let elsewhere = record.is_some_and(|record| record.images.keys().any(|image| !seen.images.contains_key(image)));
         match self.shared.machines.owned() {

@@ -37,6 +37,9 @@ struct Os {
 struct NvramElement {
     #[serde(rename = "@format")]
     format: Option<String>,
+    #[serde(rename = "$text")]
+    path: Option<String>,
+    source: Option<Source>,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -182,6 +185,13 @@ impl Domain {
             Some(nvram) if nvram.format.as_deref() == Some("qcow2") => Nvram::Qcow2,
             Some(_) => Nvram::Raw,
         }
+    }
+
+    /// The file of UEFI variables that an internal snapshot includes.
+    pub(super) fn qcow2_nvram(&self) -> Option<PathBuf> {
+        let nvram = self.os.nvram.as_ref().filter(|_| self.nvram() == Nvram::Qcow2)?;
+        let path = nvram.path.as_deref().map(|path| PathBuf::from(path.trim()));
+        path.or_else(|| nvram.source.as_ref()?.file.clone())
     }
 
     /// The disks that snapshots are about, in the order of the definition. A floppy that the guest can write to is one:

@@ -14,6 +14,7 @@ use snapshot_core::vm::DiskFacts;
 use super::domain_xml::{Disk, Medium};
 use super::snapshot_xml::Recorded;
 use crate::qcow2::{self, Image, ImageError, Tag};
+use crate::safety;
 
 /// The images that one look at a machine needs, each read once, however many snapshots are in it.
 #[derive(Debug, Default)]
@@ -130,7 +131,8 @@ impl Images {
         let mut strays = BTreeSet::new();
         for disk in disks.iter().filter(|disk| !disk.read_only && disk.format == "qcow2") {
             if let Found::Image(image) = self.read(Path::new(&disk.path)) {
-                let names = image.tags.iter().map(|tag| &tag.name).filter(|name| !listed.contains(*name));
+                let is_unlisted = |name: &&String| !listed.contains(*name) && !safety::is_tag(name);
+                let names = image.tags.iter().map(|tag| &tag.name).filter(is_unlisted);
                 strays.extend(names.map(|name| SnapshotId::of_name(name).to_string()));
             }
         }

@@ -10,6 +10,7 @@
 )]
 
 mod adapter;
+mod all_or_none;
 mod contract;
 mod daemon;
 mod definition;
