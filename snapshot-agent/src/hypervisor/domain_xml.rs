@@ -37,6 +37,9 @@ struct Os {
 struct NvramElement {
     #[serde(rename = "@format")]
     format: Option<String>,
+    #[serde(rename = "$text")]
+    path: Option<PathBuf>,
+    source: Option<Source>,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -182,6 +185,12 @@ impl Domain {
             Some(nvram) if nvram.format.as_deref() == Some("qcow2") => Nvram::Qcow2,
             Some(_) => Nvram::Raw,
         }
+    }
+
+    /// The qcow2 file with the UEFI variables, which is reverted like a disk.
+    pub(super) fn nvram_image(&self) -> Option<PathBuf> {
+        let nvram = self.os.nvram.as_ref().filter(|nvram| nvram.format.as_deref() == Some("qcow2"))?;
+        nvram.path.clone().or_else(|| nvram.source.as_ref()?.file.clone())
     }
 
     /// The disks that snapshots are about, in the order of the definition. A floppy that the guest can write to is one:

@@ -19,6 +19,7 @@ mod merge;
 mod monitor;
 mod news;
 mod observe;
+mod reached;
 mod take_back;
 mod volumes;
 mod written;

@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{CString, c_int};
+use std::path::Path;
 
 use snapshot_core::ids::VmId;
 use snapshot_core::layers::Layers;
@@ -20,8 +21,8 @@ use super::super::images::{Images, missing_medium};
 use super::super::snapshot_xml::Recorded;
 use super::super::{Failure, Observed, Outline, PausedBy, Reread, Versions, definition, domain_xml, overlays};
 use super::link::Connection;
-use super::volumes;
 use super::written::Written;
+use super::{reached, volumes};
 
 /// How often a machine that starts or stops meanwhile is looked at again.
 const TRIES: u32 = 3;
@@ -61,7 +62,7 @@ pub(super) fn observe(
     let domain = connection.domain(vm)?;
     let moment = Moment::of(&domain)?;
     let (xml, mut images) = (&moment.xml, Images::default());
-    let facts = VmFacts {
+    let mut facts = VmFacts {
         id: vm,
         name: xml.name.clone(),
         state: moment.state,
@@ -74,9 +75,25 @@ pub(super) fn observe(
         disks: xml.disks().map(|disk| images.disk(disk)).collect(),
         block_job_disk: moment.busy_disk,
     };
-    let (snapshots, layers, strays) = snapshots(&domain, &facts, &mut images, written, reread)?;
-    let images = images.contents();
-    Ok(Observed { vm: facts, snapshots, layers, instance: xml.id, paused_by: moment.paused_by, strays, images })
+    let nvram = xml.nvram_image();
+    let others = reached::others(&domain, xml, facts.persistent)?;
+    facts.restrictions.extend(reached::checkpoints(&domain, xml.id.is_some())?);
+    let found = snapshots(&domain, &facts, (&mut images, nvram.as_deref()), written, reread)?;
+    let uses = images.uses(&facts, found.recorded.values(), others);
+    let defined = facts.restrictions.clone();
+    facts.restrictions.extend(images.restrictions(&facts, nvram.as_deref()));
+    Ok(Observed {
+        vm: facts,
+        snapshots: found.facts,
+        layers: found.layers,
+        instance: xml.id,
+        paused_by: moment.paused_by,
+        strays: found.strays,
+        images: images.contents(),
+        nvram,
+        uses,
+        defined,
+    })
 }
 
 pub(super) fn observe_again(
@@ -87,21 +104,41 @@ pub(super) fn observe_again(
     let domain = connection.domain(before.vm.id)?;
     let mut images = Images::default();
     let (state, paused_by) = state(&domain)?;
-    let mut vm = VmFacts { state, ..before.vm.clone() };
+    let mut vm = VmFacts { state, restrictions: before.defined.clone(), ..before.vm.clone() };
     vm.disks.iter_mut().for_each(|disk| images.refresh(disk));
-    let (snapshots, layers, strays) = snapshots(&domain, &vm, &mut images, written, Reread::New)?;
-    let (instance, images) = (before.instance, images.contents());
-    Ok(Observed { vm, snapshots, layers, instance, paused_by, strays, images })
+    let nvram = before.nvram.as_deref();
+    let found = snapshots(&domain, &vm, (&mut images, nvram), written, Reread::New)?;
+    vm.restrictions.extend(images.restrictions(&vm, nvram));
+    Ok(Observed {
+        vm,
+        snapshots: found.facts,
+        layers: found.layers,
+        paused_by,
+        strays: found.strays,
+        images: images.contents(),
+        ..before.clone()
+    })
 }
 
-/// The snapshots that are listed, the files of external ones, and the names of those that are in the images alone.
+/// What there is of snapshots.
+struct Found {
+    /// As they are listed.
+    facts: Vec<SnapshotFacts>,
+    /// As they are written, deleted ones included.
+    recorded: BTreeMap<String, Recorded>,
+    /// The files of external ones.
+    layers: Layers,
+    /// The names of those that are in the images alone.
+    strays: BTreeSet<String>,
+}
+
 fn snapshots(
     domain: &Domain,
     vm: &VmFacts,
-    images: &mut Images,
+    (images, nvram): (&mut Images, Option<&Path>),
     written: &Written,
     reread: Reread<'_>,
-) -> Result<(Vec<SnapshotFacts>, Layers, BTreeSet<String>), Failure> {
+) -> Result<Found, Failure> {
     let (recorded, current) = recorded(domain, vm.id, written, reread)?;
     let names: BTreeSet<String> = recorded.keys().cloned().collect();
     let has_external = recorded.values().any(|one| one.storage == Storage::External);
@@ -115,10 +152,13 @@ fn snapshots(
     let (listed, current) = overlays::without_deleted(&recorded, current);
     let facts = listed.into_iter().map(|recorded| {
         let is_current = current.as_ref() == Some(&recorded.name);
-        images.snapshot(recorded, is_current)
+        let restrictions = images.of_snapshot(&recorded, vm, nvram);
+        let mut facts = images.snapshot(recorded, is_current);
+        facts.restrictions.extend(restrictions);
+        facts
     });
     let facts = facts.collect();
-    Ok((facts, layers, images.strays(&vm.disks, &names)))
+    Ok(Found { facts, recorded, layers, strays: images.strays(&vm.disks, &names) })
 }
 
 /// What is written about each snapshot, and which is current.
