@@ -262,12 +262,17 @@ fn check_disks(situation: Situation<'_>, memory: bool) -> Result<(), Error> {
     Ok(())
 }
 
+/// What is kept free. A block device is for one disk alone, so that a part of that disk's size is enough.
+fn margin(disk: &DiskFacts, of_file_system: u64) -> u64 {
+    if disk.path.starts_with("/dev/") { of_file_system.min(disk.capacity_bytes / 16) } else { of_file_system }
+}
+
 /// The running state goes into the first disk; each file system keeps the margin.
 fn check_space(situation: Situation<'_>, state_bytes: u64) -> Result<(), Error> {
     let mut needed: BTreeMap<Option<&Path>, (u64, &DiskFacts)> = BTreeMap::new();
     for (index, disk) in situation.vm.writable_disks().enumerate() {
         let folder = Path::new(&disk.path).parent();
-        let entry = needed.entry(folder).or_insert((situation.policy.space_margin_bytes, disk));
+        let entry = needed.entry(folder).or_insert((margin(disk, situation.policy.space_margin_bytes), disk));
         if index == 0 {
             entry.0 += state_bytes;
         }

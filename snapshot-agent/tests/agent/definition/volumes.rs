@@ -1,9 +1,12 @@
 //! Disks that are volumes of a storage pool.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::Arc;
 
+use proto::v1::OperationState;
+use snapshot_agent::hypervisor::Hypervisor;
 use snapshot_agent::hypervisor::libvirt::Libvirt;
 use snapshot_core::Reason;
 use snapshot_core::operation::{Create, DeleteScope, Method, Request, RunAfter};
@@ -13,8 +16,8 @@ use snapshot_core::snapshot::{Content, Storage};
 use super::{offered, refused, wanted};
 use crate::daemon::{Daemon, connected};
 use crate::external::Bench;
-use crate::guest::Guest;
-use crate::served::{create, id};
+use crate::guest::{Guest, run};
+use crate::served::{Agent, create, id};
 
 /// A guest whose disk is a volume of a pool in its own directory.
 fn guest(daemon: &Daemon, pool: &str) -> Guest {
@@ -23,13 +26,18 @@ fn guest(daemon: &Daemon, pool: &str) -> Guest {
     daemon.virsh(&["pool-define-as", pool, "dir", "--target", &dir]);
     daemon.virsh(&["pool-start", pool]);
     let told = guest.domain().xml_desc(2).unwrap();
-    let file = format!("file='{dir}/vda.qcow2'");
-    assert!(told.contains(&file), "{told}");
-    let volume = told.replace("<disk type='file'", "<disk type='volume'");
     let definition = guest.dir.join("definition.xml");
-    fs::write(&definition, volume.replace(&file, &format!("pool='{pool}' volume='vda.qcow2'"))).unwrap();
+    fs::write(&definition, in_pool(&told, pool, &guest.dir)).unwrap();
     daemon.virsh(&["define", definition.to_str().unwrap()]);
     guest
+}
+
+/// A definition with its disk as a volume.
+fn in_pool(definition: &str, pool: &str, dir: &Path) -> String {
+    let file = format!("file='{}/vda.qcow2'", dir.display());
+    assert!(definition.contains(&file), "{definition}");
+    let volume = definition.replace("<disk type='file'", "<disk type='volume'");
+    volume.replace(&file, &format!("pool='{pool}' volume='vda.qcow2'"))
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -56,7 +64,7 @@ async fn case_8_a_volume_is_its_image() {
         bench.guest.domain().destroy().unwrap();
         let name = taken.to_string();
         let kept = fs::read(&image).unwrap();
-        crate::guest::run(&bench.guest.dir, "qemu-img", &["snapshot", "-d", &name, "vda.qcow2"]);
+        run(&bench.guest.dir, "qemu-img", &["snapshot", "-d", &name, "vda.qcow2"]);
         assert_eq!(bench.look().snapshot(&taken).unwrap().broken, Some(Reason::SnapshotBroken));
         fs::write(&image, kept).unwrap();
         bench.guest.start();
@@ -108,4 +116,45 @@ async fn case_8_a_volume_of_a_pool_that_is_not_active_is_refused() {
     bench.guest.write('B');
     bench.done(Request::Revert { snapshot: taken, run_after: RunAfter::Running, save_current: None }).await;
     assert_eq!(bench.guest.report().disk, 'A');
+}
+
+/// Whether this snapshot is in an image.
+fn has(image: &Path, tag: &str) -> bool {
+    let told = Command::new("qemu-img").args(["snapshot", "-l"]).arg(image).output().unwrap();
+    String::from_utf8_lossy(&told.stdout).contains(tag)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn case_8_a_purge_of_a_vm_that_is_gone_leaves_the_volume_of_another() {
+    let daemon = Daemon::start("purge");
+    let libvirt = Arc::new(Libvirt::new(&daemon.host.uri).unwrap());
+    connected(&libvirt, true).await;
+    let agent = Agent::start_on(Arc::clone(&libvirt) as Arc<dyn Hypervisor>).await;
+    let (guest, taken) = (Guest::on(&daemon.host, 1, ""), id());
+    let ended = agent.run(guest.vm, Request::Create(create(&taken))).await.unwrap();
+    assert_eq!(ended.state(), OperationState::Succeeded, "{:?}", ended.error);
+    let image = guest.dir.join("vda.qcow2");
+    assert!(has(&image, taken.as_str()));
+    // Another VM has the image as a volume, and the first one is gone.
+    let (vm, name) = (guest.vm.to_string(), guest.vm.to_string()[..8].to_owned());
+    let other = in_pool(&guest.domain().xml_desc(2).unwrap(), "shared", &guest.dir);
+    let other = other.replace(&vm, &uuid::Uuid::new_v4().to_string());
+    let definition = guest.dir.join("other.xml");
+    fs::write(&definition, other.replace(&format!("<name>{name}</name>"), "<name>other</name>")).unwrap();
+    daemon.virsh(&["pool-define-as", "shared", "dir", "--target", guest.dir.to_str().unwrap()]);
+    daemon.virsh(&["pool-start", "shared"]);
+    daemon.virsh(&["undefine", &vm, "--snapshots-metadata"]);
+    daemon.virsh(&["define", definition.to_str().unwrap()]);
+    let purge = || agent.run(guest.vm, Request::Purge { force: true });
+    let bytes = fs::read(&image).unwrap();
+    drop(purge().await);
+    assert!(fs::read(&image).unwrap() == bytes, "the image is that of another VM");
+    // Where the volume is cannot be known now.
+    daemon.virsh(&["pool-destroy", "shared"]);
+    drop(purge().await);
+    assert!(fs::read(&image).unwrap() == bytes, "the image may be that of another VM");
+    daemon.virsh(&["undefine", "other"]);
+    let ended = purge().await.unwrap();
+    assert_eq!(ended.state(), OperationState::Succeeded, "{:?}", ended.error);
+    assert!(!has(&image, taken.as_str()));
 }
