@@ -262,8 +262,15 @@ fn check_disks(situation: Situation<'_>, memory: bool) -> Result<(), Error> {
     Ok(())
 }
 
-/// The running state goes into the first disk; each file system keeps the margin.
+/// The running state goes into the first disk; each file system keeps the margin. How much a block device has room for is not told by
+/// any file system; of a file it has to be known.
 fn check_space(situation: Situation<'_>, state_bytes: u64) -> Result<(), Error> {
+    let is_file = |disk: &&DiskFacts| disk.path.starts_with('/') && !disk.path.starts_with("/dev/");
+    if let Some(disk) = situation.vm.writable_disks().filter(is_file).find(|disk| disk.free_bytes.is_none()) {
+        let message =
+            format!("the free space of the file system with disk {} ({}) is not known", disk.target, disk.path);
+        return Err(situation.refuse(Reason::SpaceLow, message).with("disk", &disk.target));
+    }
     let mut needed: BTreeMap<Option<&Path>, (u64, &DiskFacts)> = BTreeMap::new();
     for (index, disk) in situation.vm.writable_disks().enumerate() {
         let folder = Path::new(&disk.path).parent();
