@@ -28,6 +28,11 @@ use crate::safety::{self, Held, Mixed, Safety};
 /// How often it is tried to restore disks, and to remove tags.
 const TRIES: u32 = 3;
 
+/// The most bytes on the host of disks that are protected before a load in place. Setting a tag takes QEMU some 5 ms for each GiB,
+/// while the guest is paused, and a load in place is chosen because the pause is short. libvirt's own revert, which takes seconds, is
+/// always protected.
+const MOST_IN_PLACE: u64 = 8 << 30;
+
 /// The protection of a revert.
 #[derive(Debug)]
 pub(super) struct Protection {
@@ -62,6 +67,8 @@ impl Work<'_> {
     pub(super) fn protect(&mut self, id: &SnapshotId, way: Way) -> Result<(), Halt> {
         match self.try_protect(id, way)? {
             Ok(()) => Ok(()),
+            // A load in place came part of the way before.
+            Err(failure) if self.is_loading => Err(self.undo_revert(&failure, id)?.into()),
             Err(failure) => {
                 let doing = "the VM could not be reverted to the snapshot; nothing was changed";
                 let error = self.error(&failure, Some(id), doing);
@@ -84,6 +91,11 @@ impl Work<'_> {
         {
             return Ok(Err(failure));
         }
+        let bytes = seen.vm.writable_disks().fold(0, |sum: u64, disk| sum.saturating_add(disk.allocation_bytes));
+        if way == Way::InPlace && self.protection.is_none() && bytes > MOST_IN_PLACE {
+            tracing::info!(bytes, "the disks are too large to be protected during the pause of a load in place");
+            return Ok(Ok(()));
+        }
         if self.protection.is_none() {
             let tag = safety::tag(self.entry.operation);
             let mut safety = match self.patiently(|hypervisor| hypervisor.before_revert(vm, id, tag.clone()))? {
@@ -94,8 +106,9 @@ impl Work<'_> {
             if way == Way::External {
                 // The previous files stay, and libvirt's record of the current snapshot must not be rewritten.
                 (safety.images, safety.current) = (BTreeMap::new(), None);
-            } else if seen.instance.is_some() && !policy.live_snapshots && !policy.in_place_reverts {
-                // Nothing may be asked of QEMU itself.
+            } else if self.is_loading || (seen.instance.is_some() && !policy.live_snapshots && !policy.in_place_reverts)
+            {
+                // What there is after half a load is no state to go back to; or nothing may be asked of QEMU itself.
                 safety.images.clear();
             }
             self.log.protecting(&safety).map_err(journal_error)?;
@@ -147,7 +160,11 @@ impl Work<'_> {
         let seen = self.after_failed_revert(seen)?;
         let was_on = self.entry.before.instance.is_some();
         let is_untouched = self.is_untouched(&seen);
-        let disks = if is_untouched || seen.instance.is_some() { BTreeMap::new() } else { self.restore_disks(id)? };
+        let disks = match is_untouched || seen.instance.is_some() {
+            true => BTreeMap::new(),
+            false if self.tags().is_none() && self.reverts_inside() => unknown(&seen),
+            false => self.restore_disks(id)?,
+        };
         self.restore_definition();
         let seen = self.look()?;
         let is_current = |held: &Held| held.is_current();
@@ -174,6 +191,12 @@ impl Work<'_> {
         Ok(self.not_undone(error, id, &disks, texts))
     }
 
+    /// Whether this is a revert to an internal snapshot.
+    fn reverts_inside(&self) -> bool {
+        let inside = |step: &Step| matches!(step, Step::RevertInternal { .. } | Step::RevertInPlace { .. });
+        self.entry.steps.iter().any(inside)
+    }
+
     /// The disks could not all be restored: the state before the revert is listed, and the VM is marked where they differ.
     fn not_undone(
         &mut self,
@@ -185,7 +208,7 @@ impl Work<'_> {
         let vm = self.entry.vm;
         tracing::error!(disks = ?texts, "a revert failed, and not every disk could be restored");
         let mut message = error.to_string();
-        if let Some(protection) = &mut self.protection {
+        if let Some(protection) = self.protection.as_mut().filter(|protection| !protection.safety.images.is_empty()) {
             protection.is_needed = true;
             let label = Label::foreign("state before a failed revert", &format!("before the revert to snapshot {id}"));
             let listed = self.shared.hypervisor.list_safety_tag(vm, &protection.safety, &label);
@@ -330,6 +353,12 @@ impl Work<'_> {
             owned.unmix(self.entry.vm);
         }
     }
+}
+
+/// What disks hold that were not protected. A single one holds one state, whichever it is.
+fn unknown(seen: &Observed) -> BTreeMap<String, Held> {
+    let disks = seen.vm.writable_disks().map(|disk| (disk.target.clone(), Held::Unknown));
+    disks.collect::<BTreeMap<_, _>>().into_iter().filter(|_| seen.vm.writable_disks().count() > 1).collect()
 }
 
 fn journal_error(error: std::io::Error) -> Error {

@@ -2,6 +2,7 @@
 //! as it behaves like the real one.
 
 mod external;
+mod safety;
 
 use std::any::Any;
 use std::fs;
@@ -162,6 +163,7 @@ fn keeps(subject: &dyn Subject) {
     going_back_in_place(&asker, [&a, &b, &c]);
     deleting(&asker, [&a, &b, &c]);
     taking_live(&asker, [&a, &b]);
+    safety::protecting(&asker, &c);
     let nobody = VmId::from_uuid(Uuid::new_v4());
     assert_eq!(hypervisor.observe(nobody, Reread::All), Err(Failure::VmGone));
     assert_eq!(hypervisor.power_off(nobody), Err(Failure::VmGone));

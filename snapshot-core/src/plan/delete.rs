@@ -121,8 +121,8 @@ fn check_space(situation: Situation<'_>, target: &str, bytes: u64) -> Result<(),
     }
 }
 
-/// Whether a merge may begin, with so many bytes free where its base is; `None` where that is not known. A plan is made of
-/// several, and what was free when it was made may be gone by then.
+/// Whether a merge may begin, with so many bytes free where its base is; `None`, where that is not known, is not enough. A plan is made
+/// of several, and what was free when it was made may be gone by then.
 pub fn check_merge(merge: &Merge, free: Option<u64>, policy: &HostPolicy) -> Result<(), Error> {
     let place = format!("where {} is", merge.base);
     has_room(free, merge.bytes, policy, &place).map_err(|error| error.with("disk", &merge.disk))
@@ -130,7 +130,13 @@ pub fn check_merge(merge: &Merge, free: Option<u64>, policy: &HostPolicy) -> Res
 
 fn has_room(free: Option<u64>, bytes: u64, policy: &HostPolicy, place: &str) -> Result<(), Error> {
     let needed = bytes.saturating_add(policy.space_margin_bytes);
-    let Some(free) = free.filter(|free| *free < needed) else { return Ok(()) };
+    let Some(free) = free else {
+        let message = format!("the free space {place} is not known, and merging needs {} MiB", needed >> 20);
+        return Err(Error::new(Reason::SpaceLow, message).with("needed_bytes", needed.to_string()));
+    };
+    if free >= needed {
+        return Ok(());
+    }
     let message = format!("{} MiB are free {place}, and merging needs {} MiB", free >> 20, needed >> 20);
     Err(Error::new(Reason::SpaceLow, message)
         .with("free_bytes", free.to_string())

@@ -208,7 +208,7 @@ fn a_merge_begins_only_where_there_is_room_beside_the_margin() {
     let [disk, top, base] = ["vda", "/images/vda.top", "/images/vda.qcow2"].map(str::to_owned);
     let merge = Merge { disk, above: vec![top.clone()], top, base, bytes: 10 << 20 };
     let policy = HostPolicy { space_margin_bytes: 5 << 20, ..free() };
-    for (free, fits) in [(None, true), (Some(15 << 20), true), (Some((15 << 20) - 1), false), (Some(0), false)] {
+    for (free, fits) in [(None, false), (Some(15 << 20), true), (Some((15 << 20) - 1), false), (Some(0), false)] {
         let refused = check_merge(&merge, free, &policy).err().map(|error| error.reason());
         assert_eq!(refused, (!fits).then_some(Reason::SpaceLow), "{free:?}");
     }

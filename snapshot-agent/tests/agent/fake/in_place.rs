@@ -22,7 +22,9 @@ impl Machine {
     /// A guest of which some was loaded writes who knows what.
     pub(super) fn resume(&mut self) {
         (self.vm.state, self.paused_by) = (VmState::Running, None);
-        if self.loads.values().any(|load| *load == Load::Failed) {
+        // A second load that is done replaces all of the first.
+        let has = |wanted: Load| self.loads.values().any(|load| *load == wanted);
+        if has(Load::Failed) && !has(Load::Done) {
             self.disks.fill('?');
         }
     }
