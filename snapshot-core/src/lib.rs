@@ -10,6 +10,7 @@ pub mod description;
 pub mod error;
 pub mod hardware;
 pub mod ids;
+pub mod images;
 pub mod layers;
 pub mod operation;
 pub mod plan;
