@@ -12,6 +12,7 @@ mod domain_xml;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 mod hardware_xml;
+mod image_facts;
 mod images;
 pub mod inbox;
 pub mod libvirt;
@@ -32,8 +33,10 @@ use proto::convert::Inventory;
 use snapshot_core::description::Label;
 use snapshot_core::hardware::Comparison;
 use snapshot_core::ids::{SnapshotId, VmId};
+use snapshot_core::images::Uses;
 use snapshot_core::layers::{Layers, Merge};
 use snapshot_core::plan::{Freeze, PowerState};
+use snapshot_core::restriction::Restriction;
 use snapshot_core::snapshot::SnapshotFacts;
 use snapshot_core::vm::VmFacts;
 use snapshot_core::{Error, Reason};
@@ -247,6 +250,12 @@ pub struct Observed {
     /// The qcow2 images of its disks and of its snapshots, each with the names of the snapshots in it; `None` for one that
     /// is not there, or cannot be read now.
     pub images: BTreeMap<PathBuf, Option<BTreeSet<String>>>,
+    /// The qcow2 file with its UEFI variables.
+    pub nvram: Option<PathBuf>,
+    /// The files that it reaches, and those that a revert changes.
+    pub uses: Uses,
+    /// Of the restrictions of the VM, those that do not come from its images: a snapshot that is taken or deleted changes none.
+    pub defined: Vec<Restriction>,
 }
 
 /// Why a guest stands still.

@@ -9,11 +9,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use proto::convert::Inventory;
 use snapshot_core::Reason;
 use snapshot_core::ids::{SnapshotId, VmId};
+use snapshot_core::images::Uses;
 use tokio::sync::{Notify, watch};
 
 use crate::clock::since_boot;
 use crate::hypervisor::{Observed, Versions};
 use crate::owned::Owned;
+use sharing::Sharing;
+
+mod sharing;
 
 /// The machines of a host as they were last seen.
 #[derive(Debug)]
@@ -70,6 +74,9 @@ pub struct Rereading {
 #[derive(Debug, Default)]
 struct State {
     known: BTreeMap<VmId, Arc<Inventory>>,
+    sharing: Sharing,
+    /// Machines that could not be looked at when somebody waited for that.
+    awaited: BTreeSet<VmId>,
     /// What libvirt listed, where it lists more than there is for anybody else: snapshots whose deletion is not finished.
     listed: BTreeMap<VmId, Listed>,
     /// The number of the last inventory that was published.
@@ -130,7 +137,7 @@ impl Machines {
         let mut inventory = seen.inventory();
         inventory.vm.restrictions.retain(|restriction| restriction.reason != Reason::DisksMixed);
         inventory.vm.restrictions.extend(self.owned.iter().flat_map(|owned| owned.restrictions(seen.vm.id)));
-        self.publish(inventory, Listed::with_deleted(seen));
+        self.publish(inventory, &seen.uses, Listed::with_deleted(seen));
     }
 
     /// There is no such machine. What it left in images is remembered before anybody is told.
@@ -141,30 +148,42 @@ impl Machines {
         self.remove(vm);
     }
 
-    fn publish(&self, mut inventory: Inventory, listed: Option<Listed>) {
+    fn publish(&self, inventory: Inventory, uses: &Uses, listed: Option<Listed>) {
         let vm = inventory.vm.id;
         let mut state = self.lock();
         match listed {
             Some(listed) => _ = state.listed.insert(vm, listed),
             None => _ = state.listed.remove(&vm),
         }
-        let same = |known: &Arc<Inventory>| known.vm == inventory.vm && known.snapshots == inventory.snapshots;
-        if state.known.get(&vm).is_some_and(same) {
-            return;
-        }
-        // No less than the time since boot, so that a process that follows another one does not seem to tell old news.
-        state.published = (state.published + 1).max(since_boot());
-        inventory.sequence = state.published;
-        state.known.insert(vm, Arc::new(inventory));
-        state.tell(vm);
+        // What it uses may make operations on others unavailable, or available again.
+        let affected = state.sharing.saw(inventory, uses);
+        affected.into_iter().for_each(|vm| state.renew(vm));
     }
 
     fn remove(&self, vm: VmId) {
         let mut state = self.lock();
         state.listed.remove(&vm);
+        let affected = state.sharing.vanished(vm);
         if state.known.remove(&vm).is_some() {
             state.tell(vm);
         }
+        affected.into_iter().for_each(|vm| state.renew(vm));
+    }
+
+    /// Adds what the use of its images by other machines makes unavailable to a machine that was looked at.
+    pub fn restrict(&self, seen: &Observed) -> Inventory {
+        self.lock().sharing.restricted(seen.inventory(), &seen.uses)
+    }
+
+    /// Whether any of these machines was never looked at.
+    pub fn has_new(&self, vms: &[VmId]) -> bool {
+        let state = self.lock();
+        vms.iter().any(|vm| !state.sharing.has(*vm) && !state.awaited.contains(vm))
+    }
+
+    /// These machines were waited for in vain.
+    pub fn no_longer_new(&self, vms: &[VmId]) {
+        self.lock().awaited = vms.iter().copied().collect();
     }
 
     /// A machine as it was last seen.
@@ -241,6 +260,20 @@ impl Machines {
 }
 
 impl State {
+    /// Publishes a machine as it is now known, if that is news.
+    fn renew(&mut self, vm: VmId) {
+        let Some(mut inventory) = self.sharing.inventory(vm) else { return };
+        let same = |known: &Arc<Inventory>| known.vm == inventory.vm && known.snapshots == inventory.snapshots;
+        if self.known.get(&vm).is_some_and(same) {
+            return;
+        }
+        // No less than the time since boot, so that a process that follows another one does not seem to tell old news.
+        self.published = (self.published + 1).max(since_boot());
+        inventory.sequence = self.published;
+        self.known.insert(vm, Arc::new(inventory));
+        self.tell(vm);
+    }
+
     fn tell(&mut self, vm: VmId) {
         self.subscribers.retain(|subscriber| {
             let Some(subscriber) = subscriber.upgrade() else { return false };
@@ -270,76 +303,4 @@ impl Subscription {
 }
 
 #[cfg(test)]
-pub(crate) mod tests {
-    use super::*;
-    use snapshot_core::vm::{Nvram, VmFacts, VmState};
-    use uuid::Uuid;
-
-    pub(crate) fn vm(n: u128, name: &str) -> VmFacts {
-        VmFacts {
-            id: VmId::from_uuid(Uuid::from_u128(n)),
-            name: name.to_owned(),
-            state: VmState::Shutoff,
-            persistent: true,
-            has_managed_save: false,
-            block_job_disk: None,
-            memory_bytes: 0,
-            disks: vec![],
-            nvram: Nvram::Absent,
-            missing_medium: None,
-            restrictions: Vec::new(),
-        }
-    }
-
-    fn inventory(n: u128, name: &str) -> Inventory {
-        Inventory { vm: vm(n, name), snapshots: vec![], sequence: 0 }
-    }
-
-    #[tokio::test]
-    async fn a_subscriber_gets_all_and_then_the_latest_of_what_changed() {
-        let machines = Arc::new(Machines::default());
-        machines.publish(inventory(1, "a"), None);
-        machines.publish(inventory(2, "b"), None);
-        let subscription = machines.subscribe();
-        let told = |change: Change| match change {
-            Change::Is(inventory) => (inventory.vm.name.clone(), inventory.sequence),
-            other => panic!("{other:?}"),
-        };
-        let (first, second) = (told(subscription.next().await), told(subscription.next().await));
-        assert_eq!((first.0.as_str(), second.0.as_str()), ("a", "b"));
-        assert!(first.1 < second.1, "{first:?} {second:?}");
-        assert_eq!(subscription.try_next(), None);
-        for name in ["x", "y", "z"] {
-            machines.publish(inventory(1, name), None);
-        }
-        machines.publish(inventory(2, "b"), None);
-        let latest = told(subscription.next().await);
-        assert!(latest.0 == "z" && latest.1 >= second.1 + 3, "{latest:?}");
-        assert_eq!(subscription.try_next(), None);
-        let gone = inventory(2, "b").vm.id;
-        machines.remove(gone);
-        machines.remove(gone);
-        assert_eq!(subscription.next().await, Change::Gone(gone));
-        assert_eq!(subscription.try_next(), None);
-    }
-
-    #[test]
-    fn a_process_that_follows_another_tells_by_higher_numbers() {
-        let told = || {
-            let machines = Machines::default();
-            machines.publish(inventory(1, "a"), None);
-            machines.get(vm(1, "a").id).unwrap().sequence
-        };
-        let before = told();
-        std::thread::sleep(std::time::Duration::from_millis(5));
-        assert!(told() > before);
-    }
-
-    #[test]
-    fn who_no_longer_listens_is_forgotten() {
-        let machines = Arc::new(Machines::default());
-        drop(machines.subscribe());
-        machines.publish(inventory(1, "a"), None);
-        assert!(machines.lock().subscribers.is_empty());
-    }
-}
+pub(crate) mod tests;

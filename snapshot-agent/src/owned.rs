@@ -31,6 +31,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use serde::{Deserialize, Serialize};
 use snapshot_core::description::Label;
 use snapshot_core::ids::{SnapshotId, VmId};
+use snapshot_core::images::Uses;
 use snapshot_core::layers::Layers;
 use snapshot_core::snapshot::{Content, Origin, RecordedState, SnapshotFacts, Storage};
 use snapshot_core::vm::{Nvram, VmFacts, VmState};
@@ -198,7 +199,18 @@ impl Record {
         };
         let snapshots = self.snapshots.iter().map(snapshot).collect();
         let (layers, strays, images) = (Layers::default(), BTreeSet::new(), BTreeMap::new());
-        Observed { vm, snapshots, layers, instance: None, paused_by: None, strays, images }
+        Observed {
+            vm,
+            snapshots,
+            layers,
+            instance: None,
+            paused_by: None,
+            strays,
+            images,
+            nvram: None,
+            uses: Uses::default(),
+            defined: Vec::new(),
+        }
     }
 }
 

@@ -291,6 +291,7 @@ impl Watch {
                     self.hold(vm);
                 }
                 self.place(&seen);
+                self.postponed.extend(places::look_again(&seen));
                 self.see(vm);
             }
             Err(Failure::VmGone) => {

@@ -4,6 +4,8 @@
 //! A purge takes them, too. Of a machine that is gone it is planned by what is remembered ([`crate::owned`]), so that
 //! protected snapshots are; whichever of its steps finds that there is no such machine removes all that is left of it.
 
+use std::time::{Duration, Instant};
+
 use snapshot_core::authority::Permit;
 use snapshot_core::description::Label;
 use snapshot_core::hardware::Comparison;
@@ -23,6 +25,10 @@ use crate::hypervisor::{Failure, Observed, Versions};
 use crate::journal::Entry;
 use crate::owned;
 
+/// How long a VM is waited for that is listed and was not looked at yet.
+const NEW_VM_WAIT: Duration = Duration::from_secs(2);
+const NEW_VM_POLL: Duration = Duration::from_millis(10);
+
 impl Shared {
     /// What runs here, as the watch found it last, which is what hosts and machines are told by; until then it is asked.
     fn versions(&self) -> Versions {
@@ -37,12 +43,16 @@ impl Shared {
             tracing::info!(%failure, "the machine could not be read");
             failure.to_error(spec.vm, None, "the machine could not be read")
         })?;
-        let tree = SnapshotTree::new(seen.snapshots.iter().cloned())
+        if matches!(spec.request, Request::Revert { .. }) {
+            self.await_new_vms();
+        }
+        let found = self.machines.restrict(&seen);
+        let tree = SnapshotTree::new(found.snapshots)
             .map_err(|error| Error::new(Reason::HypervisorFailed, format!("libvirt lists what is no tree: {error}")))?;
         check_reach(self.hypervisor.folders(), &seen, &spec.request)?;
         // Without its version QEMU is asked for nothing that an old one could not do.
         let policy = self.versions().limit(&self.policy);
-        let situation = Situation { vm: &seen.vm, tree: &tree, layers: &seen.layers, policy: &policy };
+        let situation = Situation { vm: &found.vm, tree: &tree, layers: &seen.layers, policy: &policy };
         let mut plan = match force {
             Some(force) => purge_left_behind(situation, force)?,
             None => plan(situation, &spec.request)?,
@@ -55,6 +65,8 @@ impl Shared {
                     }
                     go_in_place(situation, &mut plan, &hardware)?;
                 }
+                // Nothing that libvirt could do either.
+                Err(Failure::Precondition(error)) => return Err(error.with("vm", proto::names::vm(spec.vm))),
                 Err(failure) => {
                     tracing::warn!(%failure, "the hardware of the VM cannot be compared");
                     let unknown = Comparison::Different("its hardware cannot be compared".to_owned());
@@ -82,6 +94,22 @@ impl Shared {
                 Ok((record.recalled(), Some(*force)))
             }
             (seen, _) => seen.map(|seen| (self.with_record(seen), None)),
+        }
+    }
+
+    /// A VM that was defined a moment ago may use an image that a revert changes: the watch is on its way to look at it. One that
+    /// cannot be read is waited for once, so that it is in nobody's way.
+    fn await_new_vms(&self) {
+        if !*self.machines.synced().borrow() {
+            return;
+        }
+        let (all, since) = (self.hypervisor.vms().unwrap_or_default(), Instant::now());
+        while self.machines.has_new(&all) {
+            if since.elapsed() > NEW_VM_WAIT {
+                tracing::warn!("it is not known of every VM which images it uses");
+                return self.machines.no_longer_new(&all);
+            }
+            std::thread::sleep(NEW_VM_POLL);
         }
     }
 

@@ -19,9 +19,10 @@ use tokio::io::unix::AsyncFd;
 const BATCH: usize = 1024;
 
 /// What is asked for of every folder. Writing alone is not: a running guest writes all day, and closes its image when it
-/// stops.
+/// stops. Attributes are: an image that is immutable or that cannot be read is of no use.
 const WANTED: WatchFlags = WatchFlags::CREATE
     .union(WatchFlags::CLOSE_WRITE)
+    .union(WatchFlags::ATTRIB)
     .union(WatchFlags::MOVED_TO)
     .union(WatchFlags::MOVED_FROM)
     .union(WatchFlags::DELETE)

@@ -12,6 +12,7 @@ use snapshot_core::snapshot::{Content, Origin, SnapshotFacts, Storage};
 use snapshot_core::vm::DiskFacts;
 
 use super::domain_xml::{Disk, Medium};
+use super::image_facts::Chains;
 use super::snapshot_xml::Recorded;
 use crate::qcow2::{self, Image, ImageError, Tag};
 use crate::safety;
@@ -20,25 +21,28 @@ use crate::safety;
 #[derive(Debug, Default)]
 pub(super) struct Images {
     read: BTreeMap<PathBuf, Found>,
+    pub(super) chains: Chains,
 }
 
 /// What came of reading an image.
 #[derive(Debug)]
 pub(super) enum Found {
     Image(Image),
-    /// There is no such file, or something else in its place.
-    Gone,
-    /// Not known: it cannot be read now.
-    Unknown,
+    /// There is no such file, or something else in its place: as a user reads it.
+    Gone(String),
+    /// Not known: it cannot be read now, for this reason.
+    Unknown(String),
 }
 
 impl Images {
     pub(super) fn read(&mut self, path: &Path) -> &Found {
         self.read.entry(path.to_owned()).or_insert_with(|| match qcow2::read(path) {
             Ok(image) => Found::Image(image),
-            Err(ImageError::Format(_)) => Found::Gone,
-            Err(ImageError::Io(error)) if error.kind() == io::ErrorKind::NotFound => Found::Gone,
-            Err(ImageError::Io(_) | ImageError::Unsteady) => Found::Unknown,
+            Err(error @ ImageError::Format(_)) => Found::Gone(format!("is {error}")),
+            Err(ImageError::Io(error)) if error.kind() == io::ErrorKind::NotFound => {
+                Found::Gone("does not exist".to_owned())
+            }
+            Err(error @ (ImageError::Io(_) | ImageError::Unsteady)) => Found::Unknown(error.to_string()),
         })
     }
 
@@ -83,8 +87,8 @@ impl Images {
                     Some(Tag { vm_state_bytes, l1_bytes, .. }) => size_bytes += vm_state_bytes + l1_bytes,
                     None => lost = true,
                 },
-                Found::Gone => lost = true,
-                Found::Unknown => {}
+                Found::Gone(_) => lost = true,
+                Found::Unknown(_) => {}
             }
         }
         lost |= self.has_lost_files(&recorded);
@@ -143,7 +147,7 @@ impl Images {
     pub(super) fn contents(&self) -> BTreeMap<PathBuf, Option<BTreeSet<String>>> {
         let names = |found: &Found| match found {
             Found::Image(image) => Some(image.tags.iter().map(|tag| tag.name.clone()).collect()),
-            Found::Gone | Found::Unknown => None,
+            Found::Gone(_) | Found::Unknown(_) => None,
         };
         self.read.iter().map(|(path, found)| (path.clone(), names(found))).collect()
     }

@@ -20,6 +20,7 @@ mod merge;
 mod monitor;
 mod news;
 mod observe;
+mod reached;
 mod resources;
 mod safety;
 mod take_back;

@@ -56,8 +56,8 @@ impl Images {
                         layer.pinned = !image.tags.is_empty();
                         below.clone_from(&image.backing);
                     }
-                    Found::Gone => layer.pinned = true,
-                    Found::Unknown => layers.unreadable = Some(name.clone()),
+                    Found::Gone(_) => layer.pinned = true,
+                    Found::Unknown(_) => layers.unreadable = Some(name.clone()),
                 }
             } else {
                 layer.bytes = fs::metadata(&path).map(|metadata| metadata.len()).unwrap_or_default();

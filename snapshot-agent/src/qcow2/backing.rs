@@ -2,31 +2,14 @@
 
 use std::path::Path;
 
-use super::{Fields, HEADER_BYTES, Header, ImageError, open, read_exact_at};
-
-/// QEMU's own limit.
-const MAX_NAME_BYTES: u32 = 1023;
+use super::{Header, ImageError, open};
 
 /// The path of the file below an image as it is written in it, absolute or relative to the image's folder; `None` when
 /// there is none, or when it is no local file.
 pub fn backing_file(path: &Path) -> Result<Option<String>, ImageError> {
     let file = open(path)?;
-    let mut bytes = [0; HEADER_BYTES];
-    read_exact_at(&file, &mut bytes, 0)?;
-    Header::parse(&bytes)?;
-    let mut fields = Fields(&bytes);
-    let cut = || ImageError::Format("the header is cut short");
-    fields.skip(8).ok_or_else(cut)?;
-    let (offset, length) = (fields.u64().ok_or_else(cut)?, fields.u32().ok_or_else(cut)?);
-    if offset == 0 {
-        return Ok(None);
-    }
-    if length > MAX_NAME_BYTES {
-        return Err(ImageError::Format("the name of its backing file is too long"));
-    }
-    let mut name = vec![0; length as usize];
-    read_exact_at(&file, &mut name, offset)?;
-    Ok(local_path(&String::from_utf8_lossy(&name)))
+    let backing = Header::read(&file)?.read_backing(&file)?;
+    Ok(backing.and_then(|backing| local_path(&backing.name)))
 }
 
 /// The path in what QEMU takes for the name of an image, if it is a local file:

@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
+use snapshot_core::Reason;
 use snapshot_core::ids::VmId;
+use snapshot_core::restriction::Restriction;
 
 use crate::hypervisor::Observed;
 
@@ -32,7 +34,10 @@ impl Places {
     pub(super) fn set(&mut self, seen: &Observed) -> (bool, bool) {
         let vm = seen.vm.id;
         let disks = seen.vm.disks.iter().map(|disk| PathBuf::from(&disk.path));
-        let images = disks.chain(seen.images.keys().cloned()).filter(|path| path.is_absolute()).collect();
+        // Backing files that are no qcow2 images as well.
+        let below = seen.layers.files.keys().map(PathBuf::from);
+        let images = disks.chain(seen.images.keys().cloned()).chain(below);
+        let images = images.filter(|path| path.is_absolute()).collect();
         let place = Place { name: seen.vm.name.clone(), images };
         let hinted = self.unplaced.remove(&place.name);
         if self.machines.get(&vm) == Some(&place) {
@@ -92,4 +97,11 @@ impl Places {
         let images = self.images.range(folder.to_owned()..).take_while(move |(path, _)| path.starts_with(folder));
         images.flat_map(|(_, users)| users.iter().copied())
     }
+}
+
+/// The machine, where an image of it is locked or cannot be read or written: nothing tells when that ends.
+pub(super) fn look_again(seen: &Observed) -> Option<VmId> {
+    let passes =
+        |restriction: &Restriction| matches!(restriction.reason, Reason::ImageInUse | Reason::ImageUnavailable);
+    seen.vm.restrictions.iter().any(passes).then_some(seen.vm.id)
 }

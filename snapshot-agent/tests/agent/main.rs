@@ -19,6 +19,7 @@ mod external;
 mod fake;
 mod guest;
 mod hanging;
+mod images;
 mod live;
 mod names;
 mod operations;

@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use snapshot_core::hardware::{Comparison, compare};
 use snapshot_core::ids::{SnapshotId, VmId};
 use snapshot_core::vm::VmFacts;
+use snapshot_core::{Error, Reason};
 use virt::domain::Domain;
 use virt_sys as sys;
 
@@ -39,6 +40,17 @@ struct Inserted {
     #[serde(rename = "node-name", default)]
     node: String,
     image: Image,
+    #[serde(rename = "dirty-bitmaps", default)]
+    bitmaps: Vec<Bitmap>,
+}
+
+/// A dirty bitmap of a disk, which QEMU has in memory.
+#[derive(Debug, Deserialize)]
+struct Bitmap {
+    #[serde(default)]
+    name: String,
+    #[serde(default)]
+    persistent: bool,
 }
 
 #[derive(Debug, Deserialize)]
@@ -62,9 +74,31 @@ pub(super) fn hardware(connection: &Connection, vm: VmId, id: &SnapshotId) -> Re
     let (domain, snapshot) = action::snapshot(connection, vm, id)?;
     let next_start = domain.xml_desc(sys::VIR_DOMAIN_XML_INACTIVE)?;
     let now = hardware_xml::now(&domain.xml_desc(0)?, &next_start)?;
+    if domain.is_active()? {
+        let blocks: Vec<Block> = monitor::ask(&domain, "query-block", json!({}))?;
+        if let Some(bitmap) = bitmap(&blocks)? {
+            return Ok(Comparison::Different(format!("the dirty bitmap {:?} is active on a disk", bitmap.name)));
+        }
+    }
     match (hardware_xml::then(&snapshot.xml_desc(0)?)?, now) {
         (Some(then), Some(now)) => Ok(compare(&then, &now)),
         _ => Ok(Comparison::Different("what the machine was made of is not written".to_owned())),
+    }
+}
+
+/// A bitmap on one of the disks, with which QEMU does not load. One that is not persistent ends with the process; a persistent one
+/// that libvirt knows nothing of would keep libvirt's own revert from being done, after it has ended the process.
+fn bitmap(blocks: &[Block]) -> Result<Option<&Bitmap>, Failure> {
+    let all = || blocks.iter().filter_map(|block| block.inserted.as_ref()).flat_map(|disk| &disk.bitmaps);
+    match all().find(|bitmap| bitmap.persistent) {
+        Some(bitmap) => {
+            let message = format!(
+                "a disk has the persistent dirty bitmap {:?}, with which QEMU reverts no image: delete it first",
+                bitmap.name
+            );
+            Err(Failure::Precondition(Error::new(Reason::CheckpointsPresent, message)))
+        }
+        None => Ok(all().next()),
     }
 }
 
@@ -168,6 +202,22 @@ mod tests {
 
     fn part(name: &str, bytes: u64) -> String {
         format!(r#"{{"id": "1", "name": "{name}", "vm-state-size": {bytes}, "date-sec": 1}}"#)
+    }
+
+    #[test]
+    fn a_bitmap_keeps_a_load_from_being_begun_and_a_persistent_one_every_revert() {
+        let with = |bitmaps: &str| -> Vec<Block> {
+            let told = format!(
+                r#"[{{"inserted": {{"node-name": "n1", "image": {{"filename": "/a"}}, "dirty-bitmaps": [{bitmaps}]}}}}]"#
+            );
+            serde_json::from_str(&told).unwrap()
+        };
+        let one = |persistent| format!(r#"{{"name": "b", "persistent": {persistent}, "recording": true, "count": 0}}"#);
+        assert!(bitmap(&with("")).unwrap().is_none());
+        assert!(bitmap(&blocks(&part("s", 1), "")).unwrap().is_none());
+        assert_eq!(bitmap(&with(&one(false))).unwrap().unwrap().name, "b");
+        let refused = bitmap(&with(&format!("{}, {}", one(false), one(true)))).unwrap_err();
+        assert!(matches!(refused, Failure::Precondition(error) if error.reason() == Reason::CheckpointsPresent));
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! disk; then the images themselves are read. Which calls those are is chosen by what they cost: none asks QEMU.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 
 use snapshot_core::ids::{SnapshotId, VmId};
 use snapshot_core::layers::Layers;
@@ -21,8 +22,8 @@ use super::super::{Failure, Observed, Outline, PausedBy, Reread, Versions, defin
 use super::activity::{busy_disk, state};
 use super::link::Connection;
 use super::resources::Host;
-use super::volumes;
 use super::written::Written;
+use super::{reached, volumes};
 
 /// How often a machine that starts or stops meanwhile is looked at again.
 const TRIES: u32 = 3;
@@ -62,7 +63,7 @@ pub(super) fn observe(
     let domain = connection.domain(vm)?;
     let moment = Moment::of(&domain)?;
     let (xml, mut images) = (&moment.xml, Images::default());
-    let facts = VmFacts {
+    let mut facts = VmFacts {
         id: vm,
         name: xml.name.clone(),
         state: moment.state,
@@ -75,10 +76,26 @@ pub(super) fn observe(
         disks: xml.disks().map(|disk| images.disk(disk)).collect(),
         block_job_disk: moment.busy_disk,
     };
+    let nvram = xml.qcow2_nvram();
+    let others = reached::others(&domain, xml, facts.persistent)?;
+    facts.restrictions.extend(reached::checkpoints(&domain, xml.id.is_some())?);
     let connect = connection.connect();
-    let (snapshots, layers, strays) = snapshots(connect, &domain, &facts, &mut images, written, reread)?;
-    let images = images.contents();
-    Ok(Observed { vm: facts, snapshots, layers, instance: xml.id, paused_by: moment.paused_by, strays, images })
+    let found = snapshots(connect, &domain, &facts, (&mut images, nvram.as_deref()), written, reread)?;
+    let uses = images.uses(&facts, found.recorded.values(), others);
+    let defined = facts.restrictions.clone();
+    facts.restrictions.extend(images.restrictions(&facts, nvram.as_deref()));
+    Ok(Observed {
+        vm: facts,
+        snapshots: found.facts,
+        layers: found.layers,
+        instance: xml.id,
+        paused_by: moment.paused_by,
+        strays: found.strays,
+        images: images.contents(),
+        nvram,
+        uses,
+        defined,
+    })
 }
 
 pub(super) fn observe_again(
@@ -89,23 +106,43 @@ pub(super) fn observe_again(
     let domain = connection.domain(before.vm.id)?;
     let mut images = Images::default();
     let (state, paused_by) = state(&domain)?;
-    let mut vm = VmFacts { state, ..before.vm.clone() };
+    let mut vm = VmFacts { state, restrictions: before.defined.clone(), ..before.vm.clone() };
     vm.disks.iter_mut().for_each(|disk| images.refresh(disk));
+    let nvram = before.nvram.as_deref();
     let connect = connection.connect();
-    let (snapshots, layers, strays) = snapshots(connect, &domain, &vm, &mut images, written, Reread::New)?;
-    let (instance, images) = (before.instance, images.contents());
-    Ok(Observed { vm, snapshots, layers, instance, paused_by, strays, images })
+    let found = snapshots(connect, &domain, &vm, (&mut images, nvram), written, Reread::New)?;
+    vm.restrictions.extend(images.restrictions(&vm, nvram));
+    Ok(Observed {
+        vm,
+        snapshots: found.facts,
+        layers: found.layers,
+        paused_by,
+        strays: found.strays,
+        images: images.contents(),
+        ..before.clone()
+    })
 }
 
-/// The snapshots that are listed, the files of external ones, and the names of those that are in the images alone.
+/// What there is of snapshots.
+struct Found {
+    /// As they are listed.
+    facts: Vec<SnapshotFacts>,
+    /// As they are written, deleted ones included.
+    recorded: BTreeMap<String, Recorded>,
+    /// The files of external ones.
+    layers: Layers,
+    /// The names of those that are in the images alone.
+    strays: BTreeSet<String>,
+}
+
 fn snapshots(
     connect: &Connect,
     domain: &Domain,
     vm: &VmFacts,
-    images: &mut Images,
+    (images, nvram): (&mut Images, Option<&Path>),
     written: &Written,
     reread: Reread<'_>,
-) -> Result<(Vec<SnapshotFacts>, Layers, BTreeSet<String>), Failure> {
+) -> Result<Found, Failure> {
     let (recorded, current) = recorded(domain, vm.id, written, reread)?;
     let names: BTreeSet<String> = recorded.keys().cloned().collect();
     let has_external = recorded.values().any(|one| one.storage == Storage::External);
@@ -119,12 +156,15 @@ fn snapshots(
     let (listed, current) = overlays::without_deleted(&recorded, current);
     let facts = listed.into_iter().map(|recorded| {
         let is_current = current.as_ref() == Some(&recorded.name);
-        images.snapshot(recorded, is_current)
+        let restrictions = images.of_snapshot(&recorded, vm, nvram);
+        let mut facts = images.snapshot(recorded, is_current);
+        facts.restrictions.extend(restrictions);
+        facts
     });
     let mut facts: Vec<SnapshotFacts> = facts.collect();
     let needed = recorded.values().map(|one| (SnapshotId::of_name(&one.name), one.resources.clone())).collect();
     Host::new(connect, domain).restrict(&mut facts, &needed);
-    Ok((facts, layers, images.strays(&vm.disks, &names)))
+    Ok(Found { facts, recorded, layers, strays: images.strays(&vm.disks, &names) })
 }
 
 /// What is written about each snapshot, and which is current.

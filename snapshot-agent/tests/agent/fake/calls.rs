@@ -1,5 +1,7 @@
 //! What every look and every call of the host of variables has in common.
 
+use snapshot_core::images::Uses;
+
 use super::*;
 
 impl Fake {
@@ -28,6 +30,9 @@ impl Fake {
             paused_by: machine.paused_by,
             strays: tags.map(ToString::to_string).collect(),
             images: machine.contents(),
+            nvram: None,
+            uses: Uses::default(),
+            defined: machine.vm.restrictions.clone(),
         })
     }
 

@@ -1,0 +1,54 @@
+//! Which machines of the host use each other's images, and what that makes unavailable.
+//!
+//! A restriction of this kind is about two machines. So it is no part of what a look at one of them finds: it is added to that, from
+//! what was found of all the others, when a machine is published and when it is planned for.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use proto::convert::Inventory;
+use snapshot_core::ids::VmId;
+use snapshot_core::images::{Users, Uses};
+
+/// The machines as they were found, each by itself, and the files that they use.
+#[derive(Debug, Default)]
+pub(super) struct Sharing {
+    found: BTreeMap<VmId, (Inventory, Uses)>,
+    users: Users,
+}
+
+impl Sharing {
+    /// A machine was looked at. Returns the machines that may be restricted otherwise than before, and itself.
+    pub(super) fn saw(&mut self, inventory: Inventory, uses: &Uses) -> BTreeSet<VmId> {
+        let vm = inventory.vm.id;
+        let mut affected = self.users.set(vm, &inventory.vm.name, uses);
+        self.found.insert(vm, (inventory, uses.clone()));
+        affected.insert(vm);
+        affected
+    }
+
+    /// There is no such machine any more. Returns the machines that may be restricted otherwise than before.
+    pub(super) fn vanished(&mut self, vm: VmId) -> BTreeSet<VmId> {
+        self.found.remove(&vm);
+        self.users.remove(vm)
+    }
+
+    pub(super) fn has(&self, vm: VmId) -> bool {
+        self.users.has(vm)
+    }
+
+    /// A machine with what the others make unavailable.
+    pub(super) fn inventory(&self, vm: VmId) -> Option<Inventory> {
+        let (inventory, uses) = self.found.get(&vm)?;
+        Some(self.restricted(inventory.clone(), uses))
+    }
+
+    /// The same for what a look has just found.
+    pub(super) fn restricted(&self, mut inventory: Inventory, uses: &Uses) -> Inventory {
+        let vm = inventory.vm.id;
+        inventory.vm.restrictions.extend(self.users.restrictions(vm, uses));
+        for snapshot in &mut inventory.snapshots {
+            snapshot.restrictions.extend(self.users.of_snapshot(vm, uses, &snapshot.id));
+        }
+        inventory
+    }
+}
