@@ -40,7 +40,7 @@ pub(super) struct Header {
     pub(super) capacity_bytes: u64,
     pub(super) backing_offset: u64,
     backing_bytes: u32,
-    cluster_bits: u32,
+    pub(super) cluster_bits: u32,
     pub(super) snapshots: u32,
     pub(super) snapshots_offset: u64,
     length: u32,

@@ -8,7 +8,7 @@ use super::{Header, ImageError, Tag};
 
 pub(super) const ENTRY_BYTES: usize = 40;
 /// The most bytes of a snapshot table that are read; an entry of libvirt's making has about 140.
-const MAX_TABLE_BYTES: u64 = 16 << 20;
+pub(super) const MAX_TABLE_BYTES: u64 = 16 << 20;
 
 impl Header {
     pub(super) fn read_tags(&self, file: &File) -> Result<Vec<Tag>, ImageError> {
