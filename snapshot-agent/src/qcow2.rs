@@ -24,8 +24,9 @@ use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-pub use active::held;
 use snapshot_core::images::Features;
+
+pub use active::held;
 
 pub use backing::{backing_file, local_path};
 pub(crate) use end::end_of_data;
