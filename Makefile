@@ -100,6 +100,10 @@ dist-check: dist ## Build the release again in another folder and compare: the s
 deb-test: deb ## Install, start, upgrade, remove and purge the packages in a bare Debian 12 (as root), and follow the README there
 	packaging/test/packages.sh $(DEBS)
 
+.PHONY: bare-test
+bare-test: setup-bare ## What is quick of make test in a Debian 12 and a Debian 13 with nothing but the base system (as root), and the units under their own systemd; DEBIAN=12 for one
+	packaging/test/bare.sh $(or $(DEBIAN),12 13)
+
 .PHONY: page
 page: setup-build
 	cd gateway/web && { [ node_modules/.package-lock.json -nt package-lock.json ] || npm ci --no-audit --no-fund; }
@@ -109,8 +113,8 @@ page: setup-build
 web: page ## Build the page and test it
 	cd gateway/web && npm test --silent
 
-.PHONY: setup-build setup-run setup-test setup-fuzz setup-compose setup-dist
-setup-build setup-run setup-test setup-fuzz setup-compose setup-dist: setup-%:
+.PHONY: setup-build setup-run setup-test setup-fuzz setup-compose setup-dist setup-bare
+setup-build setup-run setup-test setup-fuzz setup-compose setup-dist setup-bare: setup-%:
 	@scripts/setup.sh $*
 
 .PHONY: clean
