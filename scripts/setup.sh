@@ -157,6 +157,10 @@ ensure_test() {
   apt_install python3-libvirt python3-yaml chromium e2fsprogs ovmf xz-utils
   # The classes by which virt-manager reads snapshots.
   apt_install virtinst
+  # Disks that are volumes of a pool, and those that are encrypted.
+  minimum=$libvirt_minimum apt_install_newer libvirt-daemon-driver-storage libvirt-daemon-driver-secret
+  # An emulated TPM.
+  apt_install swtpm swtpm-tools
   # A guest with all that a desktop has, and who looks at it.
   apt_install_newer qemu-system-modules-spice
   apt_install gir1.2-spiceclientglib-2.0 python3-gi

@@ -6,6 +6,7 @@ mod enums;
 mod inventory;
 mod plan;
 mod request;
+mod restriction;
 
 use std::time::Duration;
 
@@ -18,6 +19,11 @@ use snapshot_core::{Error, Reason};
 /// A message from the other side that breaks the contract.
 pub(crate) fn protocol(what: &str) -> Error {
     Error::new(Reason::HostProtocol, format!("a message between API and agent is malformed: {what}"))
+}
+
+/// A text, unless it is empty, which on the wire means that there is none.
+fn present(text: String) -> Option<String> {
+    (!text.is_empty()).then_some(text)
 }
 
 /// A wire timestamp of whole seconds of the Unix epoch.

@@ -227,5 +227,6 @@ fn refused(path: &Path, why: &str) -> io::Error {
     io::Error::new(ErrorKind::PermissionDenied, format!("{} {why}", path.display()))
 }
 
+pub(crate) mod out_of_reach;
 #[cfg(test)]
 mod tests;

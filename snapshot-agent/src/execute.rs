@@ -4,7 +4,7 @@
 //!    which operation is in the way.
 //! 2. **Accept.** The machine is looked at, the planner plans, the journal is written. Up to here nothing has been
 //!    changed and any refusal is final; from here on the operation is finished whatever becomes of the caller.
-//! 3. **Run** ([`work`], [`steps`], [`in_place`], [`external`], [`merge`]). Each step is marked in the journal, carried out, and what came of it is looked at.
+//! 3. **Run** ([`work`], [`steps`], [`revert`], [`in_place`], [`external`], [`merge`]). Each step is marked in the journal, carried out, and what came of it is looked at.
 //!    "Already so" is success. What failed may have happened, or half of it: it is looked at and never guessed.
 //!    What makes no progress for long is given up ([`overdue`]), and goes on.
 //! 4. **End.** The machine is published as it now is, the end is marked, the machine is given back.
@@ -21,6 +21,8 @@ mod merge;
 pub mod operation;
 mod overdue;
 mod registry;
+mod revert;
+mod safety;
 mod settle;
 mod spent;
 mod steps;

@@ -7,6 +7,7 @@
 //! for the caller to look at. A call that fails may all the same have had its effect, or half of it.
 
 mod block_nodes;
+mod definition;
 mod domain_xml;
 #[cfg(fuzzing)]
 pub mod fuzzing;
@@ -39,6 +40,7 @@ use snapshot_core::{Error, Reason};
 
 pub use self::versions::Versions;
 use crate::beneath::Beneath;
+use crate::safety::{Held, Safety};
 use inbox::Inbox;
 
 /// What is added to the name of a file that is guarded ([`Hypervisor::guard`]).
@@ -71,6 +73,32 @@ pub trait Hypervisor: Send + Sync + 'static {
 
     /// Takes the machine back to a snapshot inside its images.
     fn revert_internal(&self, vm: VmId, id: &SnapshotId, then: PowerState) -> Result<(), Failure>;
+
+    /// Checks what libvirt's own revert to a snapshot needs of the host and finds out only after it has changed something. Nothing is
+    /// changed.
+    fn check_revert(&self, vm: &VmFacts, id: &SnapshotId) -> Result<(), Failure>;
+
+    /// The state of a VM before a revert to a snapshot, with the images that a safety tag of this name can be set in.
+    fn before_revert(&self, vm: VmId, id: &SnapshotId, tag: String) -> Result<Safety, Failure>;
+
+    /// Sets the safety tag in every image, or in none; a tag that is there from before is replaced. [`Failure::Unintelligible`] means
+    /// that QEMU cannot do it for this VM, although it may be reverted.
+    fn set_safety_tag(&self, vm: VmId, safety: &Safety) -> Result<(), Failure>;
+
+    /// By target: what each image with a safety tag holds, of that and of the snapshot.
+    fn held(&self, vm: VmId, safety: &Safety, id: &SnapshotId) -> Result<BTreeMap<String, Held>, Failure>;
+
+    /// Brings the disks of a VM that is off back to the safety tag.
+    fn restore_disks(&self, vm: VmId, safety: &Safety) -> Result<(), Failure>;
+
+    /// Defines the VM as it was before a revert. Whether it was otherwise.
+    fn restore_definition(&self, vm: VmId, safety: &Safety) -> Result<bool, Failure>;
+
+    /// Removes the safety tag from all images, also of a VM that does not exist any more.
+    fn remove_safety_tag(&self, vm: VmId, safety: &Safety) -> Result<(), Failure>;
+
+    /// Has the safety tag listed as a snapshot.
+    fn list_safety_tag(&self, vm: VmId, safety: &Safety, label: &Label) -> Result<(), Failure>;
 
     /// Whether a machine that is on is still made of what it was made of when a snapshot with its running state was taken, and
     /// whether QEMU can load that into the process that there is.

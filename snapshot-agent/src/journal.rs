@@ -12,8 +12,10 @@
 //! Entries are numbered in the order in which they were taken on, and forgotten in that order alone: the clocks, this host's
 //! and those that made the ids, may jump.
 //!
-//! A mark that was cut off is passed over. An entry that makes no sense is set aside under another name,
-//! for a person to look at.
+//! A mark that was cut off is passed over. An entry that makes no sense is set aside under another name, for a person to look at;
+//! its operation stays known, as one that failed in an unknown way.
+
+mod entry;
 
 use std::collections::HashMap;
 use std::fs::{self, DirBuilder, File, OpenOptions};
@@ -23,15 +25,11 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
-use snapshot_core::Error;
-use snapshot_core::ids::{OperationId, VmId};
-use snapshot_core::layers::Merge;
-use snapshot_core::operation::{Method, Outcome, Request};
-use snapshot_core::plan::Step;
-use snapshot_core::vm::VmState;
+use snapshot_core::ids::OperationId;
 use uuid::Uuid;
 
-use crate::clock::Moment;
+pub use self::entry::{Before, Ended, Entry, Merging};
+use crate::safety::Safety;
 
 const EXTENSION: &str = "jsonl";
 const SPARE: &str = "spare";
@@ -45,43 +43,6 @@ const SPARES_LEAST: usize = 16;
 /// The most ended operations that are kept.
 const KEPT: usize = 1000;
 
-/// An operation that was taken on.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Entry {
-    /// Its id.
-    pub operation: OperationId,
-    /// The machine.
-    pub vm: VmId,
-    /// What was asked.
-    pub request: Request,
-    /// Who asked, `{issuer}/{subject}`.
-    pub actor: String,
-    /// The issuer of the token by which it was asked, as this agent verified it. Empty in what an older version wrote.
-    #[serde(default)]
-    pub issuer: String,
-    /// The token's id, unique with its issuer.
-    #[serde(default)]
-    pub token_id: String,
-    /// The caller's id of the request, for the logs.
-    pub request_id: String,
-    /// What is to be done.
-    pub steps: Vec<Step>,
-    /// How.
-    pub method: Option<Method>,
-    /// Whether it can be stopped between steps.
-    pub cancellable: bool,
-    /// How long the guest is expected to stand still, in milliseconds. Absent, too, in what an older version wrote.
-    #[serde(default)]
-    pub predicted_pause_ms: Option<u64>,
-    /// What the machine did.
-    pub before: Before,
-    /// The files its disks were on.
-    #[serde(default)]
-    pub active: Vec<String>,
-    /// When it was taken on.
-    pub accepted: Moment,
-}
-
 /// The first line of a file.
 #[derive(Debug, Serialize, Deserialize)]
 struct FirstLine<E> {
@@ -90,42 +51,6 @@ struct FirstLine<E> {
     number: u64,
     #[serde(flatten)]
     entry: E,
-}
-
-/// What a machine did before an operation, to tell afterwards what has happened to it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Before {
-    /// Its state.
-    pub state: VmState,
-    /// The number of its run.
-    pub instance: Option<u32>,
-}
-
-/// How an operation ended.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Ended {
-    /// Done, not done, or stopped.
-    pub outcome: Outcome,
-    /// Why it was not done, and what is left.
-    pub error: Option<Error>,
-    /// How it was done.
-    pub method: Option<Method>,
-    /// How long the guest stood still, in milliseconds.
-    pub pause_ms: Option<u64>,
-    /// How long it was expected to, in milliseconds.
-    #[serde(default)]
-    pub predicted_pause_ms: Option<u64>,
-}
-
-/// A merge of a disk's files.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Merging {
-    /// Which.
-    pub merge: Merge,
-    /// The file of the running machine that lay on the top: once it lies on the base, libvirt has copied everything.
-    pub child: Option<String>,
-    /// Whether its base has everything; before that it was begun at most.
-    pub copied: bool,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -137,6 +62,10 @@ enum Mark {
     Done(usize),
     /// A merge has come so far.
     Merging(Merging),
+    /// A revert is protected: this is the state of the VM before it, and its safety tags may be set.
+    Protecting(Box<Safety>),
+    /// All safety tags are set.
+    Protected,
     /// Nothing more will happen.
     Ended(Ended),
 }
@@ -160,6 +89,8 @@ struct Numbers {
 #[derive(Debug)]
 pub struct Log {
     file: File,
+    /// Whether the last line may have been written in part.
+    is_torn: bool,
 }
 
 /// An operation as the journal has it.
@@ -175,6 +106,8 @@ pub struct Recorded {
     pub begun: bool,
     /// How far merges have come.
     pub merging: Vec<Merging>,
+    /// The state of the VM before a revert, and whether all of its safety tags were set.
+    pub safety: Option<(Safety, bool)>,
     /// How it ended.
     pub ended: Option<Ended>,
     /// Where to go on writing.
@@ -242,7 +175,7 @@ impl Journal {
             if !in_advance {
                 File::open(&self.dir)?.sync_all()?;
             }
-            Ok(Log { file })
+            Ok(Log { file, is_torn: false })
         };
         write().inspect_err(|_| {
             // Nobody is told that it was taken on, so the next start must not find it.
@@ -285,6 +218,13 @@ impl Journal {
         Ok(all)
     }
 
+    /// The operations whose entries make no sense. They were accepted, and how far they came is not known. Call it after
+    /// [`Journal::load`].
+    pub fn unreadable(&self) -> io::Result<Vec<OperationId>> {
+        let id = |path: &PathBuf| path.file_stem()?.to_str()?.parse().ok();
+        Ok(files(&self.dir, SET_ASIDE)?.iter().filter_map(id).collect())
+    }
+
     /// One operation.
     pub fn read(&self, operation: OperationId) -> io::Result<Recorded> {
         Recorded::read(&name(&self.dir, operation))
@@ -323,16 +263,34 @@ impl Log {
         self.append(&Mark::Merging(merging.clone()))
     }
 
+    /// This is the state of the VM before a revert. When this returns, a power cut does not forget it.
+    pub fn protecting(&mut self, safety: &Safety) -> io::Result<()> {
+        self.append(&Mark::Protecting(Box::new(safety.clone())))?;
+        self.file.sync_data()
+    }
+
+    /// All of its safety tags are set.
+    pub fn protected(&mut self) -> io::Result<()> {
+        self.append(&Mark::Protected)
+    }
+
     /// Nothing more will happen.
     pub fn ended(&mut self, ended: &Ended) -> io::Result<()> {
         self.append(&Mark::Ended(ended.clone()))
     }
 
     fn append(&mut self, mark: &Mark) -> io::Result<()> {
-        let mut line = serde_json::to_vec(mark)?;
-        line.push(b'\n');
-        self.file.write_all(&line)
+        append(&mut self.file, &mut self.is_torn, &serde_json::to_vec(mark)?)
     }
+}
+
+/// Appends a line. A full file system may take a part of one, and what follows must not be read as the rest of it.
+fn append(file: &mut impl Write, is_torn: &mut bool, line: &[u8]) -> io::Result<()> {
+    let start: &[u8] = if *is_torn { b"\n" } else { b"" };
+    *is_torn = true;
+    file.write_all(&[start, line, b"\n"].concat())?;
+    *is_torn = false;
+    Ok(())
 }
 
 impl Recorded {
@@ -341,8 +299,9 @@ impl Recorded {
         let mut lines = text.split_inclusive('\n');
         let FirstLine { number, entry } = serde_json::from_str(lines.next().unwrap_or_default())?;
         let file = OpenOptions::new().append(true).open(path)?;
-        let log = Log { file };
-        let mut recorded = Self { entry, number, next: 0, begun: false, merging: Vec::new(), ended: None, log };
+        let log = Log { file, is_torn: false };
+        let (merging, safety, ended) = (Vec::new(), None, None);
+        let mut recorded = Self { entry, number, next: 0, begun: false, merging, safety, ended, log };
         for line in lines {
             match serde_json::from_str(line) {
                 Ok(Mark::Begun(step)) => (recorded.next, recorded.begun) = (step, true),
@@ -351,6 +310,8 @@ impl Recorded {
                     recorded.merging.retain(|other| other.merge != merging.merge);
                     recorded.merging.push(merging);
                 }
+                Ok(Mark::Protecting(safety)) => recorded.safety = Some((*safety, false)),
+                Ok(Mark::Protected) => recorded.safety.iter_mut().for_each(|(_, is_set)| *is_set = true),
                 Ok(Mark::Ended(ended)) => recorded.ended = Some(ended),
                 Err(_) => tracing::warn!(path = %path.display(), "a mark of the journal was cut off"),
             }

@@ -21,6 +21,7 @@ pub mod qcow2;
 mod qemu_img;
 pub mod reach;
 mod rpc;
+pub mod safety;
 pub mod server;
 pub mod service;
 pub mod watch;

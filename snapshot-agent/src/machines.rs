@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use proto::convert::Inventory;
+use snapshot_core::Reason;
 use snapshot_core::ids::{SnapshotId, VmId};
 use tokio::sync::{Notify, watch};
 
@@ -126,7 +127,10 @@ impl Machines {
         if let Some(owned) = &self.owned {
             owned.saw(seen);
         }
-        self.publish(seen.inventory(), Listed::with_deleted(seen));
+        let mut inventory = seen.inventory();
+        inventory.vm.restrictions.retain(|restriction| restriction.reason != Reason::DisksMixed);
+        inventory.vm.restrictions.extend(self.owned.iter().flat_map(|owned| owned.restrictions(seen.vm.id)));
+        self.publish(inventory, Listed::with_deleted(seen));
     }
 
     /// There is no such machine. What it left in images is remembered before anybody is told.
@@ -283,6 +287,7 @@ pub(crate) mod tests {
             disks: vec![],
             nvram: Nvram::Absent,
             missing_medium: None,
+            restrictions: Vec::new(),
         }
     }
 

@@ -18,6 +18,7 @@ mod abandoned;
 mod files;
 mod lease;
 mod removal;
+mod safety;
 mod spare;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -36,6 +37,7 @@ use snapshot_core::vm::{Nvram, VmFacts, VmState};
 
 use crate::clock::unix_now;
 use crate::hypervisor::Observed;
+use crate::safety::{Mixed, Safety};
 use files::{Files, Kind};
 pub use files::{Identity, Made};
 pub(crate) use removal::{clear, sweep};
@@ -64,6 +66,12 @@ pub struct Record {
     /// Those that were never whole and could not be removed yet, because a disk was full, say.
     #[serde(default)]
     pub remains: BTreeSet<SnapshotId>,
+    /// Safety tags that an operation could not remove, or that are needed as long as the disks are mixed.
+    #[serde(default)]
+    pub safety: Vec<Safety>,
+    /// Set while its disks hold states of different moments.
+    #[serde(default)]
+    pub mixed: Option<Mixed>,
 }
 
 /// What is remembered of a snapshot.
@@ -84,14 +92,20 @@ pub struct Owned {
 
 impl Record {
     fn empty(vm: &VmFacts) -> Self {
+        Self { name: vm.name.clone(), ..Self::nothing(vm.id) }
+    }
+
+    fn nothing(vm: VmId) -> Self {
         Self {
-            vm: vm.id,
-            name: vm.name.clone(),
+            vm,
+            name: String::new(),
             vanished: None,
             snapshots: BTreeMap::new(),
             images: BTreeMap::new(),
             files: Files::new(),
             remains: BTreeSet::new(),
+            safety: Vec::new(),
+            mixed: None,
         }
     }
 
@@ -126,12 +140,13 @@ impl Record {
         let snapshots = all.filter_map(|id| Some((id.clone(), kept(id)?))).collect();
         let mut remains = previous.map(|record| record.remains.clone()).unwrap_or_default();
         remains.retain(|id| ids.contains(id) && !listed.contains_key(id));
-        let record = Self { snapshots, images, files, remains, ..Self::empty(&seen.vm) };
+        let (safety, mixed) = previous.map(|record| (record.safety.clone(), record.mixed.clone())).unwrap_or_default();
+        let record = Self { snapshots, images, files, remains, safety, mixed, ..Self::empty(&seen.vm) };
         (!record.is_empty()).then_some(record)
     }
 
     fn is_empty(&self) -> bool {
-        self.images.is_empty() && self.files.is_empty()
+        self.images.is_empty() && self.files.is_empty() && self.safety.is_empty() && self.mixed.is_none()
     }
 
     /// Strikes out snapshots of an image, and all that is then in no image.
@@ -162,6 +177,7 @@ impl Record {
             disks: Vec::new(),
             nvram: Nvram::Absent,
             missing_medium: None,
+            restrictions: Vec::new(),
         };
         let inside: BTreeSet<&SnapshotId> = self.images.values().flatten().collect();
         let snapshot = |(id, kept): (&SnapshotId, &Kept)| SnapshotFacts {
@@ -178,6 +194,7 @@ impl Record {
             size_bytes: 0,
             origin: Origin::Service,
             broken: None,
+            restrictions: Vec::new(),
         };
         let snapshots = self.snapshots.iter().map(snapshot).collect();
         let (layers, strays, images) = (Layers::default(), BTreeSet::new(), BTreeMap::new());

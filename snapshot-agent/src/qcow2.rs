@@ -11,14 +11,18 @@
 //!
 //! Nothing in the file is believed: lengths and counts are held against bounds before they are used.
 
+mod active;
 mod backing;
+mod end;
 
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
+pub use active::held;
 pub use backing::{backing_file, local_path};
+pub(crate) use end::end_of_data;
 
 const MAGIC: u32 = 0x5146_49fb;
 /// The part of the header that version 2 and 3 share: all that is of interest here.

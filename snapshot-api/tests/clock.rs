@@ -83,6 +83,7 @@ fn inventory(id: VmId) -> Inventory {
         disks: Vec::new(),
         nvram: Nvram::Absent,
         missing_medium: None,
+        restrictions: Vec::new(),
     };
     Inventory { vm, snapshots: Vec::new(), sequence: 1 }
 }

@@ -157,6 +157,27 @@ reasons! {
     SnapshotNameUnsupported = "SNAPSHOT_NAME_UNSUPPORTED", FailedPrecondition, false;
     /// An image is in a folder that the host's agent may not touch.
     ImageOutOfReach = "IMAGE_OUT_OF_REACH", FailedPrecondition, false;
+    /// A device, an element of the definition or a property of an image that this cannot be done with, or that is not
+    /// understood; the metadata key `feature` may name it.
+    FeatureUnsupported = "FEATURE_UNSUPPORTED", FailedPrecondition, false;
+    /// A disk is encrypted by QEMU, and the operation would fail, stop the VM or write clear text.
+    DiskEncrypted = "DISK_ENCRYPTED", FailedPrecondition, false;
+    /// An image has persistent dirty bitmaps, as incremental backup tools create them; QEMU refuses to revert it.
+    CheckpointsPresent = "CHECKPOINTS_PRESENT", FailedPrecondition, false;
+    /// Another VM or another process uses an image of the VM; the metadata key `user` may name it.
+    ImageInUse = "IMAGE_IN_USE", FailedPrecondition, false;
+    /// An image or one of its backing files is missing, cannot be read or is marked as corrupt.
+    ImageUnavailable = "IMAGE_UNAVAILABLE", FailedPrecondition, false;
+    /// A resource of the host that the definition in a snapshot names does not exist; the metadata key `resource` names it.
+    ResourceMissing = "RESOURCE_MISSING", FailedPrecondition, false;
+    /// The name of a snapshot is the id of another one in an image; QEMU would take the other.
+    SnapshotNameAmbiguous = "SNAPSHOT_NAME_AMBIGUOUS", FailedPrecondition, false;
+    /// The disks of the VM hold states of different moments after a revert that failed; the metadata keys tell which.
+    DisksMixed = "DISKS_MIXED", FailedPrecondition, false;
+    /// The storage of an image does not respond.
+    StorageUnresponsive = "STORAGE_UNRESPONSIVE", Unavailable, true;
+    /// The revert would change the definition of the VM, which the host's policy denies.
+    DefinitionChangeDenied = "DEFINITION_CHANGE_DENIED", FailedPrecondition, false;
     /// Not enough space is free.
     SpaceLow = "SPACE_LOW", ResourceExhausted, false;
     /// The machine has as many snapshots as it may.

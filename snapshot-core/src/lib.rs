@@ -5,6 +5,7 @@
 
 pub mod audit;
 pub mod authority;
+pub mod definition;
 pub mod description;
 pub mod error;
 pub mod hardware;
@@ -14,6 +15,8 @@ pub mod operation;
 pub mod plan;
 pub mod policy;
 pub mod quota;
+pub mod resources;
+pub mod restriction;
 pub mod snapshot;
 pub mod text;
 pub mod tree;

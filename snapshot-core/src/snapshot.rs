@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::description::Label;
 use crate::error::Reason;
 use crate::ids::SnapshotId;
+use crate::restriction::Restriction;
 
 /// What a snapshot holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -96,4 +97,7 @@ pub struct SnapshotFacts {
     pub origin: Origin,
     /// Why its data cannot be used.
     pub broken: Option<Reason>,
+    /// What about it makes operations on it unavailable; those of its VM apply as well.
+    #[serde(default)]
+    pub restrictions: Vec<Restriction>,
 }

@@ -201,6 +201,7 @@ pub(crate) mod tests {
             size_bytes: 0,
             origin: Origin::Service,
             broken: None,
+            restrictions: Vec::new(),
         }
     }
 

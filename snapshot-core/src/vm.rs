@@ -2,7 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::error::Reason;
 use crate::ids::VmId;
+use crate::restriction::Restriction;
 
 /// What a machine is doing, as libvirt tells it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -78,6 +80,9 @@ pub struct VmFacts {
     pub nvram: Nvram,
     /// The target of a removable drive whose medium does not exist.
     pub missing_medium: Option<String>,
+    /// What about it, its images or its host makes operations unavailable.
+    #[serde(default)]
+    pub restrictions: Vec<Restriction>,
 }
 
 impl VmFacts {
@@ -93,6 +98,12 @@ impl VmFacts {
             (disk.allocation_bytes, disk.free_bytes) = (0, None);
         }
         steady
+    }
+
+    /// Whether the image of a disk is not known, or not there.
+    pub fn is_unavailable(&self, target: &str) -> bool {
+        let is_it = |restriction: &Restriction| restriction.disk.as_deref() == Some(target);
+        self.restrictions.iter().any(|one| one.reason == Reason::ImageUnavailable && is_it(one))
     }
 
     /// The disks a snapshot has to hold.

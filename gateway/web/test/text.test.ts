@@ -89,7 +89,7 @@ test("the language is the first that there are texts in", () => {
 });
 
 test("each phase that the service names is told in the reader's language", () => {
-  const source = readFileSync("../../snapshot-core/src/plan.rs", "utf8");
+  const source = readFileSync("../../snapshot-core/src/plan/step.rs", "utf8");
   const steps = /impl fmt::Display for Step \{.*?\n\}/s.exec(source)?.[0] ?? "";
   const phases = [...steps.matchAll(/=> "([^"]+)"/g)].map((match) => match[1] ?? "");
   assert.ok(phases.length >= 10, `only ${phases.length} phases were found`);

@@ -7,7 +7,8 @@ use snapshot_core::text::{Description, DisplayName};
 use snapshot_core::vm::{DiskFacts, VmFacts};
 use snapshot_core::{Error, Reason};
 
-use super::{protocol, timestamp};
+use super::restriction::restrictions;
+use super::{present, protocol, timestamp};
 use crate::{agent, v1};
 
 /// A machine and its snapshots, in any order.
@@ -52,16 +53,13 @@ impl From<&VmFacts> for agent::VmFacts {
             memory_bytes: vm.memory_bytes,
             disks: vm.disks.iter().map(agent::DiskFacts::from).collect(),
             missing_medium: vm.missing_medium.clone().unwrap_or_default(),
+            restrictions: vm.restrictions.iter().map(agent::Restriction::from).collect(),
             ..Self::default()
         };
         wire.set_state(vm.state.into());
         wire.set_nvram(vm.nvram.into());
         wire
     }
-}
-
-fn present(text: String) -> Option<String> {
-    (!text.is_empty()).then_some(text)
 }
 
 impl TryFrom<agent::VmFacts> for VmFacts {
@@ -79,6 +77,7 @@ impl TryFrom<agent::VmFacts> for VmFacts {
             memory_bytes: wire.memory_bytes,
             disks: wire.disks.into_iter().map(DiskFacts::from).collect(),
             missing_medium: present(wire.missing_medium),
+            restrictions: restrictions(wire.restrictions),
         })
     }
 }
@@ -127,6 +126,7 @@ impl From<&SnapshotFacts> for agent::SnapshotFacts {
             disks: snapshot.disks.clone(),
             size_bytes: snapshot.size_bytes,
             broken_reason: snapshot.broken.map(|reason| reason.as_str().to_owned()).unwrap_or_default(),
+            restrictions: snapshot.restrictions.iter().map(agent::Restriction::from).collect(),
             ..Self::default()
         };
         wire.set_content(snapshot.content.into());
@@ -169,6 +169,7 @@ impl TryFrom<agent::SnapshotFacts> for SnapshotFacts {
             size_bytes: wire.size_bytes,
             origin: origin.ok_or_else(|| protocol("origin"))?,
             broken,
+            restrictions: restrictions(wire.restrictions),
         })
     }
 }

@@ -8,7 +8,9 @@
 //! was begun, the guest at most stands still, and it begins anew. Done: whatever the guest has done since is kept, and
 //! only what is left of the rest is done. Failed, or it cannot be told: disks and memory may be of two moments, although the guest
 //! looks like one that was merely stopped. It must not run, so libvirt's own revert follows, which ends the process and starts
-//! another from the snapshot. Where that is not possible either, the machine is switched off.
+//! another from the snapshot. Where libvirt's revert cannot succeed, QEMU loads once more; where that fails, too, the VM is switched
+//! off and its disks get their previous state ([`super::safety`]). A load that was refused before it changed a disk has changed
+//! nothing: where libvirt's revert cannot succeed, the guest runs on.
 
 use std::time::Instant;
 
@@ -18,8 +20,9 @@ use snapshot_core::operation::Method;
 use snapshot_core::plan::{PowerState, Step};
 use snapshot_core::vm::VmState;
 
+use super::revert::is_in;
+use super::safety::Way;
 use super::settle::BEGIN_WITHIN;
-use super::steps::is_in;
 use super::waiting::Tries;
 use super::work::{Halt, Work};
 use crate::hypervisor::{Failure, Load, Observed};
@@ -28,24 +31,84 @@ use crate::hypervisor::{Failure, Load, Observed};
 const TRIES: u32 = 3;
 
 impl Work<'_> {
-    /// Goes back in place, or by libvirt's own revert.
-    pub(super) fn revert_in_place(&mut self, id: &SnapshotId, then: PowerState) -> Result<(), Halt> {
-        let Err(failure) = self.load(id, then)? else { return Ok(()) };
-        tracing::warn!(%failure, "cannot go back in place; going back by libvirt's own revert");
-        self.entry.method = Some(Method::Libvirt);
-        self.revert(id, then, false)?;
-        self.is_loading = false;
-        Ok(())
+    /// Reverts in place; where that is not possible, by libvirt's own revert, if that can succeed.
+    pub(super) fn revert_in_place(&mut self, id: &SnapshotId, then: PowerState, fallback: bool) -> Result<(), Halt> {
+        let Err(mut failure) = self.load(id, then)? else { return Ok(()) };
+        if fallback && self.may_fall_back(id)? {
+            tracing::warn!(%failure, "cannot go back in place; going back by libvirt's own revert");
+            self.entry.method = Some(Method::Libvirt);
+            self.revert(id, then, false)?;
+            self.is_loading = false;
+            return Ok(());
+        }
+        if self.is_loading {
+            tracing::warn!(%failure, "a load came part of the way, and libvirt's revert cannot succeed; loading again");
+            match self.load_again(id, then)? {
+                Ok(()) => return Ok(()),
+                Err(again) => failure = again,
+            }
+        }
+        Err(self.undo_revert(&failure, id)?.into())
     }
 
-    /// QEMU's name for the load.
+    /// Whether libvirt's own revert, which ends the process first, can succeed.
+    fn may_fall_back(&mut self, id: &SnapshotId) -> Result<bool, Halt> {
+        let seen = self.look()?;
+        match self.patiently(|hypervisor| hypervisor.check_revert(&seen.vm, id))? {
+            Ok(()) => Ok(true),
+            Err(failure) => {
+                tracing::warn!(%failure, "libvirt's own revert cannot succeed");
+                Ok(false)
+            }
+        }
+    }
+
+    /// QEMU's name for the load. The first stays as it is until the end, so that a failed one is not taken for none.
     fn job(&self) -> String {
+        if self.is_second_load { self.second_job() } else { self.first_job() }
+    }
+
+    fn first_job(&self) -> String {
         format!("in-place-{}", self.entry.operation)
     }
 
+    fn second_job(&self) -> String {
+        format!("in-place-{}-again", self.entry.operation)
+    }
+
     fn what_was_loaded(&mut self) -> Result<Result<Load, Failure>, Halt> {
-        let (vm, job) = (self.entry.vm, self.job());
-        self.patiently(|hypervisor| hypervisor.loaded(vm, &job))
+        let vm = self.entry.vm;
+        let (first, second) = (self.first_job(), self.second_job());
+        let loaded = self.patiently(|hypervisor| hypervisor.loaded(vm, &first))?;
+        // There is no second where the first did not fail.
+        if loaded != Ok(Load::Failed) {
+            return Ok(loaded);
+        }
+        match self.patiently(|hypervisor| hypervisor.loaded(vm, &second))? {
+            Ok(Load::None) => Ok(loaded),
+            loaded => {
+                self.is_second_load = true;
+                Ok(loaded)
+            }
+        }
+    }
+
+    /// Loads once more over a load that came part of the way.
+    fn load_again(&mut self, id: &SnapshotId, then: PowerState) -> Result<Result<(), Failure>, Halt> {
+        if self.is_second_load {
+            return Ok(Err(Failure::Unintelligible("the second load failed, too".to_owned())));
+        }
+        let seen = self.look()?;
+        if !self.is_same_run(&seen) || seen.vm.state != VmState::Paused {
+            return Ok(Err(Failure::Unintelligible("the VM is not as the load left it".to_owned())));
+        }
+        self.is_second_load = true;
+        if let Err(failure) = self.call_load(id, &seen)? {
+            return Ok(Err(failure));
+        }
+        let done = self.after_load(id, then)?;
+        self.is_loading = done.is_err();
+        Ok(done)
     }
 
     /// The failure is the reason to go back in the other way.
@@ -94,6 +157,9 @@ impl Work<'_> {
         if seen.vm.state != VmState::Paused || seen.vm.block_job_disk.is_some() || !self.is_untouched(&seen) {
             return Ok(Err(Failure::Unintelligible("the machine is no more as it was".to_owned())));
         }
+        if let Err(failure) = self.try_protect(id, Way::InPlace)? {
+            return Ok(Err(failure));
+        }
         self.call_load(id, &seen)
     }
 
@@ -124,7 +190,8 @@ impl Work<'_> {
                 return Ok(Ok(()));
             }
             Ok(Load::None) => false,
-            Ok(Load::Running | Load::Failed) | Err(_) => true,
+            Ok(Load::Failed) => !self.has_loaded_nothing(id)?,
+            Ok(Load::Running) | Err(_) => true,
         };
         self.is_loading |= was_loading;
         Ok(Err(failure))
@@ -143,8 +210,8 @@ impl Work<'_> {
                 }
                 _ if is_in(&seen, then) && is_current => return Ok(Ok(())),
                 // Somebody let it run on, or this is a repeat and it does since: what it has done is not to be lost.
-                VmState::Running => return Ok(Ok(())),
-                VmState::Paused if !is_current => {
+                VmState::Running if is_current => return Ok(Ok(())),
+                VmState::Running | VmState::Paused if !is_current => {
                     self.stale = true;
                     self.shared.hypervisor.make_current(vm, id)
                 }
@@ -157,38 +224,44 @@ impl Work<'_> {
             if let Err(failure) = result {
                 tracing::warn!(%failure, "what follows a load failed");
                 if tries.is_last(&failure) {
-                    return Ok(Err(failure));
+                    return self.load_not_finished(failure, id);
                 }
             }
         }
     }
 
-    /// After a revert that failed for good: a guest of which some may be loaded must not run, and one that was merely stopped for
+    /// After a load that is done and that the last of it could not be done for. A guest that runs has gone on from the snapshot, and
+    /// keeps what it has done; but libvirt has another snapshot as the current one.
+    fn load_not_finished(&mut self, failure: Failure, id: &SnapshotId) -> Result<Result<(), Failure>, Halt> {
+        if self.look()?.vm.state != VmState::Running {
+            return Ok(Err(failure));
+        }
+        let doing = "the VM runs with the disks and the memory of the snapshot, and libvirt could not mark the snapshot as current";
+        Err(self.error(&failure, Some(id), doing).into())
+    }
+
+    /// After a revert that failed for good: a guest of which some may be loaded must not run, and one that was merely paused for
     /// it runs on.
     pub(super) fn after_failed_revert(&mut self, seen: Observed) -> Result<Observed, Halt> {
-        if !self.entry.steps.iter().any(is_in_place) || !self.is_same_run(&seen) {
-            return Ok(seen);
-        }
-        let hypervisor = &self.shared.hypervisor;
-        let result = if self.is_loading {
+        if self.is_loading && self.is_same_run(&seen) {
             tracing::error!("a revert failed after some of it was loaded; switching the machine off");
-            hypervisor.power_off(self.entry.vm)
-        } else if self.entry.before.state == VmState::Running && seen.vm.state == VmState::Paused {
-            hypervisor.resume(self.entry.vm)
+            let vm = self.entry.vm;
+            if let Err(failure) = self.patiently(|hypervisor| hypervisor.power_off(vm))? {
+                tracing::error!(%failure, "the machine could not be brought into a state that is known");
+            }
+            self.stale = true;
         } else {
-            return Ok(seen);
-        };
-        if let Err(failure) = result {
-            tracing::error!(%failure, "the machine could not be brought into a state that is known");
+            self.resume_paused(&seen)?;
         }
-        self.stale = true;
         self.look()
     }
 
     /// Has QEMU forget a load that is marked as done. What is not forgotten now is in nobody's way.
     pub(super) fn forget_load(&mut self) {
-        if let Err(failure) = self.shared.hypervisor.forget_load(self.entry.vm, &self.job()) {
-            tracing::debug!(%failure, "QEMU still remembers a load");
+        for job in [self.first_job(), self.second_job()] {
+            if let Err(failure) = self.shared.hypervisor.forget_load(self.entry.vm, &job) {
+                tracing::debug!(%failure, "QEMU still remembers a load");
+            }
         }
     }
 
@@ -210,13 +283,13 @@ impl Work<'_> {
         }
         // Where it cannot be told, it may be halfway.
         self.is_loading = begun && !matches!(self.what_was_loaded()?, Ok(Load::None));
+        self.protect_anew(&seen);
         let since = self.entry.accepted.elapsed();
         let is_fresh = since.is_some_and(|since| since <= BEGIN_WITHIN);
         if self.is_loading || self.is_halfway(&seen, begun, since) || is_fresh {
             return self.run_steps(next);
         }
-        self.after_failed_revert(seen)?;
-        Err(self.interrupted("the machine was not taken back, and is as it was"))
+        self.back_out(&seen)
     }
 }
 

@@ -16,8 +16,8 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use snapshot_core::ids::{SnapshotId, VmId};
-use snapshot_core::operation::Request;
+use snapshot_core::ids::{OperationId, SnapshotId, VmId};
+use snapshot_core::operation::{Outcome, Request};
 use snapshot_core::plan::{PowerState, Step};
 use snapshot_core::vm::VmState;
 use snapshot_core::{Error, Reason};
@@ -26,11 +26,12 @@ use tokio::task::spawn_blocking;
 use super::external::{After, guardable};
 use super::in_place::is_in_place;
 use super::operation::{Operation, Phase, Progress};
+use super::safety::Protection;
 use super::work::{Halt, Work};
 use super::{Shared, overdue};
 use crate::clock::unix_now;
 use crate::hypervisor::{Failure, Observed};
-use crate::journal::Recorded;
+use crate::journal::{Ended, Recorded};
 use crate::locks::Guard;
 
 /// How long after it was taken on a revert may still be begun.
@@ -72,12 +73,30 @@ pub(super) fn load(shared: &Shared) -> io::Result<Vec<Interrupted>> {
     for id in shared.journal.prune(ended) {
         shared.registry.forget(id);
     }
+    for id in shared.journal.unreadable()? {
+        shared.registry.add(unreadable(id));
+    }
     let hold = |(vm, operations): (VmId, Vec<(Arc<Operation>, Recorded)>)| {
         let first = operations.first().map(|(operation, _)| operation.id());
         let guard = first.and_then(|id| shared.locks.retake(vm, id).ok());
         Interrupted { operations, guard }
     };
     Ok(interrupted.into_iter().map(hold).collect())
+}
+
+/// An operation of which only the id is known. NOT_FOUND would be the promise that nothing was done.
+fn unreadable(id: OperationId) -> Operation {
+    let message = "the host's journal entry of the operation cannot be read: the operation was accepted, and may have been \
+                   carried out in part; check the VM and its snapshots";
+    let ended = Ended {
+        outcome: Outcome::Failed,
+        error: Some(Error::new(Reason::Internal, message).with("operation", proto::names::operation(id))),
+        method: None,
+        pause_ms: None,
+        predicted_pause_ms: None,
+    };
+    let phase = Phase::Ended { cancellable: false, ended, seen: false };
+    Operation::new(id, VmId::from_uuid(uuid::Uuid::nil()), Request::Purge { force: false }, phase)
 }
 
 /// Settles what was interrupted on one machine, in the order in which it was taken on. Nobody is told of an end before
@@ -120,7 +139,7 @@ async fn settle(shared: &Arc<Shared>, operation: &Arc<Operation>, recorded: Reco
     let settled = spawn_blocking(move || {
         span.in_scope(|| {
             tracing::info!(next = recorded.next, begun = recorded.begun, "was interrupted");
-            let Recorded { entry, next, begun, merging, log, .. } = recorded;
+            let Recorded { entry, next, begun, merging, safety, log, .. } = recorded;
             let (operation, started) = (&followed, Instant::now());
             let mut work = Work {
                 shared: &worker,
@@ -131,6 +150,8 @@ async fn settle(shared: &Arc<Shared>, operation: &Arc<Operation>, recorded: Reco
                 stale: true,
                 pause: None,
                 is_loading: false,
+                is_second_load: false,
+                protection: safety.map(Protection::recorded),
                 done: next,
                 merging,
                 started,
@@ -175,7 +196,7 @@ impl Work<'_> {
                 self.settle_live(&snapshot, quiesce, begun)?;
                 self.settle(next + 1, false)
             }
-            (Request::Revert { .. }, Step::RevertInPlace { snapshot, then }) => {
+            (Request::Revert { .. }, Step::RevertInPlace { snapshot, then, .. }) => {
                 self.settle_in_place(next, begun, &snapshot, then)
             }
             (Request::Create(_), Step::CreateExternal { snapshot, quiesce, .. }) => {
@@ -268,10 +289,31 @@ impl Work<'_> {
             self.remember_reverted(&seen, id);
             return self.run_steps(next + 1);
         }
+        self.protect_anew(&seen);
         let since = self.entry.accepted.elapsed();
-        if self.is_halfway(&seen, begun, since) || since.is_some_and(|since| since <= BEGIN_WITHIN) {
+        let is_fresh = since.is_some_and(|since| since <= BEGIN_WITHIN);
+        let was_and_is_off = self.entry.before.instance.is_none() && seen.instance.is_none();
+        // What the disks hold tells it of a VM that is off, which has no number of its run.
+        let is_unchanged = begun && since.is_some() && was_and_is_off && self.has_changed_no_disk(id)?;
+        if is_fresh || (self.is_halfway(&seen, begun, since) && !is_unchanged) {
             return self.run_steps(next);
         }
+        self.back_out(&seen)
+    }
+
+    /// A VM that still runs as it did has gone on since its state was protected.
+    pub(super) fn protect_anew(&mut self, seen: &Observed) {
+        if self.is_untouched(seen)
+            && let Some(protection) = &mut self.protection
+        {
+            protection.is_set = false;
+        }
+    }
+
+    /// Ends a revert that has changed nothing and that nobody expects any more.
+    pub(super) fn back_out(&mut self, seen: &Observed) -> Result<(), Halt> {
+        self.resume_paused(seen)?;
+        self.restore_definition();
         Err(self.interrupted("the machine was not taken back, and is as it was"))
     }
 

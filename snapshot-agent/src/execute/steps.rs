@@ -3,9 +3,7 @@
 //! - **Create**: a whole snapshot of that id is success. Remains of one are cleared first. After the call the machine is
 //!   looked at, whatever the call said: libvirt can fail after the snapshot was taken, and succeed on some of the disks.
 //!   What is not whole is removed again, and a guest that was left paused runs on.
-//! - **Revert**: the call is repeated when it left the machine other than it should be, because half a revert is the
-//!   worst of all states and the same call is what ends it. A machine that still runs in the same QEMU process was not
-//!   touched, and then the failure stands.
+//! - **Revert**: see [`super::revert`] and [`super::in_place`].
 //! - **Delete**: a snapshot that is not there is success. One whose data is gone, and that libvirt therefore cannot
 //!   delete, is forgotten.
 //! - **Write a label**: the label as it should be is success.
@@ -16,7 +14,7 @@ use std::time::Instant;
 use snapshot_core::description::Label;
 use snapshot_core::ids::SnapshotId;
 use snapshot_core::operation::Request;
-use snapshot_core::plan::{PowerState, Step};
+use snapshot_core::plan::Step;
 use snapshot_core::vm::VmState;
 use snapshot_core::{Error, Reason};
 
@@ -24,8 +22,6 @@ use super::waiting::Tries;
 use super::work::{Halt, Work};
 use crate::hypervisor::{Failure, Observed, PausedBy};
 
-/// How often a revert is tried.
-const REVERT_TRIES: u32 = 3;
 /// How often a machine is switched off.
 const POWER_OFF_TRIES: u32 = 3;
 
@@ -36,7 +32,7 @@ impl Work<'_> {
             Step::CreateLive { snapshot, quiesce } => self.create_live(snapshot, *quiesce),
             Step::WriteLabel { snapshot } => self.write_label(snapshot),
             Step::RevertInternal { snapshot, then } => self.revert(snapshot, *then, false),
-            Step::RevertInPlace { snapshot, then } => self.revert_in_place(snapshot, *then),
+            Step::RevertInPlace { snapshot, then, fallback } => self.revert_in_place(snapshot, *then, *fallback),
             Step::PowerOff => self.power_off(),
             Step::DeleteInternal { snapshot } => self.delete(snapshot),
             Step::CreateExternal { snapshot, memory, quiesce } => self.create_external(snapshot, *memory, *quiesce),
@@ -176,77 +172,6 @@ impl Work<'_> {
         }
     }
 
-    pub(super) fn revert(&mut self, id: &SnapshotId, then: PowerState, external: bool) -> Result<(), Halt> {
-        let vm = self.entry.vm;
-        let mut tries = Tries::new(REVERT_TRIES);
-        loop {
-            let result = if external {
-                self.call_revert_external(id, then)?
-            } else {
-                self.stale = true;
-                self.shared.hypervisor.revert_internal(vm, id, then)
-            };
-            let mut seen = self.look()?;
-            if result.is_ok() && then == PowerState::Running && seen.vm.state == VmState::Paused {
-                let resumed = self.shared.hypervisor.resume(vm);
-                tracing::warn!(?resumed, "the guest was left paused by a revert");
-                seen = self.look()?;
-            }
-            let failure = match result {
-                Ok(()) if is_in(&seen, then) && seen.lies_on(id) => return Ok(()),
-                Ok(()) if is_in(&seen, then) => {
-                    Failure::Unintelligible("after the revert not every disk is the snapshot's".to_owned())
-                }
-                Ok(()) => Failure::Unintelligible(format!("after the revert the machine is {:?}", seen.vm.state)),
-                Err(failure) if self.is_reverted(&seen, id, then) => {
-                    tracing::warn!(%failure, "the revert failed and the machine is as it should be");
-                    return Ok(());
-                }
-                Err(failure) => failure,
-            };
-            let lost = matches!(failure, Failure::Unreachable(_));
-            let gone = matches!(failure, Failure::SnapshotGone);
-            if tries.is_last(&failure) || gone || (self.is_untouched(&seen) && !lost) {
-                let seen = self.after_failed_revert(seen)?;
-                return Err(self.revert_error(&failure, id, &seen).into());
-            }
-            tracing::warn!(%failure, "the revert failed and may have been half done; trying again");
-        }
-    }
-
-    /// Whether a revert that was not seen to succeed has succeeded all the same. A revert of a machine that ran, or that
-    /// is to run, starts another QEMU process; where none is to be seen it cannot be told, and it is done again.
-    pub(super) fn is_reverted(&self, seen: &Observed, id: &SnapshotId, then: PowerState) -> bool {
-        let is_current = seen.snapshot(id).is_some_and(|snapshot| snapshot.is_current);
-        let another_run = seen.instance.is_some() && seen.instance != self.entry.before.instance;
-        is_current && another_run && is_in(seen, then) && seen.lies_on(id)
-    }
-
-    /// Whether the machine still runs as it did: then no revert has begun to change anything.
-    pub(super) fn is_untouched(&self, seen: &Observed) -> bool {
-        self.is_same_run(seen) && !self.is_loading
-    }
-
-    /// Whether it is the QEMU process of before. A revert in place leaves that as it is.
-    pub(super) fn is_same_run(&self, seen: &Observed) -> bool {
-        seen.instance.is_some() && seen.instance == self.entry.before.instance
-    }
-
-    fn revert_error(&self, failure: &Failure, id: &SnapshotId, seen: &Observed) -> Error {
-        let was_on = self.entry.before.instance.is_some();
-        let mut doing = if self.is_untouched(seen) {
-            "the machine could not be taken back to the snapshot; nothing was changed".to_owned()
-        } else if was_on && seen.vm.state == VmState::Shutoff {
-            "the machine could not be taken back to the snapshot and was left off".to_owned()
-        } else {
-            "the machine could not be taken back to the snapshot".to_owned()
-        };
-        if let Some(create) = self.create_request() {
-            doing += &format!("; what it was is in snapshot {}", create.snapshot);
-        }
-        self.error(failure, Some(id), &doing).with("vm_state", format!("{:?}", seen.vm.state).to_uppercase())
-    }
-
     fn power_off(&mut self) -> Result<(), Halt> {
         let mut tries = Tries::new(POWER_OFF_TRIES);
         loop {
@@ -314,12 +239,4 @@ impl Work<'_> {
 
 pub(super) fn deleted(step: &Step) -> Option<&SnapshotId> {
     step.deletes()
-}
-
-pub(super) fn is_in(seen: &Observed, then: PowerState) -> bool {
-    match then {
-        PowerState::Running => seen.vm.state == VmState::Running,
-        PowerState::Paused => seen.vm.state == VmState::Paused,
-        PowerState::Off => seen.vm.state == VmState::Shutoff,
-    }
 }

@@ -4,9 +4,6 @@
 //! A purge takes them, too. Of a machine that is gone it is planned by what is remembered ([`crate::owned`]), so that
 //! protected snapshots are; whichever of its steps finds that there is no such machine removes all that is left of it.
 
-use std::collections::BTreeSet;
-use std::path::Path;
-
 use snapshot_core::authority::Permit;
 use snapshot_core::description::Label;
 use snapshot_core::hardware::Comparison;
@@ -56,13 +53,17 @@ impl Shared {
                     if let Comparison::Different(what) = &hardware {
                         tracing::info!(snapshot = %target.id, what, "cannot be gone back to in place");
                     }
-                    go_in_place(situation, &mut plan, &hardware);
+                    go_in_place(situation, &mut plan, &hardware)?;
                 }
-                Err(failure) => tracing::warn!(%failure, "the machine's hardware cannot be compared"),
+                Err(failure) => {
+                    tracing::warn!(%failure, "the hardware of the VM cannot be compared");
+                    let unknown = Comparison::Different("its hardware cannot be compared".to_owned());
+                    go_in_place(situation, &mut plan, &unknown)?;
+                }
             }
         } else {
             // It says why.
-            go_in_place(situation, &mut plan, &Comparison::Same);
+            go_in_place(situation, &mut plan, &Comparison::Same)?;
         }
         permit.check_plan(&tree, &plan)?;
         if let Some(create) = create(&spec.request)
@@ -88,6 +89,9 @@ impl Shared {
     pub(super) fn with_record(&self, mut seen: Observed) -> Observed {
         if let Some(owned) = self.machines.owned() {
             seen.layers.ours = owned.overlays(seen.vm.id);
+            let known = owned.restrictions(seen.vm.id);
+            seen.vm.restrictions.retain(|restriction| restriction.reason != Reason::DisksMixed);
+            seen.vm.restrictions.extend(known);
         }
         seen
     }
@@ -121,20 +125,10 @@ fn check_reach(folders: &Beneath, seen: &Observed, request: &Request) -> Result<
     if matches!(request, Request::Update { .. }) {
         return Ok(());
     }
-    let layers = &seen.layers;
-    let frozen = layers.snapshots.values().flat_map(|parts| parts.frozen.values().chain(parts.overlays.values()));
-    let touched: BTreeSet<&str> = layers.live.values().chain(frozen).map(String::as_str).collect();
-    let read = layers.files.keys().map(String::as_str).filter(|path| !touched.contains(path));
-    let is_file = |path: &&str| !Path::new(path).starts_with("/dev");
-    let touched = touched.iter().copied().filter(is_file).find(|path| !folders.has(Path::new(path)));
-    let (path, key) = match touched {
-        Some(path) => (path, "image_dirs"),
-        None => match read.filter(is_file).find(|path| !folders.may_read(Path::new(path))) {
-            Some(path) => (path, "read_dirs"),
-            None => return Ok(()),
-        },
-    };
-    Err(out_of_reach(Path::new(path), key).with("vm", proto::names::vm(seen.vm.id)))
+    match out_of_reach::refusal(folders, &seen.layers) {
+        Some(refusal) => Err(refusal.with("vm", proto::names::vm(seen.vm.id))),
+        None => Ok(()),
+    }
 }
 
 fn create(request: &Request) -> Option<&snapshot_core::operation::Create> {
@@ -204,6 +198,11 @@ impl Work<'_> {
             self.clear_remains(id, false)?;
         }
         self.clear_spare();
+        if let Some(owned) = self.shared.machines.owned() {
+            let cleared = owned.clear_safety(&*self.shared.hypervisor, self.entry.vm);
+            cleared
+                .map_err(|failure| self.error(&failure, None, "the safety tags of a revert could not be removed"))?;
+        }
         // An image that the machine no longer has is out of libvirt's reach.
         let elsewhere = record.is_some_and(|record| record.images.keys().any(|image| !seen.images.contains_key(image)));
         match self.shared.machines.owned() {

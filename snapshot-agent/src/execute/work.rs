@@ -9,6 +9,7 @@ use snapshot_core::{Error, Reason};
 
 use super::in_place::is_in_place;
 use super::operation::{Operation, Phase, Progress};
+use super::safety::Protection;
 use super::{Order, Shared};
 use crate::clock::Moment;
 use crate::hypervisor::{Failure, Observed, Reread};
@@ -28,6 +29,10 @@ pub(super) struct Work<'a> {
     pub(super) pause: Option<Duration>,
     /// Whether QEMU may have loaded some of a snapshot into the process that is there.
     pub(super) is_loading: bool,
+    /// Whether that is tried for the second time.
+    pub(super) is_second_load: bool,
+    /// What a revert is undone by.
+    pub(super) protection: Option<Protection>,
     /// Steps that are done.
     pub(super) done: usize,
     /// Merges that are not known to be done.
@@ -102,6 +107,8 @@ impl<'a> Work<'a> {
             stale,
             pause: None,
             is_loading: false,
+            is_second_load: false,
+            protection: None,
             done: 0,
             merging,
             started,
@@ -162,6 +169,10 @@ impl<'a> Work<'a> {
                 return None;
             }
         };
+        if outcome == Outcome::Succeeded {
+            self.unmix();
+        }
+        self.remove_tags();
         let pause_ms = self.pause.map(|pause| u64::try_from(pause.as_millis()).unwrap_or(u64::MAX));
         let (method, predicted_pause_ms) = (self.entry.method, self.entry.predicted_pause_ms);
         let ended = Ended { outcome, error, method, pause_ms, predicted_pause_ms };

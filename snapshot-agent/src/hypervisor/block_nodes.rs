@@ -90,6 +90,25 @@ pub(super) fn ahead(blocks: &[Block], nodes: &[Node], is_made: impl Fn(&str) -> 
     .collect()
 }
 
+/// The nodes of those of these qcow2 images that QEMU has open, by path. `name` gives a path of QEMU's the form that those
+/// have.
+pub(super) fn image_nodes<'a>(
+    nodes: &[Node],
+    images: impl IntoIterator<Item = &'a str>,
+    name: impl Fn(&str) -> String,
+) -> Result<BTreeMap<String, String>, String> {
+    let mut found = BTreeMap::new();
+    for image in images {
+        let mut of_image = nodes.iter().filter(|node| node.driver == "qcow2" && name(&node.file) == image);
+        match (of_image.next(), of_image.next()) {
+            (None, _) => {}
+            (Some(node), None) => _ = found.insert(image.to_owned(), node.name.clone()),
+            (Some(_), Some(_)) => return Err(format!("QEMU has {image} open twice")),
+        }
+    }
+    Ok(found)
+}
+
 /// The node on top of each of these disks, by target. Each has to be the qcow2 image that libvirt has the disk on: what QEMU
 /// is told about another node would be done to another disk.
 pub(super) fn tops(

@@ -37,6 +37,9 @@ struct Os {
 struct NvramElement {
     #[serde(rename = "@format")]
     format: Option<String>,
+    #[serde(rename = "$text")]
+    path: Option<String>,
+    source: Option<Source>,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -140,6 +143,17 @@ pub(super) struct Medium {
     pub(super) path: PathBuf,
 }
 
+/// A disk that is a volume whose path is not known: its pool is not active, or it is not in the pool.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Unresolved {
+    /// The disk's target.
+    pub(super) target: String,
+    /// The name of the pool.
+    pub(super) pool: String,
+    /// The name of the volume.
+    pub(super) volume: String,
+}
+
 /// Reads a domain's XML.
 pub(super) fn parse(xml: &str) -> Result<Domain, quick_xml::DeError> {
     quick_xml::de::from_str(xml)
@@ -173,6 +187,13 @@ impl Domain {
         }
     }
 
+    /// The file of UEFI variables that an internal snapshot includes.
+    pub(super) fn qcow2_nvram(&self) -> Option<PathBuf> {
+        let nvram = self.os.nvram.as_ref().filter(|_| self.nvram() == Nvram::Qcow2)?;
+        let path = nvram.path.as_deref().map(|path| PathBuf::from(path.trim()));
+        path.or_else(|| nvram.source.as_ref()?.file.clone())
+    }
+
     /// The disks that snapshots are about, in the order of the definition. A floppy that the guest can write to is one:
     /// libvirt wants it in an internal snapshot like any other disk.
     pub(super) fn disks(&self) -> impl Iterator<Item = Disk> {
@@ -197,6 +218,22 @@ impl Domain {
     /// The files and formats of its disks.
     pub(super) fn files(&self) -> Vec<(PathBuf, String)> {
         self.disks().filter_map(|disk| Some((disk.path?, disk.format))).collect()
+    }
+
+    /// Gives each disk and medium that is a volume of a pool the path of the volume. The targets of those that have none now.
+    pub(super) fn resolve(&mut self, path: impl Fn(&str, &str) -> Option<PathBuf>) -> Vec<Unresolved> {
+        let mut unresolved = Vec::new();
+        for disk in self.devices.disks.iter_mut().filter(|disk| disk.kind.as_deref() == Some("volume")) {
+            let Some(source) = &mut disk.source else { continue };
+            let (Some(pool), Some(volume)) = (&source.pool, &source.volume) else { continue };
+            source.file = path(pool, volume);
+            let is_optional = matches!(source.startup_policy.as_deref(), Some("optional" | "requisite"));
+            if source.file.is_none() && !is_optional {
+                let (pool, volume) = (pool.clone(), volume.clone());
+                unresolved.push(Unresolved { target: disk.target.dev.clone(), pool, volume });
+            }
+        }
+        unresolved
     }
 
     /// The pools, names and formats of disks that are volumes of a pool.
@@ -238,7 +275,7 @@ impl DiskElement {
 
     /// libvirt drops a missing medium by itself where the policy says so.
     fn needed_medium(&self) -> Option<Medium> {
-        let source = self.source.as_ref().filter(|_| self.kind.as_deref() == Some("file"))?;
+        let source = self.source.as_ref().filter(|_| matches!(self.kind.as_deref(), Some("file" | "volume")))?;
         if matches!(source.startup_policy.as_deref(), Some("optional" | "requisite")) {
             return None;
         }

@@ -33,8 +33,8 @@ fn child(element: Element, name: &str) -> Option<Element> {
     element.children.into_iter().find(|child| child.name == name)
 }
 
-/// The outermost element; `None` where there is none, or where they are nested without end.
-fn read(xml: &str) -> Result<Option<Element>, quick_xml::Error> {
+/// The outermost element of libvirt's XML; `None` where there is none, or where they are nested without end.
+pub(super) fn read(xml: &str) -> Result<Option<Element>, quick_xml::Error> {
     let mut reader = Reader::from_str(xml);
     let mut open: Vec<Element> = Vec::new();
     loop {

@@ -14,6 +14,7 @@ use snapshot_core::vm::DiskFacts;
 use super::domain_xml::{Disk, Medium};
 use super::snapshot_xml::Recorded;
 use crate::qcow2::{self, Image, ImageError, Tag};
+use crate::safety;
 
 /// The images that one look at a machine needs, each read once, however many snapshots are in it.
 #[derive(Debug, Default)]
@@ -120,6 +121,7 @@ impl Images {
             },
             origin: if id.is_ours() { Origin::Service } else { Origin::Foreign },
             broken,
+            restrictions: recorded.restrictions,
             id,
         }
     }
@@ -129,7 +131,8 @@ impl Images {
         let mut strays = BTreeSet::new();
         for disk in disks.iter().filter(|disk| !disk.read_only && disk.format == "qcow2") {
             if let Found::Image(image) = self.read(Path::new(&disk.path)) {
-                let names = image.tags.iter().map(|tag| &tag.name).filter(|name| !listed.contains(*name));
+                let is_unlisted = |name: &&String| !listed.contains(*name) && !safety::is_tag(name);
+                let names = image.tags.iter().map(|tag| &tag.name).filter(is_unlisted);
                 strays.extend(names.map(|name| SnapshotId::of_name(name).to_string()));
             }
         }
@@ -152,13 +155,20 @@ pub(super) fn missing_medium<'a>(media: impl IntoIterator<Item = &'a Medium>) ->
     media.into_iter().find(gone).map(|medium| medium.target.clone())
 }
 
-/// Bytes free where a file is, or where the blocks of a device node end up: then it is not known.
+/// Bytes free for an image: of the file system that its file is on; of a block device, what is behind the end of its data.
+/// `None` where that is not known.
 pub(super) fn free_bytes(path: &Path) -> Option<u64> {
-    if path.starts_with("/dev") {
-        return None;
+    if is_block_device(path) {
+        let mut device = File::open(path).ok()?;
+        let size = device.seek(SeekFrom::End(0)).ok()?;
+        return Some(size.saturating_sub(qcow2::end_of_data(&device).ok()?));
     }
     let stat = rustix::fs::statvfs(path.parent()?).ok()?;
     Some(stat.f_bavail.saturating_mul(stat.f_frsize))
+}
+
+fn is_block_device(path: &Path) -> bool {
+    std::fs::metadata(path).map_or(path.starts_with("/dev"), |metadata| metadata.file_type().is_block_device())
 }
 
 /// The size and the allocation of a raw image or a block device.

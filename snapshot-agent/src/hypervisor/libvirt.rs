@@ -7,6 +7,7 @@
 //! Any thread may call; each call blocks.
 
 mod action;
+mod activity;
 mod event_loop;
 mod external;
 mod failure;
@@ -19,10 +20,13 @@ mod merge;
 mod monitor;
 mod news;
 mod observe;
+mod resources;
+mod safety;
 mod take_back;
+mod volumes;
 mod written;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -40,7 +44,8 @@ use self::written::Written;
 use super::images::free_bytes;
 use super::inbox::Inbox;
 use super::{Failure, Hypervisor, Load, NewExternal, Observed, Outline, Reread, Versions, Watch};
-use crate::beneath::Beneath;
+use crate::beneath::{Beneath, out_of_reach};
+use crate::safety::{Held, Safety};
 
 /// libvirt, by one URI.
 pub struct Libvirt {
@@ -73,6 +78,12 @@ impl Libvirt {
         Ok(Self { actions: link(), looks: link(), written: Written::default(), inbox, folders, _news: news })
     }
 
+    /// With the restriction of a VM whose images are where the agent may not touch them.
+    fn with_reach(&self, mut seen: Observed) -> Observed {
+        out_of_reach::restrict(&mut seen.vm.restrictions, self.folders(), &seen.layers);
+        seen
+    }
+
     /// Calls something that changes what is written about a snapshot; whatever it says, that has to be read again.
     fn rewriting(
         &self,
@@ -95,11 +106,13 @@ impl Hypervisor for Libvirt {
     }
 
     fn observe(&self, vm: VmId, reread: Reread<'_>) -> Result<Observed, Failure> {
-        self.looks.look("observe", |connection| observe::observe(connection, vm, &self.written, reread))
+        let look = |connection: &Connection| observe::observe(connection, vm, &self.written, reread);
+        self.looks.look("observe", look).map(|seen| self.with_reach(seen))
     }
 
     fn observe_again(&self, before: &Observed) -> Result<Observed, Failure> {
-        self.looks.look("observe_again", |connection| observe::observe_again(connection, before, &self.written))
+        let look = |connection: &Connection| observe::observe_again(connection, before, &self.written);
+        self.looks.look("observe_again", look).map(|seen| self.with_reach(seen))
     }
 
     fn outline(&self, vm: VmId) -> Result<Outline, Failure> {
@@ -120,6 +133,40 @@ impl Hypervisor for Libvirt {
 
     fn revert_internal(&self, vm: VmId, id: &SnapshotId, then: PowerState) -> Result<(), Failure> {
         self.actions.act("revert", |connection| action::revert_internal(connection, vm, id, then))
+    }
+
+    fn check_revert(&self, vm: &VmFacts, id: &SnapshotId) -> Result<(), Failure> {
+        let recorded = self.looks.look("check_revert", |connection| resources::check(connection, vm.id, id))?;
+        safety::check_images(self.folders(), &recorded)
+    }
+
+    fn before_revert(&self, vm: VmId, id: &SnapshotId, tag: String) -> Result<Safety, Failure> {
+        let before = |connection: &Connection| safety::before(connection, self.folders(), vm, id, tag.clone());
+        self.looks.look("before_revert", before)
+    }
+
+    fn set_safety_tag(&self, vm: VmId, safety: &Safety) -> Result<(), Failure> {
+        self.actions.act("set_safety_tag", |connection| safety::set(connection, self.folders(), vm, safety))
+    }
+
+    fn held(&self, _: VmId, safety: &Safety, id: &SnapshotId) -> Result<BTreeMap<String, Held>, Failure> {
+        Ok(safety::held(safety, id))
+    }
+
+    fn restore_disks(&self, vm: VmId, safety: &Safety) -> Result<(), Failure> {
+        self.actions.act("restore_disks", |connection| safety::restore(connection, self.folders(), vm, safety))
+    }
+
+    fn restore_definition(&self, vm: VmId, safety: &Safety) -> Result<bool, Failure> {
+        self.actions.act("restore_definition", |connection| safety::restore_definition(connection, vm, safety))
+    }
+
+    fn remove_safety_tag(&self, vm: VmId, safety: &Safety) -> Result<(), Failure> {
+        self.actions.act("remove_safety_tag", |connection| safety::remove(connection, self.folders(), vm, safety))
+    }
+
+    fn list_safety_tag(&self, vm: VmId, safety: &Safety, label: &Label) -> Result<(), Failure> {
+        self.actions.act("list_safety_tag", |connection| safety::list(connection, vm, safety, label))
     }
 
     fn hardware(&self, vm: VmId, id: &SnapshotId) -> Result<Comparison, Failure> {

@@ -1,13 +1,16 @@
 //! A snapshot's XML: <https://libvirt.org/formatsnapshot.html>.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use serde::Deserialize;
 use snapshot_core::description::Label;
+use snapshot_core::resources::{self, Resource};
+use snapshot_core::restriction::Restriction;
 use snapshot_core::snapshot::{Consistency, Content, RecordedState, Storage};
 
-use super::domain_xml::{Domain, Medium};
+use super::domain_xml::{Domain, Medium, Unresolved};
+use super::{definition, hardware_xml};
 
 #[derive(Debug, Deserialize)]
 struct Snapshot {
@@ -100,11 +103,40 @@ pub(super) struct Recorded {
     pub(super) media: Vec<Medium>,
     /// Disks that the guest could write to then and that are not in it: the running state would come back without them.
     pub(super) disks_left_out: Vec<String>,
+    /// Disks of then that are volumes whose paths are not known now.
+    pub(super) unresolved: Vec<Unresolved>,
+    /// What the definition of then makes unavailable.
+    pub(super) restrictions: Vec<Restriction>,
+    /// What of the host the definitions in it need, beside the images of the disks in it.
+    pub(super) resources: BTreeSet<Resource>,
 }
 
-/// Reads a snapshot's XML.
+/// Reads a snapshot's XML, without the paths of volumes.
 pub(super) fn parse(xml: &str) -> Result<Recorded, quick_xml::DeError> {
-    quick_xml::de::from_str::<Snapshot>(xml).map(Snapshot::recorded)
+    parse_with(xml, |_, _| None)
+}
+
+/// Reads a snapshot's XML; the path of a volume is asked by its pool and its name.
+pub(super) fn parse_with(
+    xml: &str,
+    path: impl Fn(&str, &str) -> Option<PathBuf>,
+) -> Result<Recorded, quick_xml::DeError> {
+    let mut snapshot = quick_xml::de::from_str::<Snapshot>(xml)?;
+    let unresolved = snapshot.domain.as_mut().map(|domain| domain.resolve(path)).unwrap_or_default();
+    let recorded = snapshot.recorded();
+    let restrictions = definition::snapshot_restrictions(xml, recorded.content);
+    let resources = needed(xml, &recorded.disks);
+    Ok(Recorded { unresolved, restrictions, resources, ..recorded })
+}
+
+/// What libvirt starts, and what the VM is defined as after a revert.
+fn needed(xml: &str, disks: &[String]) -> BTreeSet<Resource> {
+    let unknown = || Resource::Unknown("the definition in the snapshot".to_owned());
+    let Ok(Some(snapshot)) = hardware_xml::read(xml) else { return BTreeSet::from([unknown()]) };
+    let without = disks.iter().cloned().collect();
+    let definitions =
+        snapshot.children.iter().filter(|child| matches!(child.name.as_str(), "domain" | "inactiveDomain"));
+    definitions.flat_map(|domain| resources::needed(domain, &without)).collect()
 }
 
 impl Snapshot {
@@ -171,6 +203,9 @@ impl Snapshot {
                 .map(|disk| disk.target.clone())
                 .collect(),
             disks,
+            unresolved: Vec::new(),
+            restrictions: Vec::new(),
+            resources: BTreeSet::new(),
             name: self.name,
         }
     }

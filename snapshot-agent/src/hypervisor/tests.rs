@@ -25,5 +25,6 @@ pub(super) fn vm(disks: &[&str]) -> VmFacts {
         disks: disks.iter().map(disk).collect(),
         nvram: Nvram::Absent,
         missing_medium: None,
+        restrictions: Vec::new(),
     }
 }

@@ -1,9 +1,14 @@
 //! The journal across ends of the process and of the host.
 
-use snapshot_core::ids::SnapshotId;
+use snapshot_core::Error;
+use snapshot_core::ids::{SnapshotId, VmId};
+use snapshot_core::operation::{Method, Outcome, Request};
+use snapshot_core::plan::Step;
+use snapshot_core::vm::VmState;
 use uuid::Uuid;
 
 use super::*;
+use crate::clock::Moment;
 
 fn entry(n: u128) -> Entry {
     let snapshot: SnapshotId = "snap-x".parse().unwrap();
@@ -77,6 +82,8 @@ fn every_cut_of_the_file_is_an_earlier_state_or_set_aside() {
         let loaded = journal.load().unwrap();
         if cut < first_line {
             assert!(loaded.is_empty() && !path.exists(), "{cut}");
+            // It was accepted, and is never taken for one that is not known.
+            assert_eq!(journal.unreadable().unwrap(), [entry(1).operation], "{cut}");
             continue;
         }
         let mut recorded = loaded.into_iter().next().unwrap();
@@ -159,4 +166,48 @@ fn more_can_be_taken_on_than_was_prepared_for() {
     assert_eq!(journal.load().unwrap().len(), SPARES + 2);
     journal.make_spares().unwrap();
     assert_eq!(files(dir.path(), SPARE).unwrap().len(), SPARES);
+}
+
+/// A file system that takes only a part of what is written, once.
+struct Full {
+    taken: Vec<u8>,
+    room: Option<usize>,
+}
+
+impl Write for Full {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self.room.take() {
+            Some(0) => Err(io::Error::from(io::ErrorKind::StorageFull)),
+            Some(room) => {
+                self.taken.extend_from_slice(&bytes[..room.min(bytes.len())]);
+                self.room = Some(0);
+                Ok(room.min(bytes.len()))
+            }
+            None => {
+                self.taken.extend_from_slice(bytes);
+                Ok(bytes.len())
+            }
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// An operation that could not mark its first step, and failed for that, must not be carried out by the next process.
+#[test]
+fn a_mark_that_follows_a_torn_one_is_read() {
+    let line = serde_json::to_vec(&Mark::Begun(0)).unwrap();
+    for room in 0..=line.len() {
+        let (mut file, mut is_torn) = (Full { taken: Vec::new(), room: Some(room) }, false);
+        assert!(append(&mut file, &mut is_torn, &line).is_err());
+        append(&mut file, &mut is_torn, &serde_json::to_vec(&Mark::Ended(ended())).unwrap()).unwrap();
+        append(&mut file, &mut is_torn, &line).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let path = name(dir.path(), entry(1).operation);
+        let first = serde_json::to_string(&FirstLine { number: 1, entry: entry(1) }).unwrap();
+        fs::write(&path, [first.as_bytes(), b"\n", &file.taken].concat()).unwrap();
+        assert_eq!(Recorded::read(&path).unwrap().ended, Some(ended()), "{room}");
+    }
 }

@@ -9,24 +9,20 @@
 //!    lock on images keeps it away from one that a machine of another host has open.
 
 use std::collections::BTreeSet;
-use std::io::{self, ErrorKind, Read as _};
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Stdio};
-use std::time::{Duration, Instant};
 
-use snapshot_core::ids::{SnapshotId, VmId};
+use snapshot_core::ids::VmId;
+use snapshot_core::vm::DiskFacts;
 use snapshot_core::{Error, Reason};
 
 use super::files::{Standing, guarded};
 use super::{Owned, abandoned};
-use crate::beneath::{Beneath, out_of_reach};
+use crate::beneath::out_of_reach;
 use crate::hypervisor::{Failure, Hypervisor, Reread};
 use crate::qcow2::{self, ImageError};
-use crate::qemu_img;
+use crate::qemu_img::snapshots;
 
-/// How long one deletion may take.
-const QEMU_IMG: Duration = Duration::from_secs(120);
-const POLL: Duration = Duration::from_millis(5);
 /// The most images in a chain; QEMU itself opens no more than 200.
 const LONGEST_CHAIN: usize = 256;
 
@@ -34,7 +30,10 @@ const LONGEST_CHAIN: usize = 256;
 pub(crate) fn clear(hypervisor: &dyn Hypervisor, owned: &Owned, vm: VmId) -> Result<(), Error> {
     // What stands in the way of one does not keep the other.
     let files = abandoned::clear(hypervisor, owned, vm);
-    clear_images(hypervisor, owned, vm).and(files)
+    let safety = owned.clear_safety(hypervisor, vm);
+    let safety =
+        safety.map_err(|failure| failure.to_error(vm, None, "the safety tags of a revert could not be removed"));
+    clear_images(hypervisor, owned, vm).and(files).and(safety)
 }
 
 fn clear_images(hypervisor: &dyn Hypervisor, owned: &Owned, vm: VmId) -> Result<(), Error> {
@@ -58,7 +57,8 @@ fn clear_images(hypervisor: &dyn Hypervisor, owned: &Owned, vm: VmId) -> Result<
         let tags = tags(&image).map_err(|error| failed(vm, &image, &error))?;
         for id in ids.iter().filter(|id| tags.contains(id.as_str())) {
             tracing::info!(%vm, %id, image = %image.display(), "removing a snapshot that a machine left behind");
-            delete(hypervisor.folders(), &canonical, id).map_err(|error| failed(vm, &image, &error))?;
+            snapshots::delete(hypervisor.folders(), &canonical, id.as_str())
+                .map_err(|error| failed(vm, &image, &error))?;
         }
         let left = self::tags(&image).map_err(|error| failed(vm, &image, &error))?;
         owned.strike(vm, &image, |id| !left.contains(id.as_str()));
@@ -104,6 +104,12 @@ fn used(hypervisor: &dyn Hypervisor) -> Result<BTreeSet<PathBuf>, Failure> {
             Err(Failure::VmGone) => continue,
             Err(failure) => return Err(failure),
         };
+        let is_unknown = |disk: &&DiskFacts| disk.path.is_empty() && seen.vm.is_unavailable(&disk.target);
+        if let Some(disk) = seen.vm.disks.iter().find(is_unknown) {
+            let message =
+                format!("the image of disk {} of VM {vm}, which may be the one in question, is unknown", disk.target);
+            return Err(Failure::Unintelligible(message));
+        }
         let disks = seen.vm.disks.iter().map(|disk| PathBuf::from(&disk.path));
         for top in disks.chain(seen.images.into_keys()).filter(|path| path.is_absolute()) {
             below(&top, &mut used).map_err(|error| match hypervisor.folders().may_read(&top) {
@@ -151,40 +157,5 @@ fn tags(image: &Path) -> io::Result<BTreeSet<String>> {
         Err(ImageError::Io(error)) if error.kind() == ErrorKind::NotFound => Ok(BTreeSet::new()),
         Err(ImageError::Io(error)) => Err(error),
         Err(ImageError::Unsteady) => Err(io::Error::other("it changes while it is read")),
-    }
-}
-
-/// Has `qemu-img` delete one. The format is said and not guessed from content that a guest may have written, and what is
-/// below the image is not opened: it may be gone, and is of no interest.
-fn delete(folders: &Beneath, image: &Path, id: &SnapshotId) -> io::Result<()> {
-    let file = serde_json::json!({ "driver": "file", "filename": image });
-    let node = serde_json::json!({ "driver": "qcow2", "backing": null, "file": file });
-    let mut command = qemu_img::command();
-    command.args(["snapshot", "-q", "-d", id.as_str(), &format!("json:{node}")]);
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
-    let mut child = qemu_img::spawn(folders, command, &[&image.to_string_lossy()], &[])?;
-    let success = match wait(&mut child) {
-        Ok(success) => success,
-        Err(error) => {
-            let _ = child.kill();
-            let _ = child.wait();
-            return Err(error);
-        }
-    };
-    let mut words = String::new();
-    if let Some(stderr) = child.stderr.take() {
-        let _ = stderr.take(1000).read_to_string(&mut words);
-    }
-    if success { Ok(()) } else { Err(io::Error::other(format!("qemu-img: {}", words.trim()))) }
-}
-
-fn wait(child: &mut Child) -> io::Result<bool> {
-    let start = Instant::now();
-    loop {
-        match child.try_wait()? {
-            Some(status) => return Ok(status.success()),
-            None if start.elapsed() > QEMU_IMG => return Err(io::Error::other("qemu-img does not come to an end")),
-            None => std::thread::sleep(POLL),
-        }
     }
 }

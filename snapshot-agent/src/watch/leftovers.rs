@@ -41,7 +41,8 @@ impl Leftovers {
         let left: Vec<SnapshotId> = noted.into_iter().filter(|id| seen.has_stray(id)).collect();
         let has_spare = machines.owned().is_some_and(|owned| owned.has_spare(seen));
         let guarded = guarded(seen);
-        if left.is_empty() && guarded.is_empty() && !has_spare {
+        let safety = machines.owned().map(|owned| owned.unneeded_safety(vm)).unwrap_or_default();
+        if left.is_empty() && guarded.is_empty() && !has_spare && safety.is_empty() {
             self.tried.remove(&vm);
             return None;
         }
@@ -60,6 +61,11 @@ impl Leftovers {
                         tracing::warn!(%vm, %id, %failure, "what is left of a snapshot cannot be removed yet")
                     }
                 }
+            }
+            if !safety.is_empty()
+                && let Some(Err(failure)) = machines.owned().map(|owned| owned.clear_safety(&*hypervisor, vm))
+            {
+                tracing::warn!(%vm, %failure, "safety tags of a revert cannot be removed yet");
             }
             if !guarded.is_empty()
                 && let Err(failure) = hypervisor.unguard(&guarded)

@@ -5,7 +5,7 @@ mod stories;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
@@ -73,18 +73,25 @@ impl Bench {
 
     /// Has the last operation settled by another process, to which the journal tells that its first step was begun.
     pub(crate) async fn again(&mut self, expected: Outcome) {
+        let ended = self.again_after(&["{\"begun\":0}".to_owned()]).await;
+        assert_eq!(ended.outcome, expected, "{ended:?}");
+    }
+
+    /// The journal's file of the last operation.
+    pub(crate) fn last(&self) -> PathBuf {
         let files = fs::read_dir(self.journal.path()).unwrap().map(|entry| entry.unwrap().path());
-        let last = files.filter(|path| path.extension().is_some_and(|it| it == "jsonl")).max().unwrap();
+        files.filter(|path| path.extension().is_some_and(|it| it == "jsonl")).max().unwrap()
+    }
+
+    /// The same, with these marks in the journal.
+    pub(crate) async fn again_after(&mut self, marks: &[String]) -> Ended {
+        let last = self.last();
         let text = fs::read_to_string(&last).unwrap();
-        fs::write(&last, format!("{}\n{{\"begun\":0}}\n", text.lines().next().unwrap())).unwrap();
+        fs::write(&last, format!("{}\n{}\n", text.lines().next().unwrap(), marks.join("\n"))).unwrap();
         self.executor = executor(&self.libvirt, &self.journal, SILENCE);
         self.executor.settle().await.unwrap();
         let operation = self.executor.get(last.file_stem().unwrap().to_str().unwrap().parse().unwrap()).unwrap();
-        let mut phase = operation.follow();
-        match &*phase.wait_for(|phase| matches!(phase, Phase::Ended { .. })).await.unwrap() {
-            Phase::Ended { ended, .. } => assert_eq!(ended.outcome, expected, "{ended:?}"),
-            other => panic!("{other:?}"),
-        }
+        Self::end(&operation).await
     }
 
     pub(crate) async fn run(&self, request: Request) -> Ended {

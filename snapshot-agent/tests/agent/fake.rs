@@ -8,6 +8,7 @@ mod facts;
 mod fault;
 mod in_place;
 mod internal;
+mod safety;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::PathBuf;
@@ -31,6 +32,7 @@ use snapshot_agent::hypervisor::inbox::Inbox;
 use snapshot_agent::hypervisor::{
     Failure, Hypervisor, Load, NewExternal, Observed, Outline, PausedBy, Reread, Versions, Watch,
 };
+use snapshot_agent::safety::{Held, Safety};
 
 /// A machine of variables.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -57,6 +59,16 @@ pub(crate) struct Machine {
     pub(crate) loads: BTreeMap<String, Load>,
     /// Whether its hardware is what it was.
     pub(crate) hardware: Comparison,
+    /// Whether somebody resumes it after a load, and no snapshot can be marked as current.
+    pub(crate) runs_on_unmarked: bool,
+    /// Its persistent definition.
+    pub(crate) definition: String,
+    /// Whether libvirt's revert fails after the first disk.
+    pub(crate) reverts_halfway: bool,
+    /// Whether no disk can be restored.
+    pub(crate) restores_nothing: bool,
+    /// Why libvirt's revert cannot succeed.
+    pub(crate) against_revert: Option<Error>,
 }
 
 /// The host, which outlives a process.
@@ -196,8 +208,7 @@ impl Hypervisor for Fake {
     fn revert_internal(&self, vm: VmId, id: &SnapshotId, then: PowerState) -> Result<(), Failure> {
         let halfway = |world: &mut World| {
             let Ok(machine) = machine(world, vm) else { return };
-            machine.disks[0] = machine.images[0].get(id).copied().unwrap_or('?');
-            machine.end_run();
+            machine.revert_halfway(id);
         };
         let revert = |world: &mut World| {
             world.runs += 1;
@@ -205,6 +216,49 @@ impl Hypervisor for Fake {
             machine(world, vm)?.revert(id, then, run)
         };
         self.call(revert, halfway)
+    }
+
+    fn check_revert(&self, vm: &VmFacts, _: &SnapshotId) -> Result<(), Failure> {
+        // A look, which is not counted.
+        match &machine(&mut lock(&self.world), vm.id)?.against_revert {
+            Some(error) => Err(Failure::Precondition(error.clone())),
+            None => Ok(()),
+        }
+    }
+
+    fn before_revert(&self, vm: VmId, id: &SnapshotId, tag: String) -> Result<Safety, Failure> {
+        machine(&mut lock(&self.world), vm)?.before_revert(id, tag)
+    }
+
+    fn set_safety_tag(&self, vm: VmId, safety: &Safety) -> Result<(), Failure> {
+        let set = |world: &mut World, most| machine(world, vm)?.set_tags(safety, most);
+        // Those who die in the middle leave it in some images, and those who do not in none.
+        let dies = lock(&self.state).fault.is_some_and(|(_, fault)| fault == Fault::DiesHalfway);
+        self.call(|world| set(world, usize::MAX), |world| _ = set(world, usize::from(dies)))
+    }
+
+    fn held(&self, vm: VmId, safety: &Safety, id: &SnapshotId) -> Result<BTreeMap<String, Held>, Failure> {
+        Ok(machine(&mut lock(&self.world), vm)?.held(safety, id))
+    }
+
+    fn restore_disks(&self, vm: VmId, safety: &Safety) -> Result<(), Failure> {
+        let restore = |world: &mut World, most| machine(world, vm)?.restore_disks(safety, most);
+        self.call(|world| restore(world, usize::MAX), |world| _ = restore(world, 1))
+    }
+
+    fn restore_definition(&self, vm: VmId, safety: &Safety) -> Result<bool, Failure> {
+        let mut changed = false;
+        self.call(|world| machine(world, vm).map(|machine| changed = machine.restore_definition(safety)), |_| {})?;
+        Ok(changed)
+    }
+
+    fn remove_safety_tag(&self, vm: VmId, safety: &Safety) -> Result<(), Failure> {
+        let remove = |world: &mut World, most| machine(world, vm).map(|machine| machine.remove_tags(safety, most));
+        self.call(|world| remove(world, usize::MAX), |world| _ = remove(world, 1))
+    }
+
+    fn list_safety_tag(&self, vm: VmId, safety: &Safety, label: &Label) -> Result<(), Failure> {
+        self.call(|world| machine(world, vm).map(|machine| machine.list_tag(safety, label)), |_| {})
     }
 
     fn hardware(&self, vm: VmId, _: &SnapshotId) -> Result<Comparison, Failure> {

@@ -182,6 +182,16 @@ impl Guest {
         self.connection.lookup_domain_by_uuid(self.vm.as_uuid()).unwrap()
     }
 
+    /// The connection that it was defined by.
+    pub(crate) fn connect(&self) -> &Connect {
+        &self.connection
+    }
+
+    /// Defines it anew.
+    pub(crate) fn define(&self, xml: &str) {
+        self.connection.define_domain_xml(xml).unwrap();
+    }
+
     /// Sends a signal to its QEMU.
     pub(crate) fn signal(&self, signal: Signal) {
         kill_process(self.qemu(), signal).unwrap();

@@ -10,8 +10,10 @@
 )]
 
 mod adapter;
+mod all_or_none;
 mod contract;
 mod daemon;
+mod definition;
 mod drift;
 mod external;
 mod fake;

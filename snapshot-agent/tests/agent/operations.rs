@@ -331,3 +331,19 @@ async fn a_revert_that_was_not_begun_in_time_is_not_begun() {
     assert_eq!(ended.error.unwrap().reason(), Reason::Interrupted);
     assert_eq!(machine(&world).disks, ['B'; 2]);
 }
+
+/// Somebody resumed the guest after the load, and libvirt cannot mark the snapshot as current: that is no success, and the
+/// guest keeps what it has done.
+#[tokio::test]
+async fn in_place_a_revert_that_is_not_marked_as_current_is_no_success() {
+    let dir = tempfile::tempdir().unwrap();
+    let world = with_chain(VmState::Running, &dir).await;
+    let agent = Agent::start(&world, &dir, None);
+    agent.executor.settle().await.unwrap();
+    lock(&world).machines.get_mut(&vm_facts().id).unwrap().runs_on_unmarked = true;
+    let before = machine(&world).instance;
+    let ended = agent.run(revert(2, RunAfter::AsRecorded, None)).await.unwrap();
+    assert_eq!(ended.outcome, Outcome::Failed, "{ended:?}");
+    let now = machine(&world);
+    assert_eq!((now.vm.state, now.instance, now.disks[0]), (VmState::Running, before, 'A'), "{ended:?}");
+}

@@ -50,6 +50,7 @@ fn insert_creating(job: &mut Job<'_>, new: &NewOperation, create: &Create, bytes
         size_bytes: 0,
         origin: Origin::Service,
         broken: None,
+        restrictions: Vec::new(),
     };
     let revision = job.revision()?;
     let sql = "INSERT INTO snapshots (vm, id, parent, depth, is_current, facts, creating_by, label_revision, \

@@ -52,6 +52,7 @@ fn facts(number: u128) -> VmFacts {
         disks: Vec::new(),
         nvram: Nvram::Absent,
         missing_medium: None,
+        restrictions: Vec::new(),
     }
 }
 
@@ -70,6 +71,7 @@ fn snapshot(id: &str, parent: Option<&str>) -> SnapshotFacts {
         size_bytes: 0,
         origin: Origin::Foreign,
         broken: None,
+        restrictions: Vec::new(),
     }
 }
 

@@ -72,7 +72,7 @@ fn revert(situation: Situation<'_>) -> Result<Plan, Error> {
         Some(plan) => plan,
         None => any_snapshot(situation, request)?,
     };
-    go_in_place(situation, &mut best, &Comparison::Same);
+    go_in_place(situation, &mut best, &Comparison::Same)?;
     Ok(best)
 }
 

@@ -8,6 +8,7 @@ use crate::error::{Error, Reason};
 use crate::ids::SnapshotId;
 use crate::operation::{Create, Method};
 use crate::quota::{self, Limits, Owner, Usage};
+use crate::restriction::RestrictedOperation;
 use crate::snapshot::{Content, Storage};
 use crate::vm::{DiskFacts, Nvram, VmState};
 
@@ -40,6 +41,10 @@ pub(super) fn plan(situation: Situation<'_>, create: &Create) -> Result<Plan, Er
         ));
     }
     let quiesce = create.quiesce && may_freeze;
+    situation.check_restrictions(operation(situation, storage, memory), None)?;
+    if memory && storage == Storage::External {
+        situation.check_restrictions(RestrictedOperation::CreateExternalMemory, None)?;
+    }
     let limit = situation.policy.max_snapshots_per_vm;
     if situation.tree.len() >= limit as usize {
         let message = format!("the machine has {} snapshots, the most is {limit}", situation.tree.len());
@@ -83,6 +88,16 @@ pub(super) fn plan(situation: Situation<'_>, create: &Create) -> Result<Plan, Er
     })
 }
 
+/// The operation that a restriction names, for a snapshot of this kind.
+fn operation(situation: Situation<'_>, storage: Storage, memory: bool) -> RestrictedOperation {
+    match storage {
+        Storage::External => RestrictedOperation::CreateExternal,
+        Storage::Internal if memory => RestrictedOperation::CreateWithMemory,
+        Storage::Internal if situation.vm.is_active() => RestrictedOperation::CreateLive,
+        Storage::Internal => RestrictedOperation::CreateOffline,
+    }
+}
+
 /// The same for the present of a machine that is about to go back. What runs is lost with it, so a machine that is on has
 /// its running state kept, unless something else was asked for.
 pub(super) fn plan_present(situation: Situation<'_>, create: &Create) -> Result<Plan, Error> {
@@ -101,17 +116,18 @@ fn check_live(situation: Situation<'_>) -> Result<(), Error> {
             "the disks alone of a running machine cannot be captured on this host, by its policy or its QEMU",
         );
     }
+    situation.check_restrictions(RestrictedOperation::CreateLive, None)?;
     // libvirt goes back to such a snapshot in this file, too, and QEMU's transaction has put nothing there.
     if situation.vm.nvram == Nvram::Qcow2 {
         return refuse("the UEFI variables are in a qcow2 file, and cannot be captured with the disks while they run");
     }
     match situation.vm.writable_disks().find(|disk| disk.format != "qcow2" || !disk.path.starts_with('/')) {
+        None => Ok(()),
         Some(disk) => {
             let why =
                 format!("disk {} is no qcow2 image in a local file, which live snapshots are kept in", disk.target);
             refuse(&why).map_err(|error| error.with("disk", &disk.target))
         }
-        None => Ok(()),
     }
 }
 
@@ -191,7 +207,9 @@ fn storage(situation: Situation<'_>, create: &Create, memory: bool) -> Result<St
 fn automatic(situation: Situation<'_>, memory: bool) -> Storage {
     let policy = situation.policy;
     let live_disks = !memory && situation.vm.is_active();
-    let impossible = if live_disks { check_live(situation).is_err() } else { check_disks(situation, memory).is_err() };
+    let restricted = situation.restriction(operation(situation, Storage::Internal, memory), None).is_some();
+    let impossible =
+        restricted || if live_disks { check_live(situation).is_err() } else { check_disks(situation, memory).is_err() };
     if !policy.stable_paths && (policy.prefer_short_pauses || impossible) {
         Storage::External
     } else {
@@ -253,14 +271,18 @@ fn check_space(situation: Situation<'_>, state_bytes: u64) -> Result<(), Error> 
         if index == 0 {
             entry.0 += state_bytes;
         }
-        if disk.free_bytes.unwrap_or(u64::MAX) < entry.1.free_bytes.unwrap_or(u64::MAX) {
+        // What is not known is less than anything.
+        if disk.free_bytes.unwrap_or(0) < entry.1.free_bytes.unwrap_or(0) {
             entry.1 = disk;
         }
     }
     for (bytes, disk) in needed.into_values() {
-        if let Some(free) = disk.free_bytes
-            && free < bytes
-        {
+        let Some(free) = disk.free_bytes else {
+            let message =
+                format!("the free space where disk {} is cannot be determined: nothing was changed", disk.target);
+            return Err(situation.refuse(Reason::ImageUnavailable, message).with("disk", &disk.target));
+        };
+        if free < bytes {
             let message = format!(
                 "{} MiB are free where disk {} is, and {} MiB are needed",
                 free >> 20,

@@ -9,6 +9,7 @@ use crate::ids::SnapshotId;
 use crate::layers::Merge;
 use crate::operation::{DeleteScope, Method};
 use crate::policy::HostPolicy;
+use crate::restriction::RestrictedOperation;
 use crate::snapshot::{SnapshotFacts, Storage};
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -71,6 +72,7 @@ fn delete_all(situation: Situation<'_>, doomed: &[SnapshotId], force: bool) -> R
         let snapshot = situation.snapshot(id)?;
         situation.check_handled(snapshot)?;
         situation.check_name_for_delete(snapshot)?;
+        situation.check_restrictions(RestrictedOperation::Delete, Some(snapshot))?;
         check_protection(situation, snapshot, force)?;
         plan.losses.push(Loss::Snapshot(Box::new(snapshot.clone())));
         has_external |= snapshot.storage == Storage::External;

@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 
 use super::tests::{create, vm};
 use super::*;
+use crate::error::Reason;
 use crate::layers::{Layer, Merge, Parts, overlay_paths};
 use crate::operation::{Create, DeleteScope, RunAfter};
-use crate::snapshot::{Content, RecordedState};
+use crate::snapshot::{Content, RecordedState, SnapshotFacts, Storage};
 use crate::tree::tests::snapshot;
 use crate::vm::VmState;
 

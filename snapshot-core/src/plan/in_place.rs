@@ -4,9 +4,11 @@
 //! one was planned, and only then the machine's hardware is read, which a look at a machine has no need of otherwise.
 
 use super::{Plan, PowerState, Situation, Step};
+use crate::error::Error;
 use crate::hardware::Comparison;
 use crate::ids::SnapshotId;
 use crate::operation::Method;
+use crate::restriction::RestrictedOperation;
 use crate::snapshot::{Content, Origin, SnapshotFacts, Storage};
 use crate::vm::VmState;
 
@@ -24,7 +26,7 @@ pub fn may_go_in_place<'a>(situation: Situation<'a>, plan: &Plan) -> Option<&'a 
 }
 
 /// Why a snapshot is not gone back to in place, whatever the hardware.
-fn against(situation: Situation<'_>, target: &SnapshotFacts, then: PowerState) -> Option<&'static str> {
+pub(super) fn against(situation: Situation<'_>, target: &SnapshotFacts, then: PowerState) -> Option<String> {
     let vm = situation.vm;
     let same_disks = vm.writable_disks().count() == target.disks.len()
         && vm.writable_disks().all(|disk| disk.format == "qcow2" && target.disks.contains(&disk.target));
@@ -39,21 +41,29 @@ fn against(situation: Situation<'_>, target: &SnapshotFacts, then: PowerState) -
         (vm.block_job_disk.is_none(), "a job is at work on one of the disks"),
         (situation.policy.in_place_reverts, "the host's policy or its QEMU does not allow it"),
     ];
-    checks.into_iter().find_map(|(fits, why)| (!fits).then_some(why))
+    let failed = checks.into_iter().find_map(|(fits, why)| (!fits).then(|| why.to_owned()));
+    let restriction = || situation.restriction(RestrictedOperation::RevertInPlace, Some(target));
+    failed.or_else(|| restriction().map(|restriction| restriction.message.clone()))
 }
 
-/// Has the plan go back in place, where the hardware is the same, or say why not.
-pub fn go_in_place(situation: Situation<'_>, plan: &mut Plan, hardware: &Comparison) {
-    let Some((place, id, then)) = revert(plan).map(|(place, id, then)| (place, id.clone(), then)) else { return };
-    let Some(target) = situation.tree.get(&id) else { return };
-    match (against(situation, target, then), hardware) {
-        (Some(why), _) => return plan.other_way = Some(format!("not in place: {why}")),
-        (None, Comparison::Different(what)) => {
-            return plan.other_way = Some(format!("not in place: the machine is not what it was: {what}"));
-        }
-        (None, Comparison::Same) => plan.other_way = None,
+/// Has the plan revert in place, where the hardware is the same, or say why not. A plan that cannot be carried out in place and not
+/// by libvirt either is refused.
+pub fn go_in_place(situation: Situation<'_>, plan: &mut Plan, hardware: &Comparison) -> Result<(), Error> {
+    let Some((place, id, then)) = revert(plan).map(|(place, id, then)| (place, id.clone(), then)) else {
+        return Ok(());
+    };
+    let Some(target) = situation.tree.get(&id) else { return Ok(()) };
+    let why = match (against(situation, target, then), hardware) {
+        (Some(why), _) => Some(format!("not in place: {why}")),
+        (None, Comparison::Different(what)) => Some(format!("not in place: the machine is not what it was: {what}")),
+        (None, Comparison::Same) => None,
+    };
+    plan.other_way = why;
+    let by_libvirt = situation.check_restrictions(RestrictedOperation::Revert, Some(target));
+    if plan.other_way.is_some() {
+        return by_libvirt;
     }
-    plan.steps[place] = Step::RevertInPlace { snapshot: id, then };
+    plan.steps[place] = Step::RevertInPlace { snapshot: id, then, fallback: by_libvirt.is_ok() };
     plan.method = Some(Method::InPlace);
     // A guest that stands still before or after has no pause of its own.
     if situation.vm.state == VmState::Running && then == PowerState::Running {
@@ -61,6 +71,7 @@ pub fn go_in_place(situation: Situation<'_>, plan: &mut Plan, hardware: &Compari
         let before = plan.predicted_pause_ms.unwrap_or(0);
         plan.predicted_pause_ms = Some(before.saturating_add(loading).saturating_add(AROUND_MS));
     }
+    Ok(())
 }
 
 /// libvirt's own revert in a plan: its place, to what, and what the machine does then.
@@ -108,7 +119,7 @@ mod tests {
         let request = Request::Revert { snapshot: id, run_after: after, save_current: Some(create(None)) };
         let mut planned = plan(situation, &request).unwrap();
         let before = planned.clone();
-        go_in_place(situation, &mut planned, hardware);
+        go_in_place(situation, &mut planned, hardware).unwrap();
         assert_eq!(planned.losses, before.losses);
         assert_eq!(planned.bytes_written, before.bytes_written);
         assert_eq!(planned.steps.len(), before.steps.len());

@@ -2,8 +2,9 @@
 
 use super::tests::{create, vm};
 use super::*;
+use crate::error::Reason;
 use crate::operation::{Create, RunAfter};
-use crate::snapshot::{Content, RecordedState};
+use crate::snapshot::{Content, RecordedState, SnapshotFacts, Storage};
 use crate::tree::tests::snapshot;
 use crate::vm::{Nvram, VmState};
 

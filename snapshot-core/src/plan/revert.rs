@@ -1,9 +1,10 @@
 //! Going back to a snapshot.
 
-use super::{Loss, Plan, PowerState, Situation, Step, create};
+use super::{Loss, Plan, PowerState, Situation, Step, create, in_place};
 use crate::error::{Error, Reason};
 use crate::ids::SnapshotId;
 use crate::operation::{Create, Method, RunAfter};
+use crate::restriction::RestrictedOperation;
 use crate::snapshot::{RecordedState, SnapshotFacts, Storage};
 use crate::vm::{Nvram, VmState};
 
@@ -27,6 +28,7 @@ pub(super) fn plan(
             .with("cause", reason.as_str()));
     }
     situation.check_name_for_revert(target)?;
+    check_some_way(situation, target, run_after)?;
     if situation.vm.state == VmState::Unknown {
         return Err(situation.refuse(Reason::VmStateUnsupported, "the state of the machine is not known"));
     }
@@ -41,18 +43,32 @@ pub(super) fn plan(
     Ok(plan)
 }
 
-fn steps(target: &SnapshotFacts, run_after: RunAfter) -> Vec<Step> {
-    let has_memory = has_memory(target);
-    let then = match (run_after, target.vm_state) {
+/// Refuses a revert that neither libvirt nor QEMU in place can do. Which of the two it is, is decided once the hardware is
+/// compared ([`super::go_in_place`]).
+fn check_some_way(situation: Situation<'_>, target: &SnapshotFacts, run_after: RunAfter) -> Result<(), Error> {
+    let by_libvirt = situation.check_restrictions(RestrictedOperation::Revert, Some(target));
+    if by_libvirt.is_err() && in_place::against(situation, target, power_state(target, run_after)).is_none() {
+        return Ok(());
+    }
+    by_libvirt
+}
+
+fn power_state(target: &SnapshotFacts, run_after: RunAfter) -> PowerState {
+    match (run_after, target.vm_state) {
         // libvirt resumes what the snapshot recorded; "off" is reached by loading it paused, so that the guest does
         // not run on and change its disks, and by switching it off then.
-        (RunAfter::Off, _) if has_memory => PowerState::Paused,
+        (RunAfter::Off, _) if has_memory(target) => PowerState::Paused,
         (RunAfter::Off, _) | (RunAfter::AsRecorded, RecordedState::Shutoff) => PowerState::Off,
         (RunAfter::AsRecorded, RecordedState::Paused) => PowerState::Paused,
         (RunAfter::AsRecorded, RecordedState::Running | RecordedState::DiskOnly) | (RunAfter::Running, _) => {
             PowerState::Running
         }
-    };
+    }
+}
+
+fn steps(target: &SnapshotFacts, run_after: RunAfter) -> Vec<Step> {
+    let has_memory = has_memory(target);
+    let then = power_state(target, run_after);
     let snapshot = target.id.clone();
     let mut steps = vec![match target.storage {
         Storage::Internal => Step::RevertInternal { snapshot, then },

@@ -5,8 +5,9 @@ use std::collections::BTreeSet;
 use proptest::prelude::*;
 
 use super::*;
+use crate::error::Reason;
 use crate::operation::{Create, DeleteScope, RunAfter};
-use crate::snapshot::{Content, RecordedState, Storage};
+use crate::snapshot::{Content, RecordedState, SnapshotFacts, Storage};
 use crate::text::{Description, DisplayName};
 use crate::tree::tests::{any_tree, snapshot};
 use crate::vm::{DiskFacts, Nvram, VmState};
@@ -36,6 +37,7 @@ pub(super) fn vm(state: VmState) -> VmFacts {
         disks: vec![disk("vda"), disk("vdb")],
         nvram: Nvram::Absent,
         missing_medium: None,
+        restrictions: Vec::new(),
     }
 }
 

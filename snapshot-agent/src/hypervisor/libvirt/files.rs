@@ -10,8 +10,9 @@ use virt_sys as sys;
 
 use super::super::images::Images;
 use super::super::overlays::{resolved, text};
-use super::super::{Failure, GUARDED, domain_xml, snapshot_xml};
+use super::super::{Failure, GUARDED, domain_xml};
 use super::link::Connection;
+use super::volumes;
 use crate::beneath::{Beneath, out_of_reach};
 
 /// The files that the disks and the snapshots of other machines reach. Read anew each time: what is removed by it is gone.
@@ -54,7 +55,12 @@ fn reached(connection: &Connection, domain: &Domain) -> Result<BTreeMap<PathBuf,
             Err(error) if error.code().to_raw() == sys::VIR_ERR_NO_DOMAIN_SNAPSHOT => continue,
             Err(error) => return Err(error.into()),
         };
-        let recorded = snapshot_xml::parse(&xml)?;
+        let recorded = volumes::parse_snapshot(domain, &xml)?;
+        if let Some(unknown) = recorded.unresolved.first() {
+            let message =
+                format!("volume {} of pool {}, which another VM uses, has no path now", unknown.volume, unknown.pool);
+            return Err(Failure::Unintelligible(message));
+        }
         files.extend(recorded.images.into_values().map(|path| (path, "qcow2".to_owned())));
         files.extend(recorded.files.frozen.into_values());
         files.extend(recorded.files.overlays.into_values().map(|path| (path, "qcow2".to_owned())));

@@ -27,7 +27,7 @@ use super::super::snapshot_write::Taken;
 use super::super::{Failure, domain_xml, snapshot_write};
 use super::freeze::Frozen;
 use super::link::Link;
-use super::{monitor, observe};
+use super::{monitor, observe, volumes};
 use crate::clock::unix_now;
 
 pub(super) fn create(
@@ -106,7 +106,7 @@ fn domain_xml_of(domain: &Domain, vm: &VmFacts) -> Result<String, Failure> {
         disks.map(|disk| (disk.target, disk.path.map(|path| path.display().to_string()))).collect()
     };
     let on: Vec<_> = vm.writable_disks().map(|disk| (disk.target.clone(), Some(disk.path.clone()))).collect();
-    if files(&domain_xml::parse(&defined)?) == on {
+    if files(&volumes::parse(domain, &defined)?) == on {
         return Ok(defined);
     }
     Ok(domain.xml_desc(sys::VIR_DOMAIN_XML_MIGRATABLE | sys::VIR_DOMAIN_XML_SECURE)?)

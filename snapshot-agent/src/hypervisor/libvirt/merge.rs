@@ -21,8 +21,8 @@ use super::super::{Failure, GUARDED, Watch, snapshot_write};
 use super::action::{full_xml, redefine};
 use super::files::is_same;
 use super::link::{Connection, Link};
+use super::volumes;
 use crate::beneath::Beneath;
-use crate::hypervisor::domain_xml;
 use crate::qemu_img;
 
 /// How often a merge is asked how far it is: at first, for most are short, and later.
@@ -272,7 +272,7 @@ fn redefine_disk(
     let flags = sys::VIR_DOMAIN_XML_SECURE | sys::VIR_DOMAIN_XML_INACTIVE;
     let before = domain.xml_desc(flags)?;
     let mut after = before.clone();
-    for top in domain_xml::parse(&before)?.files().into_iter().filter(|(path, _)| is_same(path, &merge.top)) {
+    for top in volumes::parse(domain, &before)?.files().into_iter().filter(|(path, _)| is_same(path, &merge.top)) {
         after = snapshot_write::with_source(&after, &top.0.to_string_lossy(), base, format)?;
     }
     if domain.is_active()? {
@@ -280,7 +280,7 @@ fn redefine_disk(
     }
     connection.connect().define_domain_xml(&after)?;
     if domain.is_active()?
-        && domain_xml::parse(&domain.xml_desc(0)?)?.files().iter().any(|(path, _)| is_same(path, &merge.top))
+        && volumes::parse(domain, &domain.xml_desc(0)?)?.files().iter().any(|(path, _)| is_same(path, &merge.top))
     {
         connection.connect().define_domain_xml(&before)?;
         return Err(Failure::Unintelligible("the machine was started while its files were merged".to_owned()));

@@ -11,8 +11,9 @@ use serde_json::{Value, json};
 use virt::domain::Domain;
 use virt_sys as sys;
 
+use super::super::Failure;
 use super::super::block_nodes::{Block, tops};
-use super::super::{Failure, domain_xml};
+use super::volumes;
 
 /// A job, as `query-jobs` tells of it.
 #[derive(Debug, Deserialize)]
@@ -61,7 +62,7 @@ pub(super) fn jobs(domain: &Domain) -> Result<Vec<Job>, Failure> {
 
 /// The node on top of each of these disks, by target. QEMU is asked, and has to be on the file that libvirt has it on.
 pub(super) fn nodes(domain: &Domain, targets: &[&str]) -> Result<BTreeMap<String, String>, Failure> {
-    let xml = domain_xml::parse(&domain.xml_desc(0)?)?;
+    let xml = volumes::parse(domain, &domain.xml_desc(0)?)?;
     let blocks: Vec<Block> = ask(domain, "query-block", json!({}))?;
     let disks = xml.attached().filter(|disk| targets.contains(&disk.target.as_str()));
     let nodes = tops(&blocks, disks).map_err(Failure::Unintelligible)?;

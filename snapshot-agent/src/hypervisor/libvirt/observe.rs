@@ -4,21 +4,24 @@
 //! disk; then the images themselves are read. Which calls those are is chosen by what they cost: none asks QEMU.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ffi::{CString, c_int};
 
-use snapshot_core::ids::VmId;
+use snapshot_core::ids::{SnapshotId, VmId};
 use snapshot_core::layers::Layers;
+use snapshot_core::restriction::Restriction;
 use snapshot_core::snapshot::{SnapshotFacts, Storage};
 use snapshot_core::vm::{VmFacts, VmState};
+use virt::connect::Connect;
 use virt::domain::Domain;
 use virt::domain_snapshot::DomainSnapshot;
-use virt::error::Error;
 use virt_sys as sys;
 
 use super::super::images::{Images, missing_medium};
 use super::super::snapshot_xml::Recorded;
-use super::super::{Failure, Observed, Outline, PausedBy, Reread, Versions, domain_xml, overlays, snapshot_xml};
+use super::super::{Failure, Observed, Outline, PausedBy, Reread, Versions, definition, domain_xml, overlays};
+use super::activity::{busy_disk, state};
 use super::link::Connection;
+use super::resources::Host;
+use super::volumes;
 use super::written::Written;
 
 /// How often a machine that starts or stops meanwhile is looked at again.
@@ -68,10 +71,12 @@ pub(super) fn observe(
         memory_bytes: xml.memory_bytes(),
         nvram: xml.nvram(),
         missing_medium: missing_medium(&xml.media().collect::<Vec<_>>()),
+        restrictions: moment.restrictions,
         disks: xml.disks().map(|disk| images.disk(disk)).collect(),
         block_job_disk: moment.busy_disk,
     };
-    let (snapshots, layers, strays) = snapshots(&domain, &facts, &mut images, written, reread)?;
+    let connect = connection.connect();
+    let (snapshots, layers, strays) = snapshots(connect, &domain, &facts, &mut images, written, reread)?;
     let images = images.contents();
     Ok(Observed { vm: facts, snapshots, layers, instance: xml.id, paused_by: moment.paused_by, strays, images })
 }
@@ -86,13 +91,15 @@ pub(super) fn observe_again(
     let (state, paused_by) = state(&domain)?;
     let mut vm = VmFacts { state, ..before.vm.clone() };
     vm.disks.iter_mut().for_each(|disk| images.refresh(disk));
-    let (snapshots, layers, strays) = snapshots(&domain, &vm, &mut images, written, Reread::New)?;
+    let connect = connection.connect();
+    let (snapshots, layers, strays) = snapshots(connect, &domain, &vm, &mut images, written, Reread::New)?;
     let (instance, images) = (before.instance, images.contents());
     Ok(Observed { vm, snapshots, layers, instance, paused_by, strays, images })
 }
 
 /// The snapshots that are listed, the files of external ones, and the names of those that are in the images alone.
 fn snapshots(
+    connect: &Connect,
     domain: &Domain,
     vm: &VmFacts,
     images: &mut Images,
@@ -104,7 +111,7 @@ fn snapshots(
     let has_external = recorded.values().any(|one| one.storage == Storage::External);
     // Where the machine runs, the next start may be told of other disks. It matters only where files may be removed.
     let next_start = match has_external && vm.is_active() && vm.persistent {
-        true => domain_xml::parse(&domain.xml_desc(sys::VIR_DOMAIN_XML_INACTIVE)?)?.files(),
+        true => volumes::parse(domain, &domain.xml_desc(sys::VIR_DOMAIN_XML_INACTIVE)?)?.files(),
         false => Vec::new(),
     };
     let live = vm.disks.iter().map(|disk| (disk.target.as_str(), disk.path.as_str(), disk.format.as_str()));
@@ -114,7 +121,9 @@ fn snapshots(
         let is_current = current.as_ref() == Some(&recorded.name);
         images.snapshot(recorded, is_current)
     });
-    let facts = facts.collect();
+    let mut facts: Vec<SnapshotFacts> = facts.collect();
+    let needed = recorded.values().map(|one| (SnapshotId::of_name(&one.name), one.resources.clone())).collect();
+    Host::new(connect, domain).restrict(&mut facts, &needed);
     Ok((facts, layers, images.strays(&vm.disks, &names)))
 }
 
@@ -134,7 +143,7 @@ fn recorded(
             continue;
         }
         match snapshot.xml_desc(0) {
-            Ok(xml) => drop(known.snapshots.insert(name, snapshot_xml::parse(&xml)?)),
+            Ok(xml) => drop(known.snapshots.insert(name, volumes::parse_snapshot(domain, &xml)?)),
             // Deleted by somebody else since it was listed.
             Err(error) if error.code().to_raw() == sys::VIR_ERR_NO_DOMAIN_SNAPSHOT => {}
             Err(error) => return Err(error.into()),
@@ -149,6 +158,7 @@ struct Moment {
     state: VmState,
     paused_by: Option<PausedBy>,
     xml: domain_xml::Domain,
+    restrictions: Vec<Restriction>,
     busy_disk: Option<String>,
 }
 
@@ -157,7 +167,8 @@ impl Moment {
         let mut tries = 0;
         loop {
             tries += 1;
-            let xml = domain_xml::parse(&domain.xml_desc(0)?)?;
+            let told = domain.xml_desc(0)?;
+            let (xml, unresolved) = volumes::parse_told(domain, &told)?;
             // While libvirt's daemon starts, this waits until it has found out what has become of the machine. So it
             // comes before the state, which would otherwise be the one from before the daemon stopped.
             let busy_disk = xml.id.and_then(|_| busy_disk(domain, &xml));
@@ -168,48 +179,12 @@ impl Moment {
                 VmState::Unknown | VmState::Crashed => true,
             };
             if fits || tries == TRIES {
-                return Ok(Self { state, paused_by, xml, busy_disk });
+                let mut restrictions = definition::restrictions(&told);
+                restrictions.extend(volumes::restrictions(&unresolved));
+                return Ok(Self { state, paused_by, xml, restrictions, busy_disk });
             }
         }
     }
-}
-
-/// What the machine does, and why it is paused. `virt`'s own wrapper takes an error for an unknown state.
-fn state(domain: &Domain) -> Result<(VmState, Option<PausedBy>), Error> {
-    let (mut state, mut reason): (c_int, c_int) = (-1, -1);
-    // SAFETY: the domain is valid as long as the reference, and both places outlive the call.
-    if unsafe { sys::virDomainGetState(domain.as_ptr(), &mut state, &mut reason, 0) } < 0 {
-        return Err(Error::last_error());
-    }
-    let vm_state = match u32::try_from(state).unwrap_or(u32::MAX) {
-        // Blocked on a resource, or asked to shut down and still there: the guest runs.
-        sys::VIR_DOMAIN_RUNNING | sys::VIR_DOMAIN_BLOCKED | sys::VIR_DOMAIN_SHUTDOWN => VmState::Running,
-        sys::VIR_DOMAIN_PAUSED => VmState::Paused,
-        sys::VIR_DOMAIN_SHUTOFF => VmState::Shutoff,
-        sys::VIR_DOMAIN_CRASHED => VmState::Crashed,
-        sys::VIR_DOMAIN_PMSUSPENDED => VmState::Suspended,
-        _ => VmState::Unknown,
-    };
-    let paused_by = match u32::try_from(reason).unwrap_or(u32::MAX) {
-        sys::VIR_DOMAIN_PAUSED_UNKNOWN
-        | sys::VIR_DOMAIN_PAUSED_SAVE
-        | sys::VIR_DOMAIN_PAUSED_SNAPSHOT
-        | sys::VIR_DOMAIN_PAUSED_MIGRATION => PausedBy::Snapshot,
-        sys::VIR_DOMAIN_PAUSED_USER => PausedBy::Somebody,
-        _ => PausedBy::Something,
-    };
-    Ok((vm_state, (vm_state == VmState::Paused).then_some(paused_by)))
-}
-
-/// The target of the first disk with a block job. libvirt answers from what it remembers. A failure means that the
-/// machine has stopped since, and block jobs with it.
-fn busy_disk(domain: &Domain, xml: &domain_xml::Domain) -> Option<String> {
-    xml.disks().map(|disk| disk.target).find(|target| {
-        let Ok(disk) = CString::new(target.as_str()) else { return false };
-        let mut info = sys::virDomainBlockJobInfo { type_: 0, bandwidth: 0, cur: 0, end: 0 };
-        // SAFETY: the domain is valid as long as the reference, and the string and the place outlive the call.
-        unsafe { sys::virDomainGetBlockJobInfo(domain.as_ptr(), disk.as_ptr(), &mut info, 0) == 1 }
-    })
 }
 
 pub(super) fn versions(connection: &Connection) -> Result<Versions, Failure> {

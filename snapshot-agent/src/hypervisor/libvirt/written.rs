@@ -39,7 +39,9 @@ impl Written {
         let state = self.lock();
         let Some(machine) = state.get(&vm) else { return Known { snapshots: BTreeMap::new(), changes: 0 } };
         let kept = machine.snapshots.iter();
-        let kept = kept.filter(|(name, recorded)| listed.contains(*name) && !again(name) && !is_orphan(recorded));
+        // A pool that was not active may be so now.
+        let is_whole = |recorded: &Recorded| !is_orphan(recorded) && recorded.unresolved.is_empty();
+        let kept = kept.filter(|(name, recorded)| listed.contains(*name) && !again(name) && is_whole(recorded));
         let snapshots = kept.map(|(name, recorded)| (name.clone(), recorded.clone())).collect();
         Known { snapshots, changes: machine.changes }
     }

@@ -17,7 +17,8 @@ impl Fake {
             };
             snapshot.broken = lost.then_some(Reason::SnapshotBroken);
         }
-        let tags = machine.images.iter().flat_map(BTreeMap::keys).filter(|id| machine.listed(id).is_err());
+        let tags = machine.images.iter().flat_map(BTreeMap::keys);
+        let tags = tags.filter(|id| machine.listed(id).is_err() && !snapshot_agent::safety::is_tag(id.as_str()));
         machine.reparent(&mut snapshots);
         Ok(Observed {
             vm: machine.vm.clone(),

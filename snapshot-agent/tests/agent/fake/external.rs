@@ -191,6 +191,7 @@ impl Machine {
             size_bytes: 0,
             origin: Origin::Service,
             broken: None,
+            restrictions: Vec::new(),
         });
         let overlays = new.overlays.clone();
         let memory_file = new.memory_file.map(str::to_owned);

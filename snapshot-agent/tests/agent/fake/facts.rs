@@ -27,6 +27,7 @@ pub(crate) fn vm_facts() -> VmFacts {
         disks: vec![disk("vda"), disk("vdb")],
         nvram: Nvram::Absent,
         missing_medium: None,
+        restrictions: Vec::new(),
     }
 }
 
@@ -56,6 +57,11 @@ impl World {
             ahead,
             loads,
             hardware,
+            runs_on_unmarked: false,
+            definition: "now".to_owned(),
+            reverts_halfway: false,
+            restores_nothing: false,
+            against_revert: None,
             vm,
         };
         let machines = BTreeMap::from([(machine.vm.id, machine)]);

@@ -29,6 +29,9 @@ impl Machine {
 
     pub(super) fn make_current(&mut self, id: &SnapshotId) -> Result<(), Failure> {
         self.listed(id)?;
+        if self.runs_on_unmarked {
+            return Err(Failure::Refused { code: 1, message: "it cannot be marked".to_owned() });
+        }
         self.snapshots.iter_mut().for_each(|snapshot| snapshot.is_current = snapshot.id == *id);
         Ok(())
     }
@@ -46,6 +49,9 @@ impl Machine {
         }
         self.disks = self.images.iter().map(|image| image[id]).collect();
         self.loads.insert(job.to_owned(), Load::Done);
+        if self.runs_on_unmarked {
+            self.resume();
+        }
         Ok(())
     }
 

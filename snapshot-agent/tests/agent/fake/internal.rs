@@ -35,6 +35,13 @@ impl Machine {
         Ok(Duration::from_millis(5))
     }
 
+    /// Lists a safety tag as a snapshot that is not current.
+    pub(super) fn list_tag(&mut self, safety: &Safety, label: &Label) {
+        let current = self.snapshots.iter().find(|one| one.is_current).map(|one| one.id.clone());
+        self.list(&safety.tag.parse().unwrap(), label, false);
+        self.snapshots.iter_mut().for_each(|one| one.is_current = Some(&one.id) == current.as_ref());
+    }
+
     fn list(&mut self, id: &SnapshotId, label: &Label, memory: bool) {
         let parent = self.snapshots.iter().find(|snapshot| snapshot.is_current).map(|snapshot| snapshot.id.clone());
         self.snapshots.iter_mut().for_each(|snapshot| snapshot.is_current = false);
@@ -56,6 +63,7 @@ impl Machine {
             size_bytes: 0,
             origin: Origin::Service,
             broken: None,
+            restrictions: Vec::new(),
         });
     }
 
@@ -75,10 +83,21 @@ impl Machine {
         Ok(())
     }
 
+    pub(super) fn revert_halfway(&mut self, id: &SnapshotId) {
+        self.disks[0] = self.images[0].get(id).copied().unwrap_or('?');
+        self.take_definition();
+        self.end_run();
+    }
+
     pub(super) fn revert(&mut self, id: &SnapshotId, then: PowerState, run: u32) -> Result<(), Failure> {
         self.listed(id)?;
+        if self.reverts_halfway {
+            self.revert_halfway(id);
+            return Err(Failure::Refused { code: 1, message: "the second disk fails".to_owned() });
+        }
         self.disks = self.images.iter().map(|image| image.get(id).copied().unwrap_or('?')).collect();
         self.make_current(id)?;
+        self.take_definition();
         self.end_run();
         (self.vm.state, self.instance, self.paused_by) = match then {
             PowerState::Running => (VmState::Running, Some(run), None),

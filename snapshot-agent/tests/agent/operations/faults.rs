@@ -6,8 +6,10 @@
 use std::collections::BTreeSet;
 
 use snapshot_agent::hypervisor::{Load, PausedBy};
+use snapshot_agent::safety::is_tag;
 use snapshot_core::hardware::Comparison;
 use snapshot_core::plan::Step;
+use snapshot_core::restriction::{RestrictedOperation, Restriction};
 use snapshot_core::snapshot::Content;
 
 use super::*;
@@ -75,7 +77,7 @@ fn other() -> Comparison {
     Comparison::Different("memory".to_owned())
 }
 
-const CASES: [Case; 14] = [
+const CASES: [Case; 15] = [
     Case {
         name: "create, off",
         state: VmState::Shutoff,
@@ -109,6 +111,13 @@ const CASES: [Case; 14] = [
         name: "revert, running, other hardware",
         state: VmState::Running,
         hardware: other,
+        request: || revert(2, RunAfter::AsRecorded, None),
+        done: |machine| machine.disks.iter().all(|disk| *disk == 'A') && machine.vm.state == VmState::Running,
+    },
+    Case {
+        name: "revert, running, nothing to fall back on",
+        state: VmState::Running,
+        hardware: same,
         request: || revert(2, RunAfter::AsRecorded, None),
         done: |machine| machine.disks.iter().all(|disk| *disk == 'A') && machine.vm.state == VmState::Running,
     },
@@ -190,6 +199,7 @@ fn check(case: &Case, context: &str, ended: &Ended, before: &Machine, after: &Ma
             assert!(deletes || after.disks == before.disks, "{context}");
             assert_eq!(after.vm.state, before.vm.state, "{context}");
             assert_eq!(after.instance, before.instance, "{context}");
+            assert_eq!(after.definition, before.definition, "{context}");
             assert!(deletes || after.snapshots.len() == before.snapshots.len() || has(after, 9), "{context}");
         }
         Outcome::Cancelled => panic!("{context}"),
@@ -200,6 +210,8 @@ fn check(case: &Case, context: &str, ended: &Ended, before: &Machine, after: &Ma
         after.disks.iter().all(|disk| *disk == after.disks[0]) && after.disks[0] != '?',
         "some old and some new: {context}"
     );
+    let is_tagged = |image: &BTreeMap<SnapshotId, char>| image.keys().any(|id| is_tag(id.as_str()));
+    assert!(!after.images.iter().any(is_tagged), "a safety tag is left: {context}");
     assert!(after.ahead.is_empty(), "QEMU is on files that libvirt does not know: {context}");
     for n in (1..=3).chain([9]) {
         assert!(has(after, n) || has_nothing(after, n), "half of snapshot {n}: {context}");
@@ -210,13 +222,24 @@ fn check(case: &Case, context: &str, ended: &Ended, before: &Machine, after: &Ma
 const MACHINES: [(Storage, usize); 4] =
     [(Storage::Internal, 1), (Storage::Internal, 2), (Storage::External, 1), (Storage::External, 2)];
 
+fn prepare(case: &Case, world: &Arc<Mutex<World>>) {
+    let mut world = lock(world);
+    let machine = world.machines.get_mut(&vm_facts().id).unwrap();
+    machine.hardware = (case.hardware)();
+    if case.name.ends_with("nothing to fall back on") && machine.layers.snapshots.is_empty() {
+        let why = Restriction::new([RestrictedOperation::Revert], Reason::ResourceMissing, "a network is missing");
+        machine.against_revert = Some(why.refusal());
+        machine.snapshots.iter_mut().for_each(|snapshot| snapshot.restrictions.push(why.clone()));
+    }
+}
+
 /// Runs a case with one fault; `None` when there is no such call any more.
 async fn run(case: &Case, (storage, disks): (Storage, usize), call: usize, fault: Fault) -> Option<()> {
     // In memory: what a power cut leaves of the journal is not what this is about, and syncing it thousands of times is
     // most of the work.
     let dir = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
     let world = with_chain_of(case.state, storage, disks, &dir).await;
-    lock(&world).machines.get_mut(&vm_facts().id).unwrap().hardware = (case.hardware)();
+    prepare(case, &world);
     let before = machine(&world);
     let agent = Agent::start(&world, &dir, Some((call, fault)));
     let spec = spec((case.request)());
@@ -267,7 +290,7 @@ async fn the_cases_have_every_kind_of_step() {
     for (case, (storage, disks)) in CASES.iter().flat_map(|case| MACHINES.map(|machine| (case, machine))) {
         let dir = tempfile::tempdir().unwrap();
         let world = with_chain_of(case.state, storage, disks, &dir).await;
-        lock(&world).machines.get_mut(&vm_facts().id).unwrap().hardware = (case.hardware)();
+        prepare(case, &world);
         let agent = Agent::start(&world, &dir, None);
         let plan = agent.executor.plan(&permit(), spec((case.request)())).await.unwrap();
         seen.extend(plan.steps.iter().map(Step::kind));
@@ -310,7 +333,7 @@ async fn every_step_may_be_carried_out_twice() {
     for (case, (storage, disks)) in CASES.iter().flat_map(|case| MACHINES.map(|machine| (case, machine))) {
         let dir = tempfile::tempdir().unwrap();
         let world = with_chain_of(case.state, storage, disks, &dir).await;
-        lock(&world).machines.get_mut(&vm_facts().id).unwrap().hardware = (case.hardware)();
+        prepare(case, &world);
         let agent = Agent::start(&world, &dir, None);
         let spec = spec((case.request)());
         let operation = agent.executor.start(&permit(), spec.clone(), String::new()).await.unwrap();

@@ -90,3 +90,26 @@ async fn an_end_that_an_earlier_process_brought_about_waits_for_the_machine_to_b
     let Some(Event::Ended(ended)) = told.last() else { panic!("{told:?}") };
     assert_eq!(ended.inventory.as_ref().unwrap().snapshots.len(), 1);
 }
+
+/// A damaged journal is no promise that nothing was done: the operation was accepted, and may be half done.
+#[tokio::test]
+async fn an_operation_whose_journal_entry_is_torn_is_known_and_has_failed() {
+    let dir = tempfile::tempdir().unwrap();
+    let world = World::with_machine(VmState::Shutoff);
+    let agent = Agent::start(&world, &dir, None);
+    let begun = agent.executor.start(&permit(), spec(Request::Create(create(1))), String::new()).await.unwrap();
+    agent.ended(&begun).await;
+    let path = dir.path().join(format!("{}.jsonl", begun.id()));
+    let entry = std::fs::read(&path).unwrap();
+    std::fs::write(&path, &entry[..entry.len() / 3]).unwrap();
+    for _ in 0..2 {
+        let next = Agent::start(&world, &dir, None);
+        next.executor.settle().await.unwrap();
+        let ended = next.ended(&next.executor.find_again(begun.id()).unwrap()).await;
+        assert_eq!(ended.outcome, Outcome::Failed);
+        assert_eq!(ended.error.unwrap().reason(), Reason::Internal);
+        // Sent again, it is not carried out a second time.
+        let again = Spec { operation: begun.id(), ..spec(Request::Create(create(1))) };
+        next.executor.start(&permit(), again, String::new()).await.unwrap_err();
+    }
+}

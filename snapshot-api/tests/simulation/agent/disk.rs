@@ -125,6 +125,7 @@ fn snapshot(id: SnapshotId, parent: Option<SnapshotId>, label: Label, create_tim
         size_bytes: 0,
         origin: Origin::Service,
         broken: None,
+        restrictions: Vec::new(),
     }
 }
 
@@ -140,5 +141,6 @@ pub fn facts(vm: VmId) -> VmFacts {
         disks: Vec::new(),
         nvram: Nvram::Absent,
         missing_medium: None,
+        restrictions: Vec::new(),
     }
 }

@@ -40,6 +40,7 @@ fn vm() -> VmFacts {
         disks: vec![disk],
         nvram: Nvram::Absent,
         missing_medium: None,
+        restrictions: Vec::new(),
     }
 }
 

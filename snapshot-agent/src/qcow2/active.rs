@@ -1,0 +1,153 @@
+//! What the active state of an image is the same as.
+//!
+//! A state is an L1 table: which clusters have the tables of the guest's data. Taking a snapshot copies the table, and going back
+//! to one copies it back; the first write of the guest after either gives the active state another one. So equal tables are equal
+//! states, and the guest's data need not be read. The flags in an entry tell who shares a cluster and differ all the time.
+
+use std::path::Path;
+
+use super::{ENTRY_BYTES, Fields, HEADER_BYTES, Header, ImageError, MAX_TABLE_BYTES, open, read_exact_at, read_up_to};
+use crate::safety::Held;
+
+/// The bits of an entry that are an offset.
+const OFFSET: u64 = 0x00ff_ffff_ffff_fe00;
+/// QEMU's own limit.
+const MAX_L1_BYTES: u64 = 32 << 20;
+/// The incompatible feature by which an entry of an L2 table has 16 bytes instead of 8.
+const EXTENDED_L2: u64 = 1 << 4;
+/// Where a header of version 3 has its incompatible features.
+const FEATURES_OFFSET: u64 = 72;
+
+struct State {
+    name: String,
+    l1: Vec<u64>,
+}
+
+/// Which of two snapshots inside an image its active state is the same as.
+pub fn held(path: &Path, current: &str, snapshot: &str) -> Result<Held, ImageError> {
+    let file = open(path)?;
+    let mut bytes = [0; HEADER_BYTES];
+    read_exact_at(&file, &mut bytes, 0)?;
+    let header = Header::parse(&bytes)?;
+    let cut = || ImageError::Format("the header is cut short");
+    let mut fields = Fields(&bytes);
+    fields.skip(20).ok_or_else(cut)?;
+    let cluster_bits = fields.u32().ok_or_else(cut)?;
+    fields.skip(12).ok_or_else(cut)?;
+    let (entries, offset) = (fields.u32().ok_or_else(cut)?, fields.u64().ok_or_else(cut)?);
+    let features = match header.version {
+        2 => 0,
+        _ => Fields(&read_up_to(&file, FEATURES_OFFSET, 8)?).u64().ok_or_else(cut)?,
+    };
+    if !(9..=21).contains(&cluster_bits) {
+        return Err(ImageError::Format("its clusters have another size than there is"));
+    }
+    // What is beyond the disk is the running state, which a snapshot may take along.
+    let entry_bits = if features & EXTENDED_L2 == 0 { 3 } else { 4 };
+    let covered = 1_u64 << (2 * cluster_bits - entry_bits);
+    let of_disk = usize::try_from(header.capacity_bytes.div_ceil(covered)).unwrap_or(usize::MAX);
+    let table = |offset, entries: u32| -> Result<Vec<u64>, ImageError> {
+        let length = u64::from(entries) * 8;
+        if length > MAX_L1_BYTES {
+            return Err(ImageError::Format("an L1 table is longer than it may be"));
+        }
+        let bytes = read_up_to(&file, offset, length)?;
+        if (bytes.len() as u64) < length {
+            return Err(ImageError::Format("an L1 table is cut short"));
+        }
+        let mut fields = Fields(&bytes);
+        let mut table: Vec<u64> =
+            std::iter::from_fn(|| fields.u64()).map(|entry| entry & OFFSET).take(of_disk).collect();
+        // Entries that are not there are empty ones.
+        while table.last() == Some(&0) {
+            table.pop();
+        }
+        Ok(table)
+    };
+    let active = table(offset, entries)?;
+    let places = read_up_to(&file, header.snapshots_offset, MAX_TABLE_BYTES.min(table_bytes(header.snapshots)))?;
+    let states = places_of(&places, header.snapshots).ok_or(ImageError::Format("its snapshot table is cut short"))?;
+    let mut found = Vec::new();
+    for (name, offset, entries) in states.into_iter().filter(|(name, ..)| name == current || name == snapshot) {
+        match table(offset, entries) {
+            Ok(l1) => found.push(State { name, l1 }),
+            // Nobody has gone back to a snapshot that is damaged.
+            Err(ImageError::Format(_)) if name != current => {}
+            Err(error) => return Err(error),
+        }
+    }
+    let equals = |name: &str| found.iter().find(|state| state.name == name).map(|state| state.l1 == active);
+    Ok(match (equals(current), equals(snapshot)) {
+        (Some(true), Some(true)) => Held::Both,
+        (Some(true), _) => Held::Current,
+        (_, Some(true)) => Held::Snapshot,
+        (None, _) => Held::Unknown,
+        (Some(false), _) => Held::Other,
+    })
+}
+
+/// The most bytes that a table of so many snapshots has, for names and ids of QEMU's own limits.
+fn table_bytes(snapshots: u32) -> u64 {
+    u64::from(snapshots) * (ENTRY_BYTES as u64 + 1024 + 2 * 65_536)
+}
+
+/// Name, offset and number of entries of each snapshot's L1 table.
+fn places_of(bytes: &[u8], snapshots: u32) -> Option<Vec<(String, u64, u32)>> {
+    let mut fields = Fields(bytes);
+    let mut found = Vec::new();
+    for _ in 0..snapshots {
+        let before = fields.0.len();
+        let (offset, entries) = (fields.u64()?, fields.u32()?);
+        let (id_bytes, name_bytes) = (fields.u16()?, fields.u16()?);
+        fields.skip(20)?;
+        let extra_bytes = fields.u32()?;
+        fields.skip(extra_bytes as usize)?;
+        fields.skip(usize::from(id_bytes))?;
+        let name = String::from_utf8_lossy(fields.take(usize::from(name_bytes))?).into_owned();
+        let padding = (before - fields.0.len()).wrapping_neg() % 8;
+        fields.skip(padding.min(fields.0.len()))?;
+        found.push((name, offset, entries));
+    }
+    Some(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+
+    fn run(dir: &Path, program: &str, args: &[&str]) {
+        let output = Command::new(program).args(args).current_dir(dir).output().unwrap();
+        assert!(output.status.success(), "{program} {args:?}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+
+    #[test]
+    fn the_active_state_is_told_from_its_l1_table() {
+        for options in ["compat=1.1", "compat=0.10", "cluster_size=512", "extended_l2=on", "cluster_size=2M"] {
+            let dir = tempfile::tempdir().unwrap();
+            let (dir, image) = (dir.path(), dir.path().join("a.qcow2"));
+            run(dir, "qemu-img", &["create", "-q", "-f", "qcow2", "-o", options, "a.qcow2", "64M"]);
+            let write = |what: &str| run(dir, "qemu-io", &["-c", &format!("write -P {what} 0 64k"), "a.qcow2"]);
+            let snapshot = |what: &str, name: &str| run(dir, "qemu-img", &["snapshot", what, name, "a.qcow2"]);
+            let held = || held(&image, "now", "then").unwrap();
+            write("1");
+            snapshot("-c", "then");
+            write("2");
+            assert_eq!(held(), Held::Unknown, "{options}: it has no tag");
+            snapshot("-c", "now");
+            assert_eq!(held(), Held::Current, "{options}");
+            snapshot("-a", "then");
+            assert_eq!(held(), Held::Snapshot, "{options}");
+            snapshot("-a", "now");
+            assert_eq!(held(), Held::Current, "{options}");
+            write("2");
+            assert_eq!(held(), Held::Other, "{options}: written to, whatever was written");
+            snapshot("-a", "then");
+            snapshot("-d", "now");
+            assert_eq!(held(), Held::Snapshot, "{options}");
+            snapshot("-c", "now");
+            assert_eq!(held(), Held::Both, "{options}");
+        }
+    }
+}
