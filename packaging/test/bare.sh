@@ -31,7 +31,8 @@ rust_of_host() {
   case ${RUST:-} in
     host) true ;;
     rustup) false ;;
-    *) ! curl -sfI -m 10 https://static.rust-lang.org/rustup/release-stable.toml >/dev/null ;;
+    # Setup needs both: the script that installs rustup, and where that gets a toolchain.
+    *) ! { curl -sfI -m 10 https://sh.rustup.rs && curl -sfI -m 10 https://static.rust-lang.org/rustup/release-stable.toml; } >/dev/null ;;
   esac
 }
 
