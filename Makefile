@@ -21,10 +21,8 @@ smoke: setup-test web ## The story of the README, unattended, on a real guest; e
 	target/debug/smoke
 
 .PHONY: test
-test: setup-test web lint ## Every check and every test
-	cargo build --workspace
-	cargo test --workspace
-	cd ravada && prove -l -j2 t
+test: setup-test page ## Every check and every test; goes on after failures and lists them at the end
+	scripts/test.sh
 
 .PHONY: perl
 perl: setup-test web ## The tests of the Perl modules alone
@@ -45,10 +43,7 @@ screenshots: setup-test web ## Take the pictures in README.md anew: docs/page.pn
 
 .PHONY: lint
 lint: setup-test web ## Formatting, lints, the rules of the .proto files
-	cargo fmt --all --check
-	gateway/web/node_modules/.bin/buf lint
-	gateway/web/node_modules/.bin/buf breaking --against proto/released/last.binpb
-	cargo clippy --workspace --all-targets -- -D warnings
+	scripts/lint.sh
 
 .PHONY: bench
 bench: setup-test web ## Latency, memory, cascades, pauses and reverts beside libvirt's own, fairness between users: WHAT=latency|cascade|fairness|live|in_place; writes target/bench/report.json
@@ -110,13 +105,21 @@ dist-check: dist ## Build the release again in another folder and compare: the s
 deb-test: deb ## Install, start, upgrade, remove and purge the packages in a bare Debian 12 (as root), and follow the README there
 	packaging/test/packages.sh $(DEBS)
 
-.PHONY: web
-web: setup-build ## Build the page
-	cd gateway/web && { [ node_modules/.package-lock.json -nt package-lock.json ] || npm ci --no-audit --no-fund; }
-	cd gateway/web && npm run --silent build && npm test --silent
+.PHONY: bare-test
+bare-test: setup-bare ## What is quick of make test in a Debian 12 and a Debian 13 with nothing but the base system (as root), and the units under their own systemd; DEBIAN=12 for one
+	packaging/test/bare.sh $(or $(DEBIAN),12 13)
 
-.PHONY: setup-build setup-run setup-test setup-fuzz setup-compose setup-dist
-setup-build setup-run setup-test setup-fuzz setup-compose setup-dist: setup-%:
+.PHONY: page
+page: setup-build
+	cd gateway/web && { [ node_modules/.package-lock.json -nt package-lock.json ] || npm ci --no-audit --no-fund; }
+	cd gateway/web && npm run --silent build
+
+.PHONY: web
+web: page ## Build the page and test it
+	cd gateway/web && npm test --silent
+
+.PHONY: setup-build setup-run setup-test setup-fuzz setup-compose setup-dist setup-bare
+setup-build setup-run setup-test setup-fuzz setup-compose setup-dist setup-bare: setup-%:
 	@scripts/setup.sh $*
 
 .PHONY: clean

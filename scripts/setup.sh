@@ -8,6 +8,7 @@
 #   scripts/setup.sh host    libvirt's QEMU driver and QEMU alone, for an agent that has both in itself
 #   scripts/setup.sh compose the build's, Docker with Compose and debootstrap, for the images of docker-compose.yml
 #   scripts/setup.sh dist    what the build needs, and what makes packages and tries them
+#   scripts/setup.sh bare    what makes a Debian with nothing but the base system, and boots it
 #
 # Every step looks first and acts only on what is missing, so a second run takes well under a second.
 set -euo pipefail
@@ -205,6 +206,10 @@ ensure_dist() {
   apt_install dpkg-dev lintian debootstrap debian-archive-keyring util-linux perl
 }
 
+ensure_bare() {
+  apt_install git curl debootstrap debian-archive-keyring util-linux iproute2 systemd-container
+}
+
 case $level in
   build) ensure_build ;;
   run) ensure_build; ensure_run ;;
@@ -213,5 +218,6 @@ case $level in
   host) ensure_host ;;
   compose) ensure_build; ensure_run; ensure_compose ;;
   dist) ensure_build; ensure_dist ;;
-  *) say "usage: scripts/setup.sh build|run|test|fuzz|host|compose|dist"; exit 2 ;;
+  bare) ensure_bare ;;
+  *) say "usage: scripts/setup.sh build|run|test|fuzz|host|compose|dist|bare"; exit 2 ;;
 esac

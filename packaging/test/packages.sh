@@ -5,19 +5,11 @@ set -euo pipefail
 debs=$(realpath "$1")
 . "$(dirname "$0")/machine.sh"
 
-# The code blocks of README.md under "Deploying", each a file.
-blocks() {
-  awk -v out="$1/block." '
-    /^## / { inside = ($0 == "## Deploying"); next }
-    inside && /^    / { if (!open) { n++; open = 1 } print substr($0, 5) > (out n); next }
-    inside { open = 0 }' README.md
-}
-
 new_machine
 home=$machine/root/ravada-snapshots
 mkdir -p "$home/target/deb" "$home/next"
 cp "$debs"/*.deb "$home/target/deb"
-blocks "$home"
+readme_blocks "$home"
 [ -f "$home/block.4" ] || fail "README.md has no four blocks of commands under Deploying"
 grep -q '^apt-get install' "$home/block.1" || fail "the first block of README.md does not install the packages"
 

@@ -23,5 +23,6 @@ pub mod lab;
 pub mod libvirtd;
 pub mod ports;
 pub mod processes;
+pub mod reaper;
 pub mod scratch;
 pub mod tools;

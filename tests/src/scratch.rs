@@ -1,8 +1,9 @@
 //! A test's folder, and the promise that nothing outlives it.
 //!
 //! The folder is `/tmp/rs-XXXXXX`: short, because the paths of unix sockets end at 107 bytes. When it is dropped, every
-//! process of ours whose command line names it is killed, by its id, and it is removed. A test run that was itself
-//! killed drops nothing, so the first folder of every process sweeps those whose owner is gone.
+//! process of ours whose command line names it is killed, by its id, and it is removed. A test process that is itself
+//! killed drops nothing: its reaper does the same then. The first folder of every process sweeps those whose owner is gone all the
+//! same, for a reaper may be killed, too.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,16 +13,17 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use rustix::process::{Pid, Signal, kill_process};
 
+use crate::reaper::clean_up_at_exit;
 use crate::tools::wait_for;
 
 const PARENT: &str = "/tmp";
 const PREFIX: &str = "rs-";
-/// Holds the id and the start time of the process that made the folder.
+/// Holds the id and the start time of the process that made the folder, and in its second line the program.
 const OWNER: &str = "owner";
 /// How long a killed process may take to be gone.
 const GONE: Duration = Duration::from_secs(10);
 /// What a test leaves running; an editor or a pager on a file in the folder is none of our business.
-const OURS: [&str; 5] = ["qemu-", "libvirtd", "snapshot-agent", "snapshot-api", "snapshot-gatewa"];
+const OURS: [&str; 7] = ["qemu-", "libvirtd", "virtlogd", "swtpm", "snapshot-agent", "snapshot-api", "snapshot-gatewa"];
 
 static SWEEP: Once = Once::new();
 
@@ -36,7 +38,10 @@ impl Scratch {
     pub fn new() -> Result<Self> {
         SWEEP.call_once(sweep);
         let folder = tempfile::Builder::new().prefix(PREFIX).tempdir_in(PARENT)?;
-        fs::write(folder.path().join(OWNER), identity(std::process::id()).unwrap_or_default())?;
+        let program = std::env::current_exe().unwrap_or_default();
+        let owner = identity(std::process::id()).unwrap_or_default();
+        fs::write(folder.path().join(OWNER), format!("{owner}\n{}\n", program.display()))?;
+        clean_up_at_exit(folder.path())?;
         Ok(Self { path: folder.keep() })
     }
 
@@ -155,7 +160,7 @@ pub fn sweep() {
         // Without the file it may be another process's folder in the making.
         let Ok(owner) = fs::read_to_string(entry.path().join(OWNER)) else { continue };
         let pid = owner.split_whitespace().next().and_then(|pid| pid.parse::<u32>().ok());
-        if pid.and_then(identity).is_none_or(|now| now != owner) {
+        if pid.and_then(identity).is_none_or(|now| Some(now.as_str()) != owner.lines().next()) {
             discard(&entry.path());
         }
     }

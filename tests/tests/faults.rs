@@ -6,13 +6,13 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::PathBuf;
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 use tests::guest::Guest;
 use tests::libvirtd::Libvirtd;
-use tests::scratch::{is_alive, sweep};
+use tests::scratch::is_alive;
 use tests::tools::wait_for;
 
 /// How long a campaign that was told to end may take to clean up on a busy machine.
@@ -116,11 +116,30 @@ fn processes(folders: &BTreeSet<PathBuf>) -> Vec<i32> {
     pids.filter(names).collect()
 }
 
+/// A campaign, told to end when the test fails before that.
+struct Campaign(Child);
+
+impl Campaign {
+    fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_raw(i32::try_from(self.0.id()).unwrap()).unwrap(), signal).unwrap();
+    }
+}
+
+impl Drop for Campaign {
+    fn drop(&mut self) {
+        if let Ok(None) = self.0.try_wait() {
+            self.signal(Signal::TERM);
+            let _ = self.0.wait();
+        }
+    }
+}
+
 #[test]
 fn a_campaign_that_is_ended_in_the_middle_leaves_nothing() {
     for signal in [Signal::TERM, Signal::KILL] {
-        let mut campaign = faults(&["--kills", "50", "--seed", "9"]).stdout(Stdio::null()).spawn().unwrap();
-        let id = campaign.id();
+        let mut command = faults(&["--kills", "50", "--seed", "9"]);
+        let mut campaign = Campaign(command.stdout(Stdio::null()).spawn().unwrap());
+        let id = campaign.0.id();
         // unshare becomes the campaign itself, so the id stays.
         let begun = wait_for("the guests to run", CLEANED, || {
             let folders = folders(id);
@@ -129,14 +148,11 @@ fn a_campaign_that_is_ended_in_the_middle_leaves_nothing() {
             Ok((guests.count() >= 4 || processes(&folders).len() >= 8).then_some(folders))
         });
         let begun = begun.unwrap();
-        kill_process(Pid::from_raw(i32::try_from(id).unwrap()).unwrap(), signal).unwrap();
-        campaign.wait().unwrap();
-        // After SIGKILL nobody was left to clean up, and the next test run does.
-        sweep();
-        // A virsh that it had started ends by itself, now that its daemon is gone.
-        let ended =
-            wait_for("the end of what it had started", CLEANED, || Ok(processes(&begun).is_empty().then_some(())));
-        assert!(ended.is_ok(), "{signal:?} left {:?}", processes(&begun));
-        assert!(begun.iter().all(|folder| !folder.exists()), "{signal:?} left {begun:?}");
+        campaign.signal(signal);
+        campaign.0.wait().unwrap();
+        // After SIGKILL its reaper does it. A virsh that it had started ends by itself, now that its daemon is gone.
+        let is_clean = || processes(&begun).is_empty() && begun.iter().all(|folder| !folder.exists());
+        let ended = wait_for("the end of what it had started", CLEANED, || Ok(is_clean().then_some(())));
+        assert!(ended.is_ok(), "{signal:?} left {begun:?} and {:?}", processes(&begun));
     }
 }

@@ -1,8 +1,9 @@
 //! The harness itself: guests boot and tell the truth, and nothing outlives a test.
 
 use std::fs;
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use tests::guest::{Disk, Format, Guest};
@@ -148,6 +149,39 @@ fn a_dead_test_run_is_swept() {
     fs::write(folder.join("owner"), format!("{} 1", dead.id())).unwrap();
     sweep();
     assert!(!folder.exists());
+}
+
+/// What the next test starts in a process of its own.
+#[test]
+fn holds_a_guest_until_it_is_killed() {
+    if std::env::var_os("HOLD_A_GUEST").is_none() {
+        return;
+    }
+    let daemon = Libvirtd::start().unwrap();
+    let guest = Guest::new(&daemon.images().unwrap(), "mini").unwrap();
+    daemon.define_and_start(&guest).unwrap();
+    writeln!(std::io::stdout(), "\nholds {}", daemon.folder().display()).unwrap();
+    std::thread::sleep(Duration::from_secs(300));
+}
+
+#[test]
+fn a_test_process_that_is_killed_leaves_nothing() {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["--exact", "holds_a_guest_until_it_is_killed", "--nocapture"]).env("HOLD_A_GUEST", "1");
+    let mut holder = command.stdout(Stdio::piped()).spawn().unwrap();
+    let lines = BufReader::new(holder.stdout.take().unwrap()).lines().map_while(Result::ok);
+    let told = lines.into_iter().find_map(|line| line.strip_prefix("holds ").map(PathBuf::from));
+    holder.kill().unwrap();
+    holder.wait().unwrap();
+    let folder = told.unwrap();
+    // Nobody sweeps: it is the reaper of that process.
+    wait_for("the reaper", Duration::from_secs(30), || Ok((!folder.exists()).then_some(()))).unwrap();
+    let needle = format!("{}/", folder.display());
+    let entries = fs::read_dir("/proc").unwrap().flatten();
+    let left = entries.filter_map(|entry| fs::read(entry.path().join("cmdline")).ok());
+    let left = left.map(|line| String::from_utf8_lossy(&line).into_owned()).filter(|line| line.contains(&needle));
+    assert_eq!(left.collect::<Vec<_>>(), [""; 0]);
+    assert!(!is_mounted(&folder));
 }
 
 #[test]

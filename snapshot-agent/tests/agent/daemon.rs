@@ -18,6 +18,7 @@ use tonic::Code;
 
 use crate::external::Bench;
 use crate::guest::{FOLDER, Guest, Host, QEMU_CONF};
+use crate::processes::kill_all_of;
 use crate::served::{Agent, create, end, id, inventory, spec};
 
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -101,6 +102,8 @@ impl Drop for Daemon {
     fn drop(&mut self) {
         let _ = self.process.kill();
         let _ = self.process.wait();
+        // The QEMUs that it started, of which the test may have no guest: they outlive it.
+        kill_all_of(&self.host.dir);
     }
 }
 

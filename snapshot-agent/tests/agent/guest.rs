@@ -1,8 +1,8 @@
 //! A guest of one boot sector.
 //!
 //! The embedded driver serves one process one root, so most tests share the root, and each has a machine of its own. QEMU
-//! survives the process that started it: a guest that is dropped is killed, and what an interrupted run left is killed
-//! by the next.
+//! survives the process that started it: a guest that is dropped is killed, and what the process leaves, because it was killed
+//! or because a static is never dropped, is its reaper's (`processes`).
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -21,6 +21,8 @@ use snapshot_core::ids::VmId;
 use uuid::Uuid;
 use virt::connect::Connect;
 use virt::domain::Domain;
+
+use crate::processes::{clean_up_at_exit, kill_all_of};
 
 const DEADLINE: Duration = Duration::from_secs(60);
 
@@ -46,6 +48,7 @@ pub(crate) static FOLDER: LazyLock<PathBuf> = LazyLock::new(|| {
     sweep(&base);
     let dir = base.join(std::process::id().to_string());
     fs::create_dir_all(&dir).unwrap();
+    clean_up_at_exit(&dir);
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/guest/mini.S");
     run(&dir, "as", &["--32", "-o", "mini.o", source.to_str().unwrap()]);
     run(&dir, "ld", &["-m", "elf_i386", "-Ttext", "0x7c00", "--oformat", "binary", "-o", "mini.bin", "mini.o"]);
@@ -63,21 +66,13 @@ pub(crate) static HOST: LazyLock<Embedded> = LazyLock::new(|| {
     Embedded { host: Host { uri, dir }, libvirt }
 });
 
-/// Removes the folders of earlier runs and kills the guests that they left.
+/// Removes the folders of earlier runs and kills the guests that they left: the reaper of one may have been killed with it.
 fn sweep(base: &Path) {
     for entry in fs::read_dir(base).unwrap().flatten() {
-        let pid = entry.file_name().to_string_lossy().into_owned();
-        if Path::new("/proc").join(&pid).exists() {
-            continue;
+        if !Path::new("/proc").join(entry.file_name()).exists() {
+            kill_all_of(&entry.path());
+            let _ = fs::remove_dir_all(entry.path());
         }
-        let ours = entry.path().to_string_lossy().into_owned();
-        for process in fs::read_dir("/proc").unwrap().flatten() {
-            let command = fs::read(process.path().join("cmdline")).unwrap_or_default();
-            if String::from_utf8_lossy(&command).contains(&ours) {
-                let _ = Command::new("kill").arg("-9").arg(process.file_name()).status();
-            }
-        }
-        let _ = fs::remove_dir_all(entry.path());
     }
 }
 
@@ -224,6 +219,16 @@ impl Guest {
         self.dir.parent().unwrap().join(format!("run/qemu/{}.pid", &self.vm.to_string()[..8]))
     }
 
+    /// Ends it and has libvirt forget it, if there still is a libvirt that knows it.
+    fn undefine(&self) {
+        let Ok(domain) = self.connection.lookup_domain_by_uuid(self.vm.as_uuid()) else { return };
+        if domain.is_active().unwrap_or(false) {
+            let _ = domain.destroy();
+        }
+        // SNAPSHOTS_METADATA, MANAGED_SAVE and NVRAM.
+        let _ = domain.undefine_flags(1 | 2 | 4);
+    }
+
     fn qemu(&self) -> Pid {
         let pid = fs::read_to_string(self.pid_file()).unwrap();
         Pid::from_raw(pid.trim().parse().unwrap()).unwrap()
@@ -285,18 +290,9 @@ impl Guest {
 
 impl Drop for Guest {
     fn drop(&mut self) {
-        // A connection that was opened before its daemon was killed is of no more use.
-        if !self.connection.is_alive().unwrap_or(false) {
-            // Its QEMU outlives the daemon, and must not outlive the test.
-            let pid = fs::read_to_string(self.pid_file()).ok().and_then(|text| text.trim().parse().ok());
-            pid.and_then(Pid::from_raw).map(|pid| kill_process(pid, Signal::KILL));
-            return;
-        }
-        let Ok(domain) = self.connection.lookup_domain_by_uuid(self.vm.as_uuid()) else { return };
-        if domain.is_active().unwrap_or(false) {
-            let _ = domain.destroy();
-        }
-        // SNAPSHOTS_METADATA, MANAGED_SAVE and NVRAM.
-        let _ = domain.undefine_flags(1 | 2 | 4);
+        self.undefine();
+        // Whatever libvirt said. It may have been killed a moment ago, with a connection that does not know it yet, and QEMU outlives
+        // it.
+        kill_all_of(&self.dir);
     }
 }

@@ -1,5 +1,5 @@
 use std::cell::{Cell, RefCell};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 
 use snapshot_core::ids::SnapshotId;
 use snapshot_core::layers::{Layer, Layers, Parts};
@@ -255,13 +255,24 @@ fn what_is_no_longer_what_was_made_is_not_ours() {
     assert!(scene.owned().get(vm()).is_none());
 }
 
+/// A process that has something open, and ends with the test.
+struct Holder(Child);
+
+impl Drop for Holder {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 #[test]
 fn what_is_open_is_left_until_it_is_not() {
     let scene = Scene::new();
     let top = scene.made[1].to_str().unwrap();
     // QEMU waits for what it is to do.
-    let mut qemu =
-        Command::new("qemu-io").args(["-f", "qcow2", top]).stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+    let mut command = Command::new("qemu-io");
+    command.args(["-f", "qcow2", top]).stdin(Stdio::piped()).stdout(Stdio::null());
+    let qemu = Holder(command.spawn().unwrap());
     let begun = Instant::now();
     while !is_locked(Beneath::anywhere(), &scene.made[1]).unwrap() {
         assert!(begun.elapsed() < Duration::from_secs(60), "QEMU does not lock its image");
@@ -270,16 +281,14 @@ fn what_is_open_is_left_until_it_is_not() {
     assert!(is_locked(Beneath::anywhere(), &scene.made[0]).unwrap(), "and what that lies on");
     scene.remove(&[]).unwrap_err();
     assert_eq!(scene.there(), [true, true, false, false]);
-    qemu.kill().unwrap();
-    qemu.wait().unwrap();
+    drop(qemu);
     // Nobody locks a running state.
     let scene = Scene::new();
     let reader = fs::File::open(&scene.made[2]).unwrap();
-    let mut sleeper = Command::new("sleep").arg("100").stdin(reader).spawn().unwrap();
+    let sleeper = Holder(Command::new("sleep").arg("100").stdin(reader).spawn().unwrap());
     scene.remove(&[]).unwrap_err();
     assert_eq!(scene.there(), [false, false, true, false]);
-    sleeper.kill().unwrap();
-    sleeper.wait().unwrap();
+    drop(sleeper);
     scene.remove(&[]).unwrap();
     assert!(scene.there() == [false; 4] && scene.owned().get(vm()).is_none());
 }

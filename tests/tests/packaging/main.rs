@@ -2,6 +2,9 @@
 
 #![expect(clippy::unwrap_used, reason = "a test may panic, and its helpers are part of it")]
 
+mod known_to_252;
+mod origins;
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -66,6 +69,27 @@ fn the_programs_understand_how_they_are_started() {
         assert!(run(&with_help).status.success(), "{start:?}");
         // Help is not given to whoever says something that is not understood.
         assert!(!run(&[&["--configuration".to_owned()], &with_help[..]].concat()).status.success());
+    }
+}
+
+/// A bare system has no `kill` but the shell's own.
+#[test]
+fn the_packages_bring_what_their_units_start() {
+    for (name, part) in [("snapshot-agent", "agent"), ("snapshot-api", "api"), ("snapshot-gateway", "gateway")] {
+        let control = fs::read_to_string(root().join(format!("packaging/debian/control.{part}"))).unwrap();
+        let depends = control.lines().find_map(|line| line.strip_prefix("Depends: ")).unwrap();
+        let depends: Vec<&str> = depends.split(", ").map(|it| it.split(' ').next().unwrap()).collect();
+        let text = fs::read_to_string(unit(name)).unwrap();
+        let started =
+            text.lines().filter_map(|line| line.strip_prefix("Exec")?.split_once('=')).map(|(_, command)| command);
+        let programs: BTreeSet<&str> = started.map(|command| command.split_whitespace().next().unwrap()).collect();
+        let own = format!("/usr/bin/{name}");
+        for program in programs.into_iter().filter(|program| *program != own) {
+            // Another program needs its package here.
+            let packages = [("/bin/kill", "procps")];
+            let package = packages.iter().find(|(it, _)| *it == program).map(|(_, package)| *package);
+            assert!(package.is_some_and(|package| depends.contains(&package)), "{name}: {program} is of {package:?}");
+        }
     }
 }
 
