@@ -24,6 +24,8 @@ use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
+use snapshot_core::images::Features;
+
 pub use active::held;
 use snapshot_core::images::Features;
 

@@ -10,7 +10,7 @@
 //! | encrypted (AES, LUKS) | with memory QEMU aborts; external ones are clear text | no key | off: no key |
 //! | persistent bitmaps | done | refused, after earlier disks were reverted | done |
 //! | an external data file | internal ones are refused | refused | |
-//! | a counter of n bits | refused above 2^n - 2 snapshots | refused above 2^n - 3, since QEMU counts one more meanwhile | done |
+//! | a counter of n bits | refused above 2^n - 2 snapshots | refused above 2^n - 3, of which one is the present that is kept meanwhile | done |
 //! | locked by another process, VM off | refused | refused, after earlier disks were reverted | the same |
 //! | immutable, or on a read-only file system | refused | refused, after earlier disks were reverted | the same |
 //! | a backing file that cannot be opened | running: done | refused, and a VM that ran is off | off: refused |

@@ -7,6 +7,7 @@
 use std::path::Path;
 
 use super::fields::{Fields, read_up_to};
+use super::header::HEADER_BYTES;
 use super::table::{ENTRY_BYTES, MAX_TABLE_BYTES};
 use super::{Header, ImageError, open};
 use crate::safety::Held;
@@ -17,8 +18,6 @@ const OFFSET: u64 = 0x00ff_ffff_ffff_fe00;
 const MAX_L1_BYTES: u64 = 32 << 20;
 /// The incompatible feature by which an entry of an L2 table has 16 bytes instead of 8.
 const EXTENDED_L2: u64 = 1 << 4;
-/// Where a header has the number of entries and the offset of the active L1 table.
-const ACTIVE_OFFSET: u64 = 36;
 
 struct State {
     name: String,
@@ -28,17 +27,15 @@ struct State {
 /// Which of two snapshots inside an image its active state is the same as.
 pub fn held(path: &Path, current: &str, snapshot: &str) -> Result<Held, ImageError> {
     let file = open(path)?;
+    let bytes = read_up_to(&file, 0, HEADER_BYTES as u64)?;
     let header = Header::read(&file)?;
-    let (cut, cluster_bits) = (|| ImageError::Format("the header is cut short"), header.cluster_bits);
-    let bytes = read_up_to(&file, ACTIVE_OFFSET, 12)?;
+    let cut = || ImageError::Format("the header is cut short");
     let mut fields = Fields(&bytes);
+    fields.skip(36).ok_or_else(cut)?;
     let (entries, offset) = (fields.u32().ok_or_else(cut)?, fields.u64().ok_or_else(cut)?);
-    if !(9..=21).contains(&cluster_bits) {
-        return Err(ImageError::Format("its clusters have another size than there is"));
-    }
     // What is beyond the disk is the running state, which a snapshot may take along.
     let entry_bits = if header.features.incompatible & EXTENDED_L2 == 0 { 3 } else { 4 };
-    let covered = 1_u64 << (2 * cluster_bits - entry_bits);
+    let covered = 1_u64 << (2 * header.cluster_bits - entry_bits);
     let of_disk = usize::try_from(header.capacity_bytes.div_ceil(covered)).unwrap_or(usize::MAX);
     let table = |offset, entries: u32| -> Result<Vec<u64>, ImageError> {
         let length = u64::from(entries) * 8;

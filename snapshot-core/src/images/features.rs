@@ -113,16 +113,17 @@ fn snapshots_in_it(features: &Features, snapshots: usize) -> Vec<Found> {
         let what = "has an external data file, which holds no snapshots: convert it with qemu-img convert".to_owned();
         found.push((operations, Reason::FeatureUnsupported, what));
     }
-    // One reference is the active state's, one is each snapshot's, and a revert counts one more before it takes one back.
+    // One reference is the active state's, one is each snapshot's, one is that of what a revert keeps of the present until it is done,
+    // and QEMU counts one more before it takes one back.
     let (most, there) = (features.most_references(), snapshots as u64);
     let bits = 1_u32.checked_shl(features.refcount_order).unwrap_or(0);
-    if there.saturating_add(3) > most {
+    if there.saturating_add(4) > most {
         let what = format!(
             "counts references in {bits} bits (refcount_bits), and has {there} snapshots: one more could not be reverted to"
         );
         found.push((internal(), Reason::FeatureUnsupported, what));
     }
-    if there > 0 && there.saturating_add(2) > most {
+    if there > 0 && there.saturating_add(3) > most {
         let mut operations = vec![Revert];
         operations.push(RestrictedOperation::RevertInPlace);
         let what = format!(

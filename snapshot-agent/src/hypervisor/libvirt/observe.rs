@@ -79,7 +79,8 @@ pub(super) fn observe(
     let nvram = xml.qcow2_nvram();
     let others = reached::others(&domain, xml, facts.persistent)?;
     facts.restrictions.extend(reached::checkpoints(&domain, xml.id.is_some())?);
-    let found = snapshots((connection.connect(), &domain), &facts, (&mut images, nvram.as_deref()), written, reread)?;
+    let connect = connection.connect();
+    let found = snapshots(connect, &domain, &facts, (&mut images, nvram.as_deref()), written, reread)?;
     let uses = images.uses(&facts, found.recorded.values(), others);
     let defined = facts.restrictions.clone();
     facts.restrictions.extend(images.restrictions(&facts, nvram.as_deref()));
@@ -108,7 +109,8 @@ pub(super) fn observe_again(
     let mut vm = VmFacts { state, restrictions: before.defined.clone(), ..before.vm.clone() };
     vm.disks.iter_mut().for_each(|disk| images.refresh(disk));
     let nvram = before.nvram.as_deref();
-    let found = snapshots((connection.connect(), &domain), &vm, (&mut images, nvram), written, Reread::New)?;
+    let connect = connection.connect();
+    let found = snapshots(connect, &domain, &vm, (&mut images, nvram), written, Reread::New)?;
     vm.restrictions.extend(images.restrictions(&vm, nvram));
     Ok(Observed {
         vm,
