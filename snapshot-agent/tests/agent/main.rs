@@ -21,6 +21,7 @@ mod guest;
 mod hanging;
 mod images;
 mod live;
+mod losses;
 mod names;
 mod operations;
 mod served;
