@@ -45,6 +45,8 @@ done
 
 agent=packages/usr/sbin/qemu-ga
 cp "$agent" tree/sbin/
+# By it the agent sets the real-time clock when it sets the system's; without it, it sets neither.
+ln -s ../bin/busybox tree/sbin/hwclock
 # Its libraries are this machine's own, which QEMU needs as well; those that only the agent needs come from Debian too.
 missing=$(ldd "$agent" | sed -n 's/^\s*\(\S*\) => not found$/\1/p')
 [ -z "$missing" ] || { echo "linux-guest: the guest agent needs $missing" >&2; exit 1; }

@@ -4,6 +4,7 @@
 
 mod enums;
 mod inventory;
+mod note;
 mod plan;
 mod request;
 mod restriction;

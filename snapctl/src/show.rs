@@ -128,6 +128,9 @@ pub(crate) fn operation(operation: &v1::Operation) -> String {
         let expected = expected.map(|pause| format!(", about {} were expected", duration(pause))).unwrap_or_default();
         text += &format!("  the machine stood still for {}{expected}\n", duration(pause));
     }
+    for note in &operation.notes {
+        text += &format!("  note: {}\n", clean(&note.message));
+    }
     if let Some(error) = &operation.error {
         text += &format!("  {}: {}\n", error.reason, clean(&error.message));
     }

@@ -122,6 +122,7 @@ fn end(ended: &journal::Ended, inventory: Option<VmInventory>) -> Ended {
         inventory,
         pause: ended.pause_ms.map(duration_millis),
         predicted_pause: ended.predicted_pause_ms.map(duration_millis),
+        notes: ended.notes.iter().map(v1::OperationNote::from).collect(),
         ..Ended::default()
     };
     wire.set_state(ended.outcome.into());

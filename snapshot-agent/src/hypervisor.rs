@@ -35,7 +35,7 @@ use snapshot_core::hardware::Comparison;
 use snapshot_core::ids::{SnapshotId, VmId};
 use snapshot_core::images::Uses;
 use snapshot_core::layers::{Layers, Merge};
-use snapshot_core::plan::{Freeze, PowerState};
+use snapshot_core::plan::{Freeze, PowerState, RevertedDefinition};
 use snapshot_core::restriction::Restriction;
 use snapshot_core::snapshot::SnapshotFacts;
 use snapshot_core::vm::VmFacts;
@@ -107,6 +107,9 @@ pub trait Hypervisor: Send + Sync + 'static {
     /// whether QEMU can load that into the process that there is.
     fn hardware(&self, vm: VmId, id: &SnapshotId) -> Result<Comparison, Failure>;
 
+    /// What libvirt's revert to this snapshot would do to the VM's definition, and whether the VM has an emulated TPM.
+    fn reverted_definition(&self, vm: VmId, snapshot: &SnapshotFacts) -> Result<RevertedDefinition, Failure>;
+
     /// Has the machine's QEMU load a snapshot, with its running state, under the name of a job. The guest has to stand still, and
     /// does so afterwards. What became of it can be asked until that is forgotten. Where it fails, some of it may be loaded, and
     /// nothing that a guest may see says so.
@@ -173,6 +176,9 @@ pub trait Hypervisor: Send + Sync + 'static {
 
     /// Thaws the guest's file systems, if the guest can be asked to.
     fn thaw(&self, vm: VmId) -> Result<(), Failure>;
+
+    /// Sets the guest's clock to the host's through the guest agent. An error says that it was not set, or may not have been.
+    fn set_guest_clock(&self, vm: VmId) -> Result<(), Failure>;
 
     /// Whether libvirt is at something that takes long on the machine, whoever asked for it.
     fn is_busy(&self, vm: VmId) -> Result<bool, Failure>;

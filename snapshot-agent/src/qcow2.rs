@@ -54,6 +54,8 @@ pub struct Tag {
     pub vm_state_bytes: u64,
     /// Bytes of the snapshot's own L1 table.
     pub l1_bytes: u64,
+    /// The size that the guest saw then, in bytes; `None` in images of before QEMU wrote it down.
+    pub capacity_bytes: Option<u64>,
 }
 
 /// What an image says about itself.

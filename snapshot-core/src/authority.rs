@@ -105,6 +105,7 @@ pub struct Permit {
     action: Action,
     actor: Actor,
     service: bool,
+    is_administrator: bool,
     destructive_uses: u32,
 }
 
@@ -122,6 +123,11 @@ impl Permit {
     /// Who was authorized.
     pub fn actor(&self) -> &Actor {
         &self.actor
+    }
+
+    /// Whether the token behind it grants `admin` on `*` as well, which lifts what a host's policy leaves to administrators.
+    pub fn is_administrator(&self) -> bool {
+        self.is_administrator
     }
 
     /// How many destructive operations the token behind it may begin on a host.
@@ -207,7 +213,8 @@ impl From<OperationKind> for Action {
 pub fn authorize(caller: &Caller, vm: VmId, action: Action) -> Result<Permit, Denied> {
     if caller.holds(vm, action) {
         let (service, destructive_uses) = (caller.service, caller.destructive_uses);
-        Ok(Permit { vm, action, actor: caller.actor.clone(), service, destructive_uses })
+        let is_administrator = authorize_admin(caller).is_ok();
+        Ok(Permit { vm, action, actor: caller.actor.clone(), service, is_administrator, destructive_uses })
     } else if caller.holds(vm, Action::Read) {
         Err(Denied::Forbidden { action })
     } else {

@@ -128,7 +128,7 @@ fn outside(element: &Element, path: &str) -> Option<String> {
 }
 
 /// The element with what has weight only, and in one order.
-fn weighed(element: &Element, path: &str) -> Element {
+pub(crate) fn weighed(element: &Element, path: &str) -> Element {
     // The bridge of a network is told while the machine runs, and belongs to the network.
     let of_network = path == "devices/interface/source" && element.attributes.contains_key("network");
     let is_free = |name: &str| FREE_ATTRIBUTES.contains(&(path, name)) || (of_network && name == "bridge");

@@ -6,6 +6,7 @@
 pub mod audit;
 pub mod authority;
 pub mod definition;
+pub mod definition_change;
 pub mod description;
 pub mod error;
 pub mod hardware;

@@ -101,6 +101,25 @@ pub enum Method {
     InPlace,
 }
 
+/// Something that a person should know of an operation that succeeded.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Note {
+    /// What it is about.
+    pub kind: NoteKind,
+    /// The sentence for a person.
+    pub message: String,
+}
+
+/// What a note is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NoteKind {
+    /// After a revert to a running state the guest's clock was not set: it shows the time of the snapshot.
+    GuestClockNotSet,
+    /// Something that this version does not know; the message says it.
+    Other,
+}
+
 /// What a machine does after a revert.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

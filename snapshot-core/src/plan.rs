@@ -6,6 +6,7 @@
 mod capability;
 mod checks;
 mod create;
+mod definition;
 mod delete;
 mod in_place;
 mod loss;
@@ -15,6 +16,7 @@ mod step;
 
 pub use capability::{Capability, CapabilityKind, capabilities};
 pub use create::id_in_use;
+pub use definition::{RevertedDefinition, revert_definition, reverts_definition};
 pub use delete::check_merge;
 pub use in_place::{go_in_place, may_go_in_place};
 pub use loss::Loss;
@@ -98,9 +100,13 @@ fn update(situation: Situation<'_>, snapshot: &SnapshotId) -> Result<Plan, Error
 }
 
 #[cfg(test)]
+mod definition_tests;
+#[cfg(test)]
 mod external_tests;
 #[cfg(test)]
 mod live_tests;
+#[cfg(test)]
+mod present_tests;
 #[cfg(test)]
 mod restriction_tests;
 #[cfg(test)]

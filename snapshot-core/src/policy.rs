@@ -2,6 +2,17 @@
 
 use serde::{Deserialize, Serialize};
 
+/// What a revert does about a VM's definition (its RAM, vCPUs, devices, title), which the snapshot holds as well.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DefinitionOnRevert {
+    /// The definition of the snapshot is restored, as libvirt does by itself; plans name every change.
+    #[default]
+    Restore,
+    /// A revert that would change it is refused, unless an administrator asks for it.
+    Deny,
+}
+
 /// The policy of one host. Every field has a default that suits Ravada.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -17,6 +28,8 @@ pub struct HostPolicy {
     /// Whether a running machine is taken back to a snapshot with its running state within its QEMU process, where that can be
     /// (ADR 23). Without it, or where it cannot be, libvirt ends the process and starts another.
     pub in_place_reverts: bool,
+    /// Whether a user's revert may change a VM's definition.
+    pub definition_on_revert: DefinitionOnRevert,
     /// The most files a disk may be spread over. libvirt 11.3 cannot start a machine on more than 25 (ADR 10), and lets one
     /// that is off grow beyond that.
     pub max_layers: u32,
@@ -37,6 +50,7 @@ impl Default for HostPolicy {
             prefer_short_pauses: false,
             live_snapshots: true,
             in_place_reverts: true,
+            definition_on_revert: DefinitionOnRevert::Restore,
             max_layers: 20,
             max_snapshots_per_vm: 100,
             max_snapshot_bytes_per_vm: 0,

@@ -102,6 +102,7 @@ export function readEverything() {
     access: text("access"),
     loading: text("loading"),
     losses: [...(find("revert-losses")?.children ?? [])].map((item) => item.textContent),
+    changes: [...(find("revert-changes")?.children ?? [])].map((item) => item.textContent),
     victims: findAll("remove-item").map((item) => item.textContent),
     dialog: document.querySelector("dialog[open]")?.dataset.testid ?? null,
     running: findAll("operation-progress").map((bar) => text("operation-what", bar)),

@@ -1,7 +1,7 @@
 //! Enums: each arm is written out, so that a new value on either side does not compile until it is decided.
 
 use snapshot_core::audit;
-use snapshot_core::operation::{DeleteScope, Method, OperationKind, OperationState, Outcome, RunAfter};
+use snapshot_core::operation::{DeleteScope, Method, NoteKind, OperationKind, OperationState, Outcome, RunAfter};
 use snapshot_core::plan::CapabilityKind;
 use snapshot_core::snapshot::{Consistency, Content, Origin, RecordedState, Storage};
 use snapshot_core::vm::{Nvram, VmState};
@@ -59,6 +59,7 @@ same!(OperationState, v1::OperationState, {
     Pending = Pending, Running = Running, Succeeded = Succeeded, Failed = Failed, Cancelled = Cancelled,
 }, unspecified);
 same!(Method, v1::OperationMethod, { Libvirt = Libvirt, Live = Live, InPlace = InPlace }, unspecified);
+same!(NoteKind, v1::OperationNoteKind, { Other = Unspecified, GuestClockNotSet = GuestClockNotSet });
 same!(audit::Outcome, v1::AuditOutcome, {
     Accepted = Accepted, Replayed = Replayed, Refused = Refused, Succeeded = Succeeded, Failed = Failed,
     Cancelled = Cancelled, Begun = Begun, Pruned = Pruned,

@@ -200,6 +200,8 @@ impl From<&agent::HostPolicy> for HostPolicy {
             max_snapshots_per_vm: wire.max_snapshots_per_vm,
             max_snapshot_bytes_per_vm: wire.max_snapshot_bytes_per_vm,
             space_margin_bytes: wire.space_margin_bytes,
+            // Decided where the definitions are: on the host.
+            ..HostPolicy::default()
         }
     }
 }

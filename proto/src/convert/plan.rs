@@ -37,10 +37,19 @@ fn loss(vm: VmId, loss: &Loss) -> v1::Loss {
         Loss::RunningState => (v1::LossKind::RunningState, None, ""),
         Loss::DiskDetached(disk) => (v1::LossKind::DiskDetached, None, disk.as_str()),
         Loss::UefiVariables => (v1::LossKind::UefiVariables, None, ""),
+        Loss::TpmState => (v1::LossKind::TpmState, None, ""),
+        Loss::DefinitionChange(_) => (v1::LossKind::Definition, None, ""),
         Loss::Snapshot(snapshot) => (v1::LossKind::Snapshot, Some(&**snapshot), ""),
     };
     let name = |snapshot: &SnapshotFacts| names::snapshot(vm, &snapshot.id);
+    let (what, from, to) = match loss {
+        Loss::DefinitionChange(change) => (change.what.clone(), change.from.clone(), change.to.clone()),
+        _ => Default::default(),
+    };
     v1::Loss {
+        what,
+        from: from.unwrap_or_default(),
+        to: to.unwrap_or_default(),
         kind: kind.into(),
         snapshot: snapshot.map(name).unwrap_or_default(),
         since: snapshot.map(|snapshot| timestamp(snapshot.create_time)),

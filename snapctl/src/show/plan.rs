@@ -21,11 +21,19 @@ pub(crate) fn plan(plan: &v1::OperationPlan) -> String {
 }
 
 fn losses(plan: &v1::OperationPlan) -> String {
-    if plan.losses.is_empty() {
-        return "Nothing would be lost.\n".to_owned();
+    let is_change =
+        |index: usize| plan.loss_details.get(index).is_some_and(|loss| loss.kind() == v1::LossKind::Definition);
+    let list = |title: &str, changes: bool| {
+        let chosen = plan.losses.iter().enumerate().filter(|(index, _)| is_change(*index) == changes);
+        let lines: String = chosen.map(|(_, loss)| format!("  - {}\n", clean(loss))).collect();
+        if lines.is_empty() { lines } else { format!("{title}\n{lines}") }
+    };
+    let (lost, changed) =
+        (list("This would be lost for good:", false), list("These settings of the VM would change:", true));
+    match lost.is_empty() {
+        true => format!("Nothing would be lost.\n{changed}"),
+        false => lost + &changed,
     }
-    let lines = plan.losses.iter().map(|loss| format!("  - {}\n", clean(loss)));
-    std::iter::once("This would be lost for good:\n".to_owned()).chain(lines).collect()
 }
 
 #[cfg(test)]
@@ -39,5 +47,24 @@ mod tests {
         let losses = vec!["all that was written".to_owned()];
         let told = plan(&v1::OperationPlan { losses, bytes_written: 2048, pauses: true, ..Default::default() });
         assert!(told.contains("lost for good:\n  - all that was written") && told.contains("2.0 KiB"), "{told}");
+    }
+
+    #[test]
+    fn settings_that_change_are_told_apart_from_what_is_lost() {
+        let detail = |kind: v1::LossKind| v1::Loss { kind: kind.into(), ..Default::default() };
+        let memory = "memory: 64 MiB \u{2192} 16 MiB".to_owned();
+        let told = plan(&v1::OperationPlan {
+            losses: vec!["the programs".to_owned(), memory.clone()],
+            loss_details: vec![detail(v1::LossKind::RunningState), detail(v1::LossKind::Definition)],
+            ..Default::default()
+        });
+        let expected = "lost for good:\n  - the programs\nThese settings of the VM would change:\n  - memory: 64 MiB";
+        assert!(told.contains(expected), "{told}");
+        let told = plan(&v1::OperationPlan {
+            losses: vec![memory],
+            loss_details: vec![detail(v1::LossKind::Definition)],
+            ..Default::default()
+        });
+        assert!(told.contains("Nothing would be lost.\nThese settings of the VM would change:\n"), "{told}");
     }
 }

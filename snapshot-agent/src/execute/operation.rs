@@ -110,6 +110,7 @@ impl Operation {
                 method: None,
                 pause_ms: None,
                 predicted_pause_ms: None,
+                notes: Vec::new(),
             };
             *now = Phase::Ended { cancellable, ended, seen: false };
             true

@@ -94,6 +94,7 @@ fn unreadable(id: OperationId) -> Operation {
         method: None,
         pause_ms: None,
         predicted_pause_ms: None,
+        notes: Vec::new(),
     };
     let phase = Phase::Ended { cancellable: false, ended, seen: false };
     Operation::new(id, VmId::from_uuid(uuid::Uuid::nil()), Request::Purge { force: false }, phase)
@@ -149,6 +150,7 @@ async fn settle(shared: &Arc<Shared>, operation: &Arc<Operation>, recorded: Reco
                 seen: None,
                 stale: true,
                 pause: None,
+                notes: Vec::new(),
                 is_loading: false,
                 is_second_load: false,
                 protection: safety.map(Protection::recorded),

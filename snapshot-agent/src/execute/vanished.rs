@@ -77,6 +77,7 @@ impl Shared {
             // It says why.
             go_in_place(situation, &mut plan, &Comparison::Same)?;
         }
+        self.revert_definition(situation, &mut plan, permit)?;
         permit.check_plan(&tree, &plan)?;
         if let Some(create) = create(&spec.request)
             && seen.has_stray(&create.snapshot)

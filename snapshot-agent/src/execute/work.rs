@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use snapshot_core::ids::SnapshotId;
-use snapshot_core::operation::{OperationKind, Outcome, Request};
+use snapshot_core::operation::{Note, OperationKind, Outcome, Request};
 use snapshot_core::plan::Step;
 use snapshot_core::{Error, Reason};
 
@@ -27,6 +27,8 @@ pub(super) struct Work<'a> {
     pub(super) stale: bool,
     /// How long the guest stood still.
     pub(super) pause: Option<Duration>,
+    /// What a person should know if it succeeds.
+    pub(super) notes: Vec<Note>,
     /// Whether QEMU may have loaded some of a snapshot into the process that is there.
     pub(super) is_loading: bool,
     /// Whether that is tried for the second time.
@@ -106,6 +108,7 @@ impl<'a> Work<'a> {
             seen,
             stale,
             pause: None,
+            notes: Vec::new(),
             is_loading: false,
             is_second_load: false,
             protection: None,
@@ -140,6 +143,7 @@ impl<'a> Work<'a> {
             }
             self.done += 1;
         }
+        self.set_guest_clock();
         self.clear_deleted()
     }
 
@@ -175,7 +179,8 @@ impl<'a> Work<'a> {
         self.remove_tags();
         let pause_ms = self.pause.map(|pause| u64::try_from(pause.as_millis()).unwrap_or(u64::MAX));
         let (method, predicted_pause_ms) = (self.entry.method, self.entry.predicted_pause_ms);
-        let ended = Ended { outcome, error, method, pause_ms, predicted_pause_ms };
+        let notes = std::mem::take(&mut self.notes);
+        let ended = Ended { outcome, error, method, pause_ms, predicted_pause_ms, notes };
         let seen = self.publish();
         if let Err(error) = self.log.ended(&ended) {
             tracing::error!(%error, "the end could not be marked; it will be settled at the next start");

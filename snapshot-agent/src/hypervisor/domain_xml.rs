@@ -207,6 +207,12 @@ impl Domain {
         })
     }
 
+    /// Whether it has a channel to a guest agent.
+    pub(super) fn has_agent_channel(&self) -> bool {
+        let mut targets = self.devices.channels.iter().filter_map(|channel| channel.target.as_ref());
+        targets.any(|target| target.name.as_deref() == Some("org.qemu.guest_agent.0"))
+    }
+
     /// Its disks in files, where the machine is on.
     pub(super) fn attached(&self) -> impl Iterator<Item = Attached> {
         self.devices.disks.iter().filter(|disk| !disk.is_removable()).filter_map(|element| {

@@ -2,6 +2,7 @@
 
 use quick_xml::events::{BytesStart, Event};
 use quick_xml::{Reader, XmlVersion};
+use snapshot_core::definition_change::Definition;
 use snapshot_core::hardware::{Element, Hardware};
 
 /// How deep libvirt's XML may be; it is some eight deep.
@@ -21,6 +22,27 @@ pub(super) fn then(snapshot: &str) -> Result<Option<Hardware>, quick_xml::Error>
     let cpu = child(snapshot.clone(), "cookie").and_then(|cookie| child(cookie, "cpu"));
     let next_start = child(snapshot, "inactiveDomain").map(|domain| Element { name: running.name.clone(), ..domain });
     Ok(Some(Hardware { running, cpu, next_start }))
+}
+
+/// The definition of a VM: as it runs, if it does, and as it starts the next time.
+pub(super) fn definition(running: Option<&str>, next_start: &str) -> Result<Definition, quick_xml::Error> {
+    let running = running.map(read).transpose()?.flatten();
+    Ok(Definition { next_start: read(next_start)?, running: running.map(|domain| without_cpu(domain).0) })
+}
+
+/// The definition that a snapshot holds. Of a VM that was off there is one; of one that was on, the running one, and beside it the
+/// one for the next start, where libvirt wrote it.
+pub(super) fn recorded(snapshot: &str) -> Result<Definition, quick_xml::Error> {
+    let Some(snapshot) = read(snapshot)? else { return Ok(Definition::default()) };
+    let was_on = child(snapshot.clone(), "state")
+        .is_some_and(|state| matches!(state.text.as_str(), "running" | "blocked" | "paused" | "disk-snapshot"));
+    let Some(domain) = child(snapshot.clone(), "domain") else { return Ok(Definition::default()) };
+    if !was_on {
+        return Ok(Definition { next_start: Some(domain), running: None });
+    }
+    let next_start =
+        child(snapshot, "inactiveDomain").map(|inactive| Element { name: domain.name.clone(), ..inactive });
+    Ok(Definition { next_start, running: Some(without_cpu(domain).0) })
 }
 
 fn without_cpu(mut domain: Element) -> (Element, Option<Element>) {
@@ -88,6 +110,7 @@ fn element(start: &BytesStart<'_>) -> Result<Element, quick_xml::Error> {
 
 #[cfg(test)]
 mod tests {
+    use snapshot_core::definition_change::changes;
     use snapshot_core::hardware::{Comparison, compare};
 
     use super::super::xml_samples::{HARDWARE_NEXT_START, HARDWARE_RUNNING, HARDWARE_SNAPSHOT, SNAPSHOT_OFF};
@@ -122,6 +145,32 @@ mod tests {
         assert_eq!(changed("<devices>", "<devices><watchdog model='itco'/>"), "devices/watchdog is new");
         let next = HARDWARE_NEXT_START.replace("<devices>", "<devices><watchdog model='itco'/>");
         assert_eq!(told(HARDWARE_RUNNING, &next), "at its next start: devices/watchdog is new");
+    }
+
+    #[test]
+    fn a_vm_that_was_only_started_anew_has_the_definition_of_its_snapshot() {
+        let told = |running: Option<&str>, next_start: &str, snapshot: &str| {
+            let (now, then) = (definition(running, next_start).unwrap(), recorded(snapshot).unwrap());
+            changes(&now, &then, false).iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        let none: [&str; 0] = [];
+        assert_eq!(told(Some(HARDWARE_RUNNING), HARDWARE_NEXT_START, HARDWARE_SNAPSHOT), none);
+        assert_eq!(told(None, HARDWARE_NEXT_START, HARDWARE_SNAPSHOT), none);
+        // An old libvirt wrote the running definition alone.
+        let start = HARDWARE_SNAPSHOT.find("<inactiveDomain").unwrap();
+        let end = HARDWARE_SNAPSHOT.find("</inactiveDomain>").unwrap() + "</inactiveDomain>".len();
+        let old = [&HARDWARE_SNAPSHOT[..start], &HARDWARE_SNAPSHOT[end..]].concat();
+        assert_eq!(told(Some(HARDWARE_RUNNING), HARDWARE_NEXT_START, &old), none);
+        assert_eq!(told(None, HARDWARE_NEXT_START, &old), none);
+        let more = HARDWARE_NEXT_START.replace("16384</memory>", "65536</memory>").replace("'>1</vcpu>", "'>4</vcpu>");
+        assert_eq!(told(None, &more, HARDWARE_SNAPSHOT), ["memory: 64 MiB \u{2192} 16 MiB", "vCPUs: 4 \u{2192} 1"]);
+        let plugged = HARDWARE_RUNNING.replace("<devices>", "<devices><watchdog model='itco'/>");
+        assert_eq!(
+            told(Some(&plugged), HARDWARE_NEXT_START, HARDWARE_SNAPSHOT),
+            ["watchdog itco is removed"],
+            "in the process alone"
+        );
+        assert_eq!(told(None, HARDWARE_NEXT_START, "").len(), 1, "a snapshot without a definition is told");
     }
 
     #[test]

@@ -130,6 +130,25 @@ impl Images {
         }
     }
 
+    /// The size that a guest sees in an image, in bytes; `None` where it cannot be read.
+    pub(super) fn capacity(&mut self, path: &Path, format: &str) -> Option<u64> {
+        match format {
+            "qcow2" => match self.read(path) {
+                Found::Image(image) => Some(image.capacity_bytes),
+                Found::Gone | Found::Unknown => None,
+            },
+            _ => sizes(path).ok().map(|(capacity, _)| capacity),
+        }
+    }
+
+    /// The size that a guest saw in an image when a snapshot inside it was taken.
+    pub(super) fn capacity_in(&mut self, path: &Path, snapshot: &str) -> Option<u64> {
+        match self.read(path) {
+            Found::Image(image) => image.tags.iter().find(|tag| tag.name == snapshot)?.capacity_bytes,
+            Found::Gone | Found::Unknown => None,
+        }
+    }
+
     /// The ids of the snapshots that are in the images of these disks and whose names are not listed.
     pub(super) fn strays(&mut self, disks: &[DiskFacts], listed: &BTreeSet<String>) -> BTreeSet<String> {
         let mut strays = BTreeSet::new();

@@ -8,6 +8,8 @@
 
 mod action;
 mod activity;
+mod clock;
+mod definition;
 mod event_loop;
 mod external;
 mod failure;
@@ -36,7 +38,8 @@ use snapshot_core::description::Label;
 use snapshot_core::hardware::Comparison;
 use snapshot_core::ids::{SnapshotId, VmId};
 use snapshot_core::layers::{Layers, Merge};
-use snapshot_core::plan::{Freeze, PowerState};
+use snapshot_core::plan::{Freeze, PowerState, RevertedDefinition};
+use snapshot_core::snapshot::SnapshotFacts;
 use snapshot_core::vm::VmFacts;
 
 use self::link::{Connection, Link};
@@ -174,6 +177,10 @@ impl Hypervisor for Libvirt {
         self.looks.look("hardware", |connection| in_place::hardware(connection, vm, id))
     }
 
+    fn reverted_definition(&self, vm: VmId, snapshot: &SnapshotFacts) -> Result<RevertedDefinition, Failure> {
+        self.looks.look("definition", |connection| definition::reverted(connection, vm, snapshot))
+    }
+
     fn load(&self, vm: &VmFacts, id: &SnapshotId, job: &str) -> Result<(), Failure> {
         self.actions.act("load", |connection| in_place::load(connection, vm, id, job))
     }
@@ -259,6 +266,10 @@ impl Hypervisor for Libvirt {
 
     fn thaw(&self, vm: VmId) -> Result<(), Failure> {
         self.actions.act("thaw", |connection| freeze::thaw(connection, vm))
+    }
+
+    fn set_guest_clock(&self, vm: VmId) -> Result<(), Failure> {
+        clock::set(&self.actions, vm)
     }
 
     fn is_busy(&self, vm: VmId) -> Result<bool, Failure> {

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use snapshot_core::Error;
 use snapshot_core::ids::{OperationId, VmId};
 use snapshot_core::layers::Merge;
-use snapshot_core::operation::{Method, Outcome, Request};
+use snapshot_core::operation::{Method, Note, Outcome, Request};
 use snapshot_core::plan::Step;
 use snapshot_core::vm::VmState;
 
@@ -70,6 +70,9 @@ pub struct Ended {
     /// How long it was expected to, in milliseconds.
     #[serde(default)]
     pub predicted_pause_ms: Option<u64>,
+    /// What a person should know of it.
+    #[serde(default)]
+    pub notes: Vec<Note>,
 }
 
 /// A merge of a disk's files.

@@ -38,6 +38,7 @@ fn ended() -> Ended {
         method: Some(Method::Libvirt),
         pause_ms: Some(3),
         predicted_pause_ms: None,
+        notes: Vec::new(),
     }
 }
 

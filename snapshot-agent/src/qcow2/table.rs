@@ -48,12 +48,13 @@ pub(super) fn parse_table(bytes: &[u8], snapshots: u32) -> Option<Vec<Tag>> {
         // The first extra field is the wide form of the state's size; older images have none.
         let mut extra = Fields(fields.take(extra_bytes as usize)?);
         let vm_state_bytes = extra.u64().unwrap_or_else(|| u64::from(small_state));
+        let capacity_bytes = extra.u64();
         let id = String::from_utf8_lossy(fields.take(usize::from(id_bytes))?).into_owned();
         let name = String::from_utf8_lossy(fields.take(usize::from(name_bytes))?).into_owned();
         let padding = (before - fields.0.len()).wrapping_neg() % 8;
         // The padding after the last entry may lie beyond the end of the file.
         fields.skip(padding.min(fields.0.len()))?;
-        tags.push(Tag { id, name, date, vm_state_bytes, l1_bytes: u64::from(l1_entries) * 8 });
+        tags.push(Tag { id, name, date, vm_state_bytes, l1_bytes: u64::from(l1_entries) * 8, capacity_bytes });
     }
     Some(tags)
 }

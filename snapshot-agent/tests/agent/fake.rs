@@ -20,7 +20,7 @@ use snapshot_core::description::Label;
 use snapshot_core::hardware::Comparison;
 use snapshot_core::ids::{SnapshotId, VmId};
 use snapshot_core::layers::{Layer, Layers, Merge};
-use snapshot_core::plan::{Freeze, PowerState};
+use snapshot_core::plan::{Freeze, PowerState, RevertedDefinition};
 use snapshot_core::snapshot::{Consistency, Content, Origin, RecordedState, SnapshotFacts, Storage};
 use snapshot_core::vm::{VmFacts, VmState};
 use snapshot_core::{Error, Reason};
@@ -231,6 +231,10 @@ impl Hypervisor for Fake {
         Ok(machine(&mut lock(&self.world), vm)?.hardware.clone())
     }
 
+    fn reverted_definition(&self, vm: VmId, _: &SnapshotFacts) -> Result<RevertedDefinition, Failure> {
+        machine(&mut lock(&self.world), vm).map(|_| RevertedDefinition::default())
+    }
+
     fn load(&self, vm: &VmFacts, id: &SnapshotId, job: &str) -> Result<(), Failure> {
         let halfway = |world: &mut World| _ = machine(world, vm.id).map(|machine| machine.load_halfway(id, job));
         self.call(|world| machine(world, vm.id)?.load(id, job), halfway)
@@ -334,6 +338,10 @@ impl Hypervisor for Fake {
 
     fn thaw(&self, _: VmId) -> Result<(), Failure> {
         Ok(())
+    }
+
+    fn set_guest_clock(&self, vm: VmId) -> Result<(), Failure> {
+        machine(&mut lock(&self.world), vm).map(drop)
     }
 
     fn is_busy(&self, _: VmId) -> Result<bool, Failure> {

@@ -21,6 +21,7 @@ mod guest;
 mod hanging;
 mod images;
 mod live;
+mod losses;
 mod names;
 mod nothing_left;
 mod operations;

@@ -24,7 +24,7 @@ use proto::agent::{PlanOperationRequest, StartOperationRequest};
 use proto::convert::{Inventory, Spec};
 use proto::v1;
 use snapshot_core::ids::OperationId;
-use snapshot_core::operation::{OperationState, Outcome};
+use snapshot_core::operation::{Note, OperationState, Outcome};
 use snapshot_core::{Error, Reason};
 use tonic::{Code, Request, Status};
 
@@ -288,12 +288,13 @@ fn ending(ended: Ended) -> Ending {
     let pause_ms = ended.pause.as_ref().map(proto::convert::millis);
     let predicted_pause_ms = ended.predicted_pause.as_ref().map(proto::convert::millis);
     let error = ended.error.as_ref().map(Error::from);
+    let notes = ended.notes.into_iter().map(Note::from).collect();
     let inventory = ended.inventory.map(Inventory::try_from).transpose().unwrap_or_else(|error| {
         tracing::error!(%error, "the machine after the operation was told in a way that makes no sense");
         None
     });
     match outcome {
-        Some(outcome) => Ending { outcome, error, method, pause_ms, predicted_pause_ms, inventory },
+        Some(outcome) => Ending { outcome, error, method, pause_ms, predicted_pause_ms, notes, inventory },
         None => Ending { inventory, ..Ending::failed(Error::new(Reason::HostProtocol, "an end without an outcome")) },
     }
 }

@@ -5,7 +5,7 @@ use rusqlite::OptionalExtension as _;
 use snapshot_core::audit::Source;
 use snapshot_core::authority::Visible;
 use snapshot_core::ids::{HostId, OperationId, RequestId, SnapshotId, VmId};
-use snapshot_core::operation::{Method, OperationState, Outcome, Request, Transition, busy};
+use snapshot_core::operation::{Method, Note, OperationState, Outcome, Request, Transition, busy};
 use snapshot_core::quota::Limits;
 use snapshot_core::{Error, Reason};
 
@@ -78,6 +78,8 @@ pub struct Ending {
     pub pause_ms: Option<u64>,
     /// How long it was expected to.
     pub predicted_pause_ms: Option<u64>,
+    /// What a person should know of it.
+    pub notes: Vec<Note>,
     /// The machine afterwards.
     pub inventory: Option<Inventory>,
 }
@@ -91,6 +93,7 @@ impl Ending {
             method: None,
             pause_ms: None,
             predicted_pause_ms: None,
+            notes: Vec::new(),
             inventory: None,
         }
     }
@@ -333,7 +336,7 @@ fn write_end(
 ) -> Result<(), StoreError> {
     let sql = "UPDATE operations SET state = ?2, error = ?3, method = ?4, pause_ms = ?5, end_time = ?6, \
                percent = iif(?2 = 'succeeded', 100, percent), cancellable = 0, revision = ?7, \
-               ended_served_ms = (SELECT served_ms FROM catalogue), predicted_pause_ms = ?8 WHERE id = ?1";
+               ended_served_ms = (SELECT served_ms FROM catalogue), predicted_pause_ms = ?8, notes = ?9 WHERE id = ?1";
     let revision = job.revision()?;
     job.connection.prepare_cached(sql)?.execute((
         row.id.to_string(),
@@ -344,6 +347,7 @@ fn write_end(
         now_ms,
         revision,
         ending.predicted_pause_ms.map(saturating),
+        (!ending.notes.is_empty()).then(|| to_json(&ending.notes)).transpose()?,
     ))?;
     Ok(())
 }

@@ -5,7 +5,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use snapshot_core::Error;
 use snapshot_core::ids::{HostId, OperationId, RequestId, SnapshotId, VmId};
-use snapshot_core::operation::{Method, OperationKind, OperationState, Request};
+use snapshot_core::operation::{Method, Note, OperationKind, OperationState, Request};
 use snapshot_core::snapshot::SnapshotFacts;
 use snapshot_core::vm::VmFacts;
 
@@ -96,6 +96,8 @@ pub struct OperationRow {
     pub pause_ms: Option<i64>,
     /// How long it was expected to, in milliseconds.
     pub predicted_pause_ms: Option<i64>,
+    /// What a person should know of it.
+    pub notes: Vec<Note>,
     /// Milliseconds of the Unix epoch.
     pub create_time: i64,
     /// Milliseconds of the Unix epoch.
@@ -177,7 +179,8 @@ impl FromRow for SnapshotRow {
 
 impl FromRow for OperationRow {
     const COLUMNS: &'static str = "seq, id, vm, host, kind, state, request, actor, request_id, phase, percent, \
-        bytes_done, bytes_total, cancellable, error, method, pause_ms, create_time, start_time, end_time, predicted_pause_ms";
+        bytes_done, bytes_total, cancellable, error, method, pause_ms, create_time, start_time, end_time, predicted_pause_ms, \
+        notes";
 
     fn from_row(row: &Row<'_>) -> Result<Self, StoreError> {
         Ok(Self {
@@ -202,6 +205,7 @@ impl FromRow for OperationRow {
             start_time: row.get(18)?,
             end_time: row.get(19)?,
             predicted_pause_ms: row.get(20)?,
+            notes: row.get::<_, Option<String>>(21)?.as_deref().map(from_json).transpose()?.unwrap_or_default(),
         })
     }
 }

@@ -15,6 +15,7 @@ pub(super) const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0002_service_time.sql"),
     include_str!("migrations/0003_audit_and_quotas.sql"),
     include_str!("migrations/0004_predicted_pause.sql"),
+    include_str!("migrations/0005_notes.sql"),
 ];
 
 /// How long a statement waits for another process's lock. Only tools such as a backup ever hold one.

@@ -127,6 +127,7 @@ fn succeeded(inventory: Inventory) -> Ending {
         method: None,
         pause_ms: None,
         predicted_pause_ms: None,
+        notes: Vec::new(),
         inventory: Some(inventory),
     }
 }

@@ -33,6 +33,7 @@ pub fn operation(row: &OperationRow) -> v1::Operation {
         pause: row.pause_ms.map(millis),
         predicted_pause: row.predicted_pause_ms.map(millis),
         saved_snapshot: saved,
+        notes: row.notes.iter().map(v1::OperationNote::from).collect(),
         ..v1::Operation::default()
     };
     wire.set_kind(row.kind.into());

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use super::{Freeze, Plan, Situation, Step};
+use super::{Freeze, Loss, Plan, Situation, Step};
 use crate::error::{Error, Reason};
 use crate::ids::SnapshotId;
 use crate::operation::{Create, Method};
@@ -16,6 +16,11 @@ use crate::vm::{DiskFacts, Nvram, VmState};
 const SAVED_BYTES_PER_SECOND: u64 = 350 << 20;
 
 pub(super) fn plan(situation: Situation<'_>, create: &Create) -> Result<Plan, Error> {
+    plan_beyond(situation, create, 0)
+}
+
+/// The same, where so many snapshots more than the limit may be there afterwards.
+fn plan_beyond(situation: Situation<'_>, create: &Create, beyond: u32) -> Result<Plan, Error> {
     check_id(situation, create)?;
     let mut memory = memory_wanted(situation, create.content)?;
     situation.check_changeable()?;
@@ -46,8 +51,9 @@ pub(super) fn plan(situation: Situation<'_>, create: &Create) -> Result<Plan, Er
         situation.check_restrictions(RestrictedOperation::CreateExternalMemory, None)?;
     }
     let limit = situation.policy.max_snapshots_per_vm;
-    if situation.tree.len() >= limit as usize {
-        let message = format!("the machine has {} snapshots, the most is {limit}", situation.tree.len());
+    if situation.tree.len() >= limit.saturating_add(beyond) as usize {
+        let saved = if beyond > 0 { ", and one more that saves the present before a revert" } else { "" };
+        let message = format!("the machine has {} snapshots, the most is {limit}{saved}", situation.tree.len());
         return Err(situation
             .refuse(Reason::SnapshotLimit, message)
             .with("quota", "snapshots_per_vm")
@@ -98,11 +104,26 @@ fn operation(situation: Situation<'_>, storage: Storage, memory: bool) -> Restri
     }
 }
 
+/// Why the memory of a VM cannot be saved, now or later, although its disks may be.
+const MEMORY_NOT_SAVEABLE: [Reason; 3] = [Reason::NvramUnsupported, Reason::FeatureUnsupported, Reason::DiskEncrypted];
+
 /// The same for the present of a machine that is about to go back. What runs is lost with it, so a machine that is on has
-/// its running state kept, unless something else was asked for.
+/// its running state kept, unless something else was asked for. Where that cannot be, the disks are kept, and the running state is
+/// among the losses. One snapshot more than the limit is allowed: a full list must not stand in the way of a revert that loses
+/// nothing (ADR 30).
 pub(super) fn plan_present(situation: Situation<'_>, create: &Create) -> Result<Plan, Error> {
-    let keeps = create.content.or(situation.vm.is_active().then_some(Content::DisksAndMemory));
-    plan(situation, &Create { content: keeps, ..create.clone() })
+    if create.content.is_some() || !situation.vm.is_active() {
+        return plan_beyond(situation, create, 1);
+    }
+    let planned = |content| plan_beyond(situation, &Create { content: Some(content), ..create.clone() }, 1);
+    let refusal = match planned(Content::DisksAndMemory) {
+        Err(refusal) if MEMORY_NOT_SAVEABLE.contains(&refusal.reason()) => refusal,
+        planned => return planned,
+    };
+    let Ok(mut disks) = planned(Content::Disks) else { return Err(refusal) };
+    disks.losses.push(Loss::RunningState);
+    disks.other_way = Some(format!("the running state is not saved: {}", refusal.message()));
+    Ok(disks)
 }
 
 /// Whether QEMU can take the disks alone while the machine is on.

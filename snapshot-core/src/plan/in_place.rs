@@ -58,9 +58,10 @@ pub fn go_in_place(situation: Situation<'_>, plan: &mut Plan, hardware: &Compari
         (None, Comparison::Different(what)) => Some(format!("not in place: the machine is not what it was: {what}")),
         (None, Comparison::Same) => None,
     };
-    plan.other_way = why;
     let by_libvirt = situation.check_restrictions(RestrictedOperation::Revert, Some(target));
-    if plan.other_way.is_some() {
+    if let Some(why) = why {
+        // It may say already why the present is not saved as a whole.
+        plan.other_way = Some(plan.other_way.take().map_or(why.clone(), |saved| format!("{saved}; {why}")));
         return by_libvirt;
     }
     plan.steps[place] = Step::RevertInPlace { snapshot: id, then, fallback: by_libvirt.is_ok() };

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use crate::definition_change::DefinitionChange;
 use crate::snapshot::SnapshotFacts;
 
 /// Something that cannot be got back once a plan is carried out.
@@ -15,6 +16,10 @@ pub enum Loss {
     DiskDetached(String),
     /// The UEFI variables of that time, which the snapshot does not hold: those of now stay, with older disks.
     UefiVariables,
+    /// The state of the emulated TPM, which the snapshot does not hold: the present one stays, with older disks.
+    TpmState,
+    /// A setting or a device of the VM's definition, which becomes that of the snapshot.
+    DefinitionChange(DefinitionChange),
     /// A snapshot.
     Snapshot(Box<SnapshotFacts>),
 }
@@ -34,6 +39,11 @@ impl fmt::Display for Loss {
                 "the UEFI variables of that time (such as the order in which it boots) are not in the snapshot: \
                  the machine keeps those it has now",
             ),
+            Self::TpmState => f.write_str(
+                "the state of the TPM is not in the snapshot: the TPM keeps its present state, and BitLocker may ask for its \
+                 recovery key",
+            ),
+            Self::DefinitionChange(change) => change.fmt(f),
             Self::Snapshot(snapshot) => write!(f, "the snapshot \u{201c}{}\u{201d}", snapshot.label.display_name),
         }
     }

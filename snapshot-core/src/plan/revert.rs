@@ -35,8 +35,9 @@ pub(super) fn plan(
     let mut plan = match save_current {
         // The present is a snapshot before anything is overwritten, or nothing happens.
         Some(save) => create::plan_present(situation, save)?,
-        None => Plan { losses: present(situation), method: Some(Method::Libvirt), ..Plan::default() },
+        None => Plan { losses: present(situation), ..Plan::default() },
     };
+    plan.method = Some(Method::Libvirt);
     plan.losses.extend(detached_disks(situation, target));
     plan.losses.extend(stale_variables(situation, target));
     plan.steps.extend(steps(target, run_after));

@@ -14,6 +14,7 @@ mod host;
 mod languages;
 mod limits;
 mod live;
+mod losses;
 mod many;
 mod picture;
 mod story;

@@ -6,7 +6,7 @@ import { RunAfter } from "../gen/ravada/snapshot/v1/snapshot_service_pb";
 import { age, duration, moment } from "../format";
 import { Intention } from "../requests";
 import { nameProblem, oneLine } from "../rules";
-import { locale, t } from "../text";
+import { locale, t, type TextKey } from "../text";
 import { FormDialog } from "../view/dialog";
 import { choice, field, h, type Child } from "../view/dom";
 import type { FormContext } from "./context";
@@ -59,28 +59,57 @@ export function openRevert(context: FormContext, snapshot: Snapshot): FormDialog
     },
   });
   // The name of the kept snapshot changes nothing in the plan, so that typing it asks nobody.
-  const refresh = () => plan.refresh(dialog, (signal) => context.api.planRevert({ ...chosen(), saveName: "" }, signal));
+  const ask = (signal: AbortSignal) => context.api.planRevert({ ...chosen(), saveName: "" }, signal);
+  const refresh = () => plan.refresh(dialog, ask);
   save.addEventListener("change", () => {
     saveNameField.hidden = !save.checked;
     void refresh();
   });
   saveName.addEventListener("input", () => saveName.setCustomValidity(""));
   run.addEventListener("change", () => void refresh());
-  void refresh();
+  // Nobody has asked for the present to be kept yet. Where it cannot be, the dialog says why and what is lost, and the revert is offered.
+  void plan.refresh(dialog, async (signal) => {
+    try {
+      return await ask(signal);
+    } catch (error) {
+      // A person may have chosen by now.
+      if (signal.aborted) {
+        throw error;
+      }
+      save.checked = false;
+      try {
+        const answer = await ask(signal);
+        saveNameField.hidden = true;
+        dialog.showError(error);
+        return answer;
+      } catch {
+        save.checked ||= !signal.aborted;
+        throw error;
+      }
+    }
+  });
   return dialog;
 }
 
 function losses(context: FormContext, plan: OperationPlan): Child[] {
   // A service that does not tell them one by one tells them in its own words.
-  const lost = plan.lossDetails.map((loss, index) => lossText(context, loss, plan.losses[index] ?? ""));
-  const list = lost.length > 0 ? lost : plan.losses;
+  const told = plan.lossDetails.map((loss, index) => lossText(context, loss, plan.losses[index] ?? ""));
+  const list: string[] = [];
+  const changes: string[] = [];
+  (told.length > 0 ? told : plan.losses).forEach((text, index) => {
+    (plan.lossDetails[index]?.kind === LossKind.DEFINITION ? changes : list).push(text);
+  });
   const pause = plan.pauses && plan.predictedPause && duration(plan.predictedPause);
   return [
-    list.length > 0 && h("p", {}, t("revert.losses")),
-    list.length > 0 && h("ul", { "data-testid": "revert-losses" }, ...list.map((loss) => h("li", {}, loss))),
+    ...section("revert.losses", "revert-losses", list),
     list.length === 0 && h("p", { "data-testid": "revert-no-losses" }, t("revert.noLosses")),
+    ...section("revert.changes", "revert-changes", changes),
     pause !== undefined && pause !== false && h("p", { class: "rs-small" }, t("revert.pause", { time: pause })),
   ];
+}
+
+function section(title: TextKey, testId: string, items: readonly string[]): Child[] {
+  return items.length > 0 ? [h("p", {}, t(title)), h("ul", { "data-testid": testId }, ...items.map((item) => h("li", {}, item)))] : [];
 }
 
 /** What is lost, in the user's language; in the service's words where this page does not know the kind. */
@@ -95,6 +124,8 @@ function lossText(context: FormContext, loss: Loss, words: string): string {
       return t("loss.disk", { disk: loss.disk });
     case LossKind.UEFI_VARIABLES:
       return t("loss.uefi");
+    case LossKind.TPM_STATE:
+      return t("loss.tpm");
     case LossKind.SNAPSHOT:
       return t("loss.snapshot", { name });
     default:

@@ -1,7 +1,7 @@
 // What is being done to the machine, with its progress, and how it ended.
 
 import { explainOperation } from "../errors";
-import { OperationKind, OperationState, type Operation } from "../gen/ravada/snapshot/v1/operation_pb";
+import { OperationKind, OperationNoteKind, OperationState, type Operation } from "../gen/ravada/snapshot/v1/operation_pb";
 import { bytes, duration, percentage } from "../format";
 import { outcomes, type Model } from "../state";
 import { t, type TextKey } from "../text";
@@ -120,7 +120,8 @@ export class OperationsView {
         ? t("done.REVERT.saved", { name: this.nameOf(operation.snapshot), saved: this.nameOf(saved) })
         : t(`done.${kind}`, { name: this.nameOf(operation.snapshot) });
     const pause = operation.pause && ` ${t("done.pause", { time: duration(operation.pause) })}`;
-    return notice("operation-done", [text, pause], onDismiss, undo);
+    const clock = operation.notes.some((note) => note.kind === OperationNoteKind.GUEST_CLOCK_NOT_SET) && ` ${t("done.clock")}`;
+    return notice("operation-done", [text, pause, clock], onDismiss, undo);
   }
 
   #what(operation: Operation): string {

@@ -115,12 +115,12 @@ fn freeze(connection: &Connection, vm: VmId) -> Result<(), Failure> {
 }
 
 /// Whether somebody in the guest has opened the guest agent's end of its channel; where that cannot be told, it is asked.
-fn has_agent(domain: &Domain) -> bool {
+pub(super) fn has_agent(domain: &Domain) -> bool {
     let xml = domain.xml_desc(0).ok().and_then(|xml| domain_xml::parse(&xml).ok());
     xml.is_none_or(|xml| xml.has_agent())
 }
 
-fn is_unsupported(error: &virt::error::Error) -> bool {
+pub(super) fn is_unsupported(error: &virt::error::Error) -> bool {
     matches!(error.code().to_raw(), sys::VIR_ERR_ARGUMENT_UNSUPPORTED | sys::VIR_ERR_CONFIG_UNSUPPORTED)
 }
 
@@ -141,7 +141,7 @@ pub(super) fn thaw(connection: &Connection, vm: VmId) -> Result<(), Failure> {
 }
 
 /// How long libvirt waits for the guest agent's answers, in seconds, whoever asks it.
-fn set_timeout(domain: &Domain, seconds: i32) -> Result<(), Failure> {
+pub(super) fn set_timeout(domain: &Domain, seconds: i32) -> Result<(), Failure> {
     // SAFETY: the domain is valid as long as the reference.
     if unsafe { sys::virDomainAgentSetResponseTimeout(domain.as_ptr(), seconds, 0) } < 0 {
         return Err(virt::error::Error::last_error().into());
@@ -150,7 +150,7 @@ fn set_timeout(domain: &Domain, seconds: i32) -> Result<(), Failure> {
 }
 
 /// What others ask of it, such as to trim its disks, may take longer: they wait as libvirt does by itself.
-fn forget_timeout(domain: &Domain) {
+pub(super) fn forget_timeout(domain: &Domain) {
     if let Err(failure) = set_timeout(domain, sys::VIR_DOMAIN_AGENT_RESPONSE_TIMEOUT_BLOCK) {
         tracing::debug!(%failure, "libvirt goes on giving up on the guest agent");
     }

@@ -84,8 +84,14 @@ async fn the_journal_keeps_what_counts_against_a_token() {
         active: Vec::new(),
         accepted: Moment::now(),
     };
-    let ended =
-        Ended { outcome: Outcome::Succeeded, error: None, method: None, pause_ms: None, predicted_pause_ms: None };
+    let ended = Ended {
+        outcome: Outcome::Succeeded,
+        error: None,
+        method: None,
+        pause_ms: None,
+        predicted_pause_ms: None,
+        notes: vec![],
+    };
     let deletion = entry(1, delete(3, DeleteScope::Only));
     journal.accept(&deletion).unwrap().ended(&ended).unwrap();
     for n in 2..MORE_THAN_ARE_KEPT {

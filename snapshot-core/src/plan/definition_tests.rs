@@ -1,0 +1,102 @@
+//! What reverts do to definitions and TPMs, by policy and by who asks.
+
+use super::tests::{create, vm};
+use super::*;
+use crate::definition_change::DefinitionChange;
+use crate::error::Reason;
+use crate::hardware::Comparison;
+use crate::operation::RunAfter;
+use crate::policy::DefinitionOnRevert;
+use crate::snapshot::{Content, RecordedState, SnapshotFacts};
+use crate::tree::tests::snapshot;
+use crate::vm::VmState;
+
+fn change(what: &str, from: Option<&str>, to: Option<&str>) -> DefinitionChange {
+    DefinitionChange { what: what.to_owned(), from: from.map(str::to_owned), to: to.map(str::to_owned) }
+}
+
+fn memory() -> DefinitionChange {
+    change("memory", Some("64 MiB"), Some("16 MiB"))
+}
+
+/// The plan of a revert as the agent makes it.
+fn planned(
+    vm: &VmFacts,
+    target: &SnapshotFacts,
+    policy: DefinitionOnRevert,
+    reverted: &RevertedDefinition,
+    is_administrator: bool,
+) -> Result<Plan, Error> {
+    let tree = SnapshotTree::new([target.clone()]).unwrap();
+    let policy = HostPolicy { definition_on_revert: policy, ..HostPolicy::default() };
+    let situation = Situation { vm, tree: &tree, layers: &Layers::default(), policy: &policy };
+    let request = Request::Revert {
+        snapshot: target.id.clone(),
+        run_after: RunAfter::AsRecorded,
+        save_current: Some(create(None)),
+    };
+    let mut planned = plan(situation, &request)?;
+    go_in_place(situation, &mut planned, &Comparison::Same)?;
+    revert_definition(situation, &mut planned, reverted, is_administrator)?;
+    Ok(planned)
+}
+
+fn disks() -> SnapshotFacts {
+    SnapshotFacts { disks: vec!["vda".to_owned(), "vdb".to_owned()], ..snapshot(1, None) }
+}
+
+fn running() -> SnapshotFacts {
+    SnapshotFacts { content: Content::DisksAndMemory, vm_state: RecordedState::Running, ..disks() }
+}
+
+#[test]
+fn changes_of_the_definition_are_losses() {
+    let reverted = RevertedDefinition { changes: vec![memory()], has_tpm: false };
+    let plan = planned(&vm(VmState::Shutoff), &disks(), DefinitionOnRevert::Restore, &reverted, false).unwrap();
+    assert_eq!(plan.losses, [Loss::DefinitionChange(memory())]);
+    assert_eq!(plan.losses[0].to_string(), "memory: 64 MiB \u{2192} 16 MiB");
+}
+
+#[test]
+fn a_revert_in_place_changes_no_definition() {
+    // Only the title differs then; anything that has weight rules it out.
+    let reverted = RevertedDefinition { changes: vec![change("title", Some("A"), Some("B"))], has_tpm: false };
+    for policy in [DefinitionOnRevert::Restore, DefinitionOnRevert::Deny] {
+        let plan = planned(&vm(VmState::Running), &running(), policy, &reverted, false).unwrap();
+        assert_eq!((plan.method, plan.losses.len()), (Some(Method::InPlace), 0));
+    }
+}
+
+#[test]
+fn a_policy_leaves_changes_to_administrators() {
+    let reverted = RevertedDefinition { changes: vec![memory()], has_tpm: false };
+    let off = vm(VmState::Shutoff);
+    let error = planned(&off, &disks(), DefinitionOnRevert::Deny, &reverted, false).unwrap_err();
+    assert_eq!(error.reason(), Reason::DefinitionChangeDenied);
+    assert!(error.message().contains("memory: 64 MiB \u{2192} 16 MiB"), "{error}");
+    let plan = planned(&off, &disks(), DefinitionOnRevert::Deny, &reverted, true).unwrap();
+    assert_eq!(plan.losses, [Loss::DefinitionChange(memory())], "an administrator is told as well");
+    let same = RevertedDefinition::default();
+    assert!(planned(&off, &disks(), DefinitionOnRevert::Deny, &same, false).unwrap().losses.is_empty());
+}
+
+#[test]
+fn only_a_running_state_holds_that_of_the_tpm() {
+    let reverted = RevertedDefinition { changes: Vec::new(), has_tpm: true };
+    let lost = |target: &SnapshotFacts| {
+        let plan = planned(&vm(VmState::Shutoff), target, DefinitionOnRevert::Restore, &reverted, false).unwrap();
+        plan.losses.contains(&Loss::TpmState)
+    };
+    assert!(lost(&disks()));
+    assert!(!lost(&running()));
+    assert!(!lost(&SnapshotFacts { vm_state: RecordedState::Paused, ..running() }));
+}
+
+#[test]
+fn a_disk_that_leaves_is_told_once() {
+    let target = SnapshotFacts { disks: vec!["vda".to_owned()], ..disks() };
+    let removed = change("disk vdb", Some("/images/vdb.qcow2"), None);
+    let reverted = RevertedDefinition { changes: vec![removed], has_tpm: false };
+    let plan = planned(&vm(VmState::Shutoff), &target, DefinitionOnRevert::Restore, &reverted, false).unwrap();
+    assert_eq!(plan.losses, [Loss::DiskDetached("vdb".to_owned())]);
+}
