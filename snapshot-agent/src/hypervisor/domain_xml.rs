@@ -152,6 +152,8 @@ pub(super) struct Unresolved {
     pub(super) pool: String,
     /// The name of the volume.
     pub(super) volume: String,
+    /// Whether it is a medium in a drive.
+    pub(super) is_removable: bool,
 }
 
 /// Reads a domain's XML.
@@ -230,13 +232,14 @@ impl Domain {
     pub(super) fn resolve(&mut self, path: impl Fn(&str, &str) -> Option<PathBuf>) -> Vec<Unresolved> {
         let mut unresolved = Vec::new();
         for disk in self.devices.disks.iter_mut().filter(|disk| disk.kind.as_deref() == Some("volume")) {
+            let is_removable = disk.is_removable();
             let Some(source) = &mut disk.source else { continue };
             let (Some(pool), Some(volume)) = (&source.pool, &source.volume) else { continue };
             source.file = path(pool, volume);
             let is_optional = matches!(source.startup_policy.as_deref(), Some("optional" | "requisite"));
             if source.file.is_none() && !is_optional {
                 let (pool, volume) = (pool.clone(), volume.clone());
-                unresolved.push(Unresolved { target: disk.target.dev.clone(), pool, volume });
+                unresolved.push(Unresolved { target: disk.target.dev.clone(), pool, volume, is_removable });
             }
         }
         unresolved
@@ -281,7 +284,7 @@ impl DiskElement {
 
     /// libvirt drops a missing medium by itself where the policy says so.
     fn needed_medium(&self) -> Option<Medium> {
-        let source = self.source.as_ref().filter(|_| matches!(self.kind.as_deref(), Some("file" | "volume")))?;
+        let source = self.source.as_ref().filter(|_| self.kind.as_deref() == Some("file"))?;
         if matches!(source.startup_policy.as_deref(), Some("optional" | "requisite")) {
             return None;
         }

@@ -122,7 +122,9 @@ pub(super) fn parse_with(
     path: impl Fn(&str, &str) -> Option<PathBuf>,
 ) -> Result<Recorded, quick_xml::DeError> {
     let mut snapshot = quick_xml::de::from_str::<Snapshot>(xml)?;
-    let unresolved = snapshot.domain.as_mut().map(|domain| domain.resolve(path)).unwrap_or_default();
+    let mut unresolved = snapshot.domain.as_mut().map(|domain| domain.resolve(path)).unwrap_or_default();
+    // The snapshot is in disks. A medium is looked for when a revert is planned.
+    unresolved.retain(|one| !one.is_removable);
     let recorded = snapshot.recorded();
     let restrictions = definition::snapshot_restrictions(xml, recorded.content);
     let resources = needed(xml, &recorded.disks);

@@ -20,9 +20,9 @@ use virt::domain::Domain;
 use virt_sys as sys;
 
 use super::super::snapshot_xml::Recorded;
-use super::super::{Failure, hardware_xml, snapshot_xml};
-use super::action;
+use super::super::{Failure, hardware_xml};
 use super::link::Connection;
+use super::{action, volumes};
 
 /// Where a TPM is emulated by.
 const SWTPM: [&str; 3] = ["/usr/bin/swtpm", "/usr/local/bin/swtpm", "/bin/swtpm"];
@@ -170,7 +170,7 @@ fn restriction(id: &SnapshotId, missing: &Resource) -> Restriction {
 /// The same for one snapshot, read anew.
 pub(super) fn check(connection: &Connection, vm: VmId, id: &SnapshotId) -> Result<Recorded, Failure> {
     let (domain, snapshot) = action::snapshot(connection, vm, id)?;
-    let recorded = snapshot_xml::parse(&snapshot.xml_desc(0)?)?;
+    let recorded = volumes::parse_snapshot(&domain, &snapshot.xml_desc(0)?)?;
     let mut host = Host::new(connection.connect(), &domain);
     match host.missing(&recorded.resources) {
         Some(missing) => Err(Failure::Precondition(refusal(id, missing))),

@@ -17,9 +17,9 @@ use super::super::block_nodes::{Node, image_nodes};
 use super::super::overlays::resolved;
 use super::super::snapshot_write::Taken;
 use super::super::snapshot_xml::Recorded;
-use super::super::{Failure, domain_xml, snapshot_write, snapshot_xml};
+use super::super::{Failure, domain_xml, snapshot_write};
 use super::link::Connection;
-use super::{action, monitor, observe};
+use super::{action, monitor, observe, volumes};
 use crate::beneath::Beneath;
 use crate::clock::unix_now;
 use crate::qcow2;
@@ -38,7 +38,7 @@ pub(super) fn before(
     tag: String,
 ) -> Result<Safety, Failure> {
     let (domain, snapshot) = action::snapshot(connection, vm, id)?;
-    let recorded = snapshot_xml::parse(&snapshot.xml_desc(0)?)?;
+    let recorded = volumes::parse_snapshot(&domain, &snapshot.xml_desc(0)?)?;
     let definition = definition(&domain)?;
     let mut images = recorded.images;
     if let Some(path) = domain_xml::parse(&definition)?.qcow2_nvram().filter(|path| path.exists()) {
@@ -191,7 +191,9 @@ pub(super) fn restore_definition(connection: &Connection, vm: VmId, safety: &Saf
         return Ok(false);
     }
     // After half a revert to an external snapshot the previous files may be gone.
-    if let Some((path, _)) = domain_xml::parse(&safety.definition)?.files().iter().find(|(path, _)| !path.exists()) {
+    if let Some((path, _)) =
+        volumes::parse(&domain, &safety.definition)?.files().iter().find(|(path, _)| !path.exists())
+    {
         return Err(Failure::Unintelligible(format!("{} of the previous definition does not exist", path.display())));
     }
     connection.connect().define_domain_xml(&safety.definition)?;

@@ -41,13 +41,23 @@ fn path(connect: &Connect, pool: &str, volume: &str) -> Option<PathBuf> {
     found.ok().filter(|path| path.starts_with('/')).map(PathBuf::from)
 }
 
-/// What volumes whose paths are not known make unavailable on the VM.
+/// What volumes whose paths are not known make unavailable on the VM. A medium matters to snapshots that will name it: of a
+/// revert that is decided by what the snapshot names.
 pub(super) fn restrictions(unresolved: &[Unresolved]) -> impl Iterator<Item = Restriction> {
-    unresolved.iter().map(|of| restriction(RestrictedOperation::ALL, of))
+    unresolved.iter().map(|of| match of.is_removable {
+        false => restriction(RestrictedOperation::ALL, of),
+        true => {
+            let message = format!(
+                "the medium in drive {}, volume {} of pool {}, does not exist: eject it first",
+                of.target, of.volume, of.pool
+            );
+            Restriction::new(RestrictedOperation::CREATE, Reason::MediumMissing, message).on_disk(&of.target)
+        }
+    })
 }
 
 fn restriction(operations: impl IntoIterator<Item = RestrictedOperation>, of: &Unresolved) -> Restriction {
-    let Unresolved { target, pool, volume } = of;
+    let Unresolved { target, pool, volume, .. } = of;
     let message = format!(
         "disk {target} is volume {volume} of pool {pool}, which is not active or has no such volume: start the pool, or \
          refresh it"
