@@ -135,7 +135,7 @@ impl Images {
         match format {
             "qcow2" => match self.read(path) {
                 Found::Image(image) => Some(image.capacity_bytes),
-                Found::Gone | Found::Unknown => None,
+                Found::Gone(_) | Found::Unknown(_) => None,
             },
             _ => sizes(path).ok().map(|(capacity, _)| capacity),
         }
@@ -145,7 +145,7 @@ impl Images {
     pub(super) fn capacity_in(&mut self, path: &Path, snapshot: &str) -> Option<u64> {
         match self.read(path) {
             Found::Image(image) => image.tags.iter().find(|tag| tag.name == snapshot)?.capacity_bytes,
-            Found::Gone | Found::Unknown => None,
+            Found::Gone(_) | Found::Unknown(_) => None,
         }
     }
 
