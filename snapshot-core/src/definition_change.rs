@@ -168,10 +168,10 @@ fn compare(place: &Place, now: &Element, then: &Element, found: &mut Vec<Definit
     if now == then {
         return;
     }
-    if name::is_size(&place.path) {
-        if let (Some(from), Some(to)) = (name::memory(now), name::memory(then)) {
-            return found.extend((from != to).then(|| DefinitionChange::new(place.what(None), Some(from), Some(to))));
-        }
+    if name::is_size(&place.path)
+        && let (Some(from), Some(to)) = (name::memory(now), name::memory(then))
+    {
+        return found.extend((from != to).then(|| DefinitionChange::new(place.what(None), Some(from), Some(to))));
     }
     for attribute in merged(now.attributes.keys(), then.attributes.keys()) {
         let (from, to) = (now.attributes.get(attribute), then.attributes.get(attribute));

@@ -28,11 +28,11 @@ pub(super) fn of_running(domain: &Element, external: bool) -> Element {
 }
 
 fn keep(element: &Element, path: &str, external: bool) -> Element {
-    let has_weight = |name: &str| {
+    let is_weightless = |name: &str| {
         let place = (path, name);
-        !WEIGHTLESS_ATTRIBUTES.contains(&place) && !(external && MOVED.contains(&place))
+        WEIGHTLESS_ATTRIBUTES.contains(&place) || external && MOVED.contains(&place)
     };
-    let attributes = element.attributes.iter().filter(|(name, _)| has_weight(name));
+    let attributes = element.attributes.iter().filter(|(name, _)| !is_weightless(name));
     let children = element.children.iter().filter_map(|child| {
         let path = if path.is_empty() { child.name.clone() } else { format!("{path}/{}", child.name) };
         let is_weightless = WEIGHTLESS.contains(&path.as_str()) || is_made_up(child);
