@@ -27,6 +27,8 @@ use rustix::fs::{
 use rustix::io::Errno;
 use snapshot_core::{Error, Reason};
 
+use crate::bounded::files;
+
 /// How often a lookup is done again that a change elsewhere has disturbed.
 const TRIES: u32 = 16;
 
@@ -85,6 +87,7 @@ impl Beneath {
 
     /// What has this name, which may be a link; `None` when nothing has.
     pub fn find(&self, path: &Path) -> io::Result<Option<Stat>> {
+        let _access = files::enter(path)?;
         let (folder, name) = match self.parent(path) {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
             parent => parent?,
@@ -98,6 +101,7 @@ impl Beneath {
 
     /// Opens a file that is there. One that is a link is an error, and so is a pipe, which could hold us up.
     pub fn file(&self, path: &Path, flags: OFlags) -> io::Result<File> {
+        let _access = files::enter(path)?;
         let (folder, name) = self.parent(path)?;
         let flags = flags | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let file = openat(&folder, &name, flags, Mode::empty())?;
@@ -123,6 +127,7 @@ impl Beneath {
 
     /// Removes a name. Whether it was there.
     pub fn unlink(&self, path: &Path) -> io::Result<bool> {
+        let _access = files::enter(path)?;
         let (folder, name) = match self.parent(path) {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(false),
             parent => parent?,
@@ -136,6 +141,7 @@ impl Beneath {
 
     /// Gives a file a second name in its folder; that it has it already is success, and that something else has is an error.
     pub fn link(&self, path: &Path, second: &Path) -> io::Result<()> {
+        let _access = files::enter(path)?;
         let (folder, name) = self.parent(path)?;
         let second_name = beside(path, second)?;
         let number = |found: Stat| (found.st_dev, found.st_ino);
@@ -159,6 +165,7 @@ impl Beneath {
 
     /// Gives a file another name in its folder. Nothing may have that.
     pub fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        let _access = files::enter(from)?;
         let (folder, name) = self.parent(from)?;
         let new = beside(from, to)?;
         let found = statat(&folder, &name, AtFlags::SYMLINK_NOFOLLOW)?;

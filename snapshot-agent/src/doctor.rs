@@ -11,16 +11,19 @@ use std::time::Duration;
 use capability::Verifier;
 use doctor::{Finding, Report, clock};
 
+use crate::bounded::{files, jobs};
 use crate::clock::unix_now;
 use crate::config::Config;
 use crate::hypervisor::libvirt::Libvirt;
-use crate::hypervisor::{Failure, Hypervisor as _, Versions};
+use crate::hypervisor::{Failure, Hypervisor as _, Reread, Versions};
 
 /// How long libvirt may take to tell its versions.
 const ANSWER: Duration = Duration::from_secs(15);
 /// Before it, libvirt can neither revert to external snapshots nor delete them.
 const OLDEST_LIBVIRT: (u32, u32) = (9, 9);
 const LIBVIRT: &str = "libvirt";
+const VMS: &str = "VMs";
+const EMBEDDED: &str = "qemu:///embed";
 
 /// Examines and tells: 0, or 1 when something is broken.
 pub fn run(path: &Path, json: bool) -> ExitCode {
@@ -49,11 +52,20 @@ fn examine(config: &Config, report: &mut Report) {
             Finding::fail("issuers", "", error.to_string(), remedy)
         }
     }]);
-    report.add([libvirt(&config.libvirt_uri)]);
+    let found = libvirt(&config.libvirt_uri);
+    let is_there = found.level != doctor::Level::Fail;
+    report.add([found]);
     for folder in &config.image_dirs {
-        report.add(doctor::folder("image folder", folder));
+        report.add(within_bounds("image folder", folder, |folder| doctor::folder("image folder", folder)));
     }
-    report.add(config.read_dirs.iter().map(|folder| doctor::readable_folder("folder of bases", folder)));
+    for folder in &config.read_dirs {
+        report.add(within_bounds("folder of bases", folder, |folder| {
+            vec![doctor::readable_folder("folder of bases", folder)]
+        }));
+    }
+    if is_there && !config.libvirt_uri.starts_with(EMBEDDED) {
+        report.add(storage_of_vms(&config.libvirt_uri));
+    }
     report.add(doctor::folder("state folder", &config.state_dir));
     report.add([match config.snapshot_dir() {
         Some(folder) => doctor::readable_folder("libvirt's records", &folder),
@@ -66,8 +78,46 @@ fn examine(config: &Config, report: &mut Report) {
     }]);
 }
 
+/// A check of a directory whose storage may not respond.
+fn within_bounds(
+    check: &'static str,
+    directory: &Path,
+    examine: impl FnOnce(&Path) -> Vec<Finding> + Send + 'static,
+) -> Vec<Finding> {
+    let (subject, path) = (directory.display().to_string(), directory.to_owned());
+    let found = jobs::run(&subject, move || files::with(&path, || Ok(examine(&path))));
+    match found {
+        Ok(Ok(findings)) => findings,
+        Ok(Err(_)) | Err(_) => vec![Finding::fail(
+            check,
+            subject,
+            "its storage does not respond",
+            "look at its file server or its disk; the agent goes on without it, and uses it again when it responds",
+        )],
+    }
+}
+
+/// Whether each VM's images can be read, and libvirt answers for each VM.
+fn storage_of_vms(uri: &str) -> Vec<Finding> {
+    let remedy = "repair the storage or the QEMU process that is named; other VMs are not affected";
+    let listed = Libvirt::new(uri).and_then(|libvirt| libvirt.vms().map(|vms| (libvirt, vms)));
+    let Ok((libvirt, vms)) = listed else {
+        return vec![Finding::fail(VMS, "", "libvirt does not list the VMs", "look at libvirt's log")];
+    };
+    let unresponsive = vms.iter().filter_map(|vm| match libvirt.observe(*vm, Reread::New) {
+        Err(Failure::Unresponsive(found)) => {
+            let name = found.known.map_or_else(|| vm.to_string(), |(name, _)| name);
+            Some(Finding::fail(VMS, name, found.restriction.message, remedy))
+        }
+        // What else is wrong with a VM is told by the API.
+        _ => None,
+    });
+    let unresponsive: Vec<Finding> = unresponsive.collect();
+    if unresponsive.is_empty() { vec![Finding::ok(VMS, "", format!("{} respond", vms.len()))] } else { unresponsive }
+}
+
 fn libvirt(uri: &str) -> Finding {
-    if uri.starts_with("qemu:///embed") {
+    if uri.starts_with(EMBEDDED) {
         return Finding::ok(LIBVIRT, uri, "runs inside the agent, which alone can open it: not looked at");
     }
     // libvirt may hang, and has no deadline of its own. The thread ends with the process.

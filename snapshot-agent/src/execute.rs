@@ -177,8 +177,15 @@ impl Executor {
         let settling: Vec<_> = interrupted
             .into_iter()
             .map(|interrupted| {
-                let shared = Arc::clone(&self.shared);
-                self.shared.tasks.spawn(settle::drive(shared, interrupted))
+                let (shared, waits_for_its_vm) = (Arc::clone(&self.shared), interrupted.waits_for_its_vm());
+                let settled = self.shared.tasks.spawn(settle::drive(shared, interrupted));
+                // One whose VM does not respond goes on beside the rest of the host, with its VM held.
+                async move {
+                    tokio::select! {
+                        _ = settled => {}
+                        () = waits_for_its_vm => {}
+                    }
+                }
             })
             .collect();
         let all = futures_util::future::join_all(settling);

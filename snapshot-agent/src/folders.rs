@@ -7,24 +7,26 @@
 //! 2. The folders of the images that machines use are watched, and news of any other file in them is dropped.
 //! 3. News is gathered for a moment, because one change is many events, and handed on as [`Hints`]: where to look closer.
 //!    A hint is never more than that.
-//! 4. A folder that cannot be watched is tried again until it can. What happened meanwhile was not told, so when it
+//! 4. A folder that cannot be watched is tried again until it can, also one whose storage does not respond ([`adding`]). What happened meanwhile was not told, so when it
 //!    succeeds, everything in that folder is hinted at. The same goes for everything when the kernel's queue runs over.
 //!
 //! The cost is by changes; it does not grow with the machines or with what their guests write. Symbolic links are not
 //! followed: what changes behind one is found by the comparison at intervals, as everything is where nothing can be
 //! watched.
 
+mod adding;
 mod inotify;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ffi::OsStr;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::{Instant, sleep_until, timeout};
 
+use self::adding::{Added, add};
 use self::inotify::{Inotify, Told};
 
 /// How long news is gathered.
@@ -96,13 +98,6 @@ pub struct Folders {
     places: HashMap<i32, BTreeSet<Place>>,
     hints: Hints,
     due: Option<Instant>,
-}
-
-struct Added {
-    place: Place,
-    result: io::Result<i32>,
-    /// The folders in libvirt's.
-    domains: Vec<String>,
 }
 
 impl Folders {
@@ -223,9 +218,7 @@ impl Folders {
                 wanted.into_iter().map(|place| (place.clone(), self.path(&place))).collect();
             self.adding = Some(spawn_blocking(move || {
                 let folders = all.into_iter().enumerate();
-                folders
-                    .filter_map(|(number, (place, path))| Some(add(&inotify, place, &path?, number < room)))
-                    .collect()
+                folders.filter_map(|(number, (place, path))| Some(add(&inotify, place, path?, number < room))).collect()
             }));
         }
         self.adding.is_some()
@@ -360,19 +353,6 @@ impl Folders {
         metrics::gauge!("snapshot_agent_folders_watched").set(self.watches.len() as f64);
         metrics::gauge!("snapshot_agent_folders_unwatched").set(self.failed.len() as f64);
     }
-}
-
-fn add(inotify: &Inotify, place: Place, path: &Path, is_room: bool) -> Added {
-    let result = if is_room { inotify.add(path) } else { Err(io::Error::other("too many folders are watched")) };
-    // Listed after the watch has begun: what comes in between is found twice and not missed.
-    let domains = if place == Place::Root && result.is_ok() { folders_in(path) } else { Vec::new() };
-    Added { place, result, domains }
-}
-
-fn folders_in(path: &Path) -> Vec<String> {
-    let entries = std::fs::read_dir(path).into_iter().flatten().flatten();
-    let folders = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
-    folders.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
 }
 
 /// The name of the snapshot that a file of libvirt's is the record of. While it is written it has another ending.

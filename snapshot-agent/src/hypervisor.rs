@@ -38,7 +38,7 @@ use snapshot_core::layers::{Layers, Merge};
 use snapshot_core::plan::{Freeze, PowerState, RevertedDefinition};
 use snapshot_core::restriction::Restriction;
 use snapshot_core::snapshot::SnapshotFacts;
-use snapshot_core::vm::VmFacts;
+use snapshot_core::vm::{VmFacts, VmState};
 use snapshot_core::{Error, Reason};
 
 pub use self::versions::Versions;
@@ -294,7 +294,7 @@ impl Observed {
 
     /// What of it goes to the API; it gets its number when it is published.
     pub fn inventory(&self) -> Inventory {
-        Inventory { vm: self.vm.clone(), snapshots: self.snapshots.clone(), sequence: 0 }
+        Inventory { vm: self.vm.clone(), snapshots: self.snapshots.clone(), sequence: 0, unobserved: false }
     }
 }
 
@@ -320,6 +320,15 @@ pub struct Outline {
     pub snapshots: BTreeSet<String>,
     /// The one marked as current.
     pub current: Option<String>,
+}
+
+/// A VM that cannot be observed, because something about it does not respond.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unresponsive {
+    /// What that makes unavailable: every operation. Its message names what does not respond.
+    pub restriction: Restriction,
+    /// libvirt's name of the VM and what it does, where that could be found out.
+    pub known: Option<(String, VmState)>,
 }
 
 /// Why a call did not succeed.
@@ -349,6 +358,9 @@ pub enum Failure {
     /// they may be frozen now, or later.
     #[error("{0}")]
     FreezeLost(Error),
+    /// The VM's storage, or libvirt about this VM, does not respond. Nothing was changed.
+    #[error("{}", .0.restriction.message)]
+    Unresponsive(Box<Unresponsive>),
     /// It said something that makes no sense, or the binding gave up.
     #[error("{0}")]
     Unintelligible(String),
@@ -377,6 +389,7 @@ impl Failure {
                 named(error).with("libvirt_code", code.to_string()).with("libvirt_message", message)
             }
             Self::Precondition(error) | Self::FreezeLost(error) => named(error.clone()),
+            Self::Unresponsive(unresponsive) => named(unresponsive.restriction.refusal()),
             Self::Unintelligible(what) => named(Error::new(Reason::Internal, while_doing)).with("cause", what),
         }
     }

@@ -6,6 +6,7 @@
 pub mod arguments;
 pub mod auth;
 pub mod beneath;
+pub mod bounded;
 pub mod clock;
 pub mod config;
 pub mod doctor;

@@ -14,10 +14,11 @@ use tokio::sync::{Notify, watch};
 
 use crate::clock::since_boot;
 use crate::hypervisor::{Observed, Versions};
-use crate::owned::Owned;
+use crate::owned::{Owned, Prepared};
 use sharing::Sharing;
 
 mod sharing;
+mod unresponsive;
 
 /// The machines of a host as they were last seen.
 #[derive(Debug)]
@@ -75,6 +76,8 @@ pub struct Rereading {
 struct State {
     known: BTreeMap<VmId, Arc<Inventory>>,
     sharing: Sharing,
+    /// Machines that could not be observed, as they are told.
+    unresponsive: BTreeMap<VmId, Inventory>,
     /// Machines that could not be looked at when somebody waited for that.
     awaited: BTreeSet<VmId>,
     /// What libvirt listed, where it lists more than there is for anybody else: snapshots whose deletion is not finished.
@@ -134,10 +137,22 @@ impl Machines {
         if let Some(owned) = &self.owned {
             owned.saw(seen);
         }
+        self.publish_seen(seen);
+    }
+
+    fn publish_seen(&self, seen: &Observed) {
         let mut inventory = seen.inventory();
         inventory.vm.restrictions.retain(|restriction| restriction.reason != Reason::DisksMixed);
         inventory.vm.restrictions.extend(self.owned.iter().flat_map(|owned| owned.restrictions(seen.vm.id)));
         self.publish(inventory, &seen.uses, Listed::with_deleted(seen));
+    }
+
+    /// The same, with what was read from storage for it before: this touches none.
+    pub(crate) fn saw_prepared(&self, seen: &Observed, prepared: Option<&Prepared>) {
+        if let (Some(owned), Some(prepared)) = (&self.owned, prepared) {
+            owned.saw_prepared(seen.vm.id, prepared);
+        }
+        self.publish_seen(seen);
     }
 
     /// There is no such machine. What it left in images is remembered before anybody is told.
@@ -155,6 +170,7 @@ impl Machines {
             Some(listed) => _ = state.listed.insert(vm, listed),
             None => _ = state.listed.remove(&vm),
         }
+        state.unresponsive.remove(&vm);
         // What it uses may make operations on others unavailable, or available again.
         let affected = state.sharing.saw(inventory, uses);
         affected.into_iter().for_each(|vm| state.renew(vm));
@@ -163,6 +179,7 @@ impl Machines {
     fn remove(&self, vm: VmId) {
         let mut state = self.lock();
         state.listed.remove(&vm);
+        state.unresponsive.remove(&vm);
         let affected = state.sharing.vanished(vm);
         if state.known.remove(&vm).is_some() {
             state.tell(vm);
@@ -262,8 +279,12 @@ impl Machines {
 impl State {
     /// Publishes a machine as it is now known, if that is news.
     fn renew(&mut self, vm: VmId) {
-        let Some(mut inventory) = self.sharing.inventory(vm) else { return };
-        let same = |known: &Arc<Inventory>| known.vm == inventory.vm && known.snapshots == inventory.snapshots;
+        let unresponsive = self.unresponsive.get(&vm).cloned();
+        let Some(mut inventory) = unresponsive.or_else(|| self.sharing.inventory(vm)) else { return };
+        let same = |known: &Arc<Inventory>| {
+            (&known.vm, &known.snapshots, known.unobserved)
+                == (&inventory.vm, &inventory.snapshots, inventory.unobserved)
+        };
         if self.known.get(&vm).is_some_and(same) {
             return;
         }

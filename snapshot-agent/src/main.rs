@@ -1,13 +1,16 @@
 //! `snapshot-agent --config FILE`.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use clap::Parser;
 use metrics_exporter_prometheus::PrometheusBuilder;
 use snapshot_agent::arguments::{Arguments, Command};
 use snapshot_agent::beneath::Beneath;
+use snapshot_agent::bounded::{self, directories};
 use snapshot_agent::config::{Config, LogFormat};
 use snapshot_agent::hypervisor::libvirt::Libvirt;
 use snapshot_agent::reach::{self, Enforce, List, ReachError, Reached};
@@ -26,7 +29,7 @@ fn main() -> ExitCode {
     if let Some(Command::Doctor { config, json }) = args.command {
         return snapshot_agent::doctor::run(&config, json);
     }
-    let config = match Config::load(&args.config.unwrap_or_default()) {
+    let mut config = match Config::load(&args.config.unwrap_or_default()) {
         Ok(config) => config,
         Err(error) => {
             traces::log(false, None);
@@ -42,6 +45,7 @@ fn main() -> ExitCode {
         tracing::error!("core dumps cannot be forbidden: {error}");
         return ExitCode::FAILURE;
     }
+    let unresponsive = leave_out_unresponsive(&mut config);
     let reached = match narrow(&config) {
         Ok(reached) => reached,
         Err(error) => {
@@ -49,7 +53,7 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    match run(config, reached, export) {
+    match run(config, reached, export, unresponsive) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
@@ -59,8 +63,24 @@ fn main() -> ExitCode {
     }
 }
 
+/// Takes the directories whose storage does not respond out of the configuration; returns them.
+fn leave_out_unresponsive(config: &mut Config) -> Vec<PathBuf> {
+    let all: Vec<PathBuf> = config.image_dirs.iter().chain(&config.read_dirs).cloned().collect();
+    let unresponsive = directories::unresponsive(&all);
+    for directory in &unresponsive {
+        tracing::warn!(
+            path = %directory.display(),
+            "an image directory does not respond; VMs there are unavailable until it does, and the agent is started again then"
+        );
+    }
+    config.image_dirs.retain(|directory| !unresponsive.contains(directory));
+    config.read_dirs.retain(|directory| !unresponsive.contains(directory));
+    unresponsive
+}
+
 /// Before there is a runtime, because it holds for the threads that are started after it.
 fn narrow(config: &Config) -> Result<Reached, ReachError> {
+    bounded::prepare();
     let enforce = match (config.reach.enforce, reach::cannot_be_narrowed(&config.libvirt_uri)) {
         (Enforce::Required, Some(why)) => return Err(ReachError::Impossible(why)),
         (Enforce::BestEffort, Some(why)) => {
@@ -84,7 +104,13 @@ fn narrow(config: &Config) -> Result<Reached, ReachError> {
     Ok(reached)
 }
 
-fn run(config: Config, reached: Reached, export: Option<Export>) -> Result<bool, Box<dyn std::error::Error>> {
+/// Returns whether the agent came to its end in order, and is not to be started again.
+fn run(
+    config: Config,
+    reached: Reached,
+    export: Option<Export>,
+    unresponsive: Vec<PathBuf>,
+) -> Result<bool, Box<dyn std::error::Error>> {
     // A host may have a hundred cores; what this does all day is wait for libvirt.
     let workers = std::thread::available_parallelism().map_or(1, usize::from).min(MOST_WORKERS);
     let runtime = Builder::new_multi_thread().worker_threads(workers).enable_all().build()?;
@@ -108,10 +134,17 @@ fn run(config: Config, reached: Reached, export: Option<Export>) -> Result<bool,
         // libvirt may be away for long; that this process hangs is another matter, and what is asked here.
         tokio::spawn(supervised::watchdog(|| std::future::ready(true)));
         supervised::ready();
+        let is_to_start_again = Arc::new(AtomicBool::new(false));
+        let again = Arc::clone(&is_to_start_again);
+        let responds = directories::responds(unresponsive);
         let shutdown = async move {
             tokio::select! {
                 _ = terminate.recv() => {}
                 _ = interrupt.recv() => {}
+                Ok(directory) = responds => {
+                    tracing::warn!(path = %directory.display(), "an image directory responds again; ending, to be started again");
+                    again.store(true, Ordering::Relaxed);
+                }
             }
             supervised::stopping();
         };
@@ -119,7 +152,7 @@ fn run(config: Config, reached: Reached, export: Option<Export>) -> Result<bool,
         if let Some(exporting) = exporting {
             exporting.end().await;
         }
-        Ok(served?)
+        Ok(served? && !is_to_start_again.load(Ordering::Relaxed))
     });
     runtime.shutdown_timeout(THREADS_WAIT);
     result

@@ -17,6 +17,7 @@
 mod abandoned;
 mod files;
 mod lease;
+mod prepared;
 mod removal;
 mod safety;
 mod spare;
@@ -41,6 +42,7 @@ use crate::hypervisor::Observed;
 use crate::safety::{Mixed, Safety};
 use files::{Files, Kind};
 pub use files::{Identity, Made};
+pub(crate) use prepared::Prepared;
 pub(crate) use removal::{clear, sweep};
 pub(crate) use spare::clear_spare;
 
@@ -360,27 +362,6 @@ impl Owned {
         if let Err(error) = synced.and_then(|()| File::open(&self.dir)?.sync_all()) {
             tracing::warn!(%vm, %error, "the record of what a machine has of ours could not be synced");
         }
-    }
-
-    /// Returns whether anything was changed.
-    fn change(&self, vm: VmId, change: impl Fn(Option<&Record>) -> Option<Record>) -> bool {
-        let mut records = self.lock();
-        let after = change(records.get(&vm));
-        if records.get(&vm) == after.as_ref() {
-            return false;
-        }
-        let written = match &after {
-            Some(record) => self.write(record),
-            None => fs::remove_file(self.path(vm)),
-        };
-        if let Err(error) = written {
-            tracing::error!(%vm, %error, "what is in the images of a machine could not be written down");
-        }
-        match after {
-            Some(record) => records.insert(vm, record),
-            None => records.remove(&vm),
-        };
-        true
     }
 
     /// Not synced: as long as the machine is there, a look at it tells all of this again.

@@ -38,6 +38,8 @@ use table::{ENTRY_BYTES, parse_table};
 
 pub use file::HostFile;
 
+use crate::bounded::files;
+
 /// How often a table that is being replaced is read again.
 const MAX_READS: u32 = 5;
 
@@ -102,6 +104,7 @@ pub enum ImageError {
 
 /// Reads an image.
 pub fn read(path: &Path) -> Result<Image, ImageError> {
+    let _access = files::enter(path)?;
     let file = open(path)?;
     let host = HostFile::of(&file)?;
     for _ in 0..MAX_READS {
@@ -125,7 +128,7 @@ pub fn read(path: &Path) -> Result<Image, ImageError> {
 /// Opens a file for reading. A path that names a pipe does not hold up the thread.
 pub(crate) fn open(path: &Path) -> io::Result<File> {
     let nonblock = i32::try_from(rustix::fs::OFlags::NONBLOCK.bits()).unwrap_or(0);
-    OpenOptions::new().read(true).custom_flags(nonblock).open(path)
+    files::with(path, || OpenOptions::new().read(true).custom_flags(nonblock).open(path))
 }
 
 #[cfg(test)]

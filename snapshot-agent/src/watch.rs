@@ -10,31 +10,49 @@
 //! 5. Operations publish their machine themselves; one that is held by an operation is not looked at by this, and a look
 //!    that an operation got in between of is thrown away. Machines left out so are looked at soon after.
 //!
-//! One task decides and never blocks; at most [`LOOKS`] machines are looked at at a time.
+//! 6. A VM whose storage or whose QEMU does not respond is published as such ([`looks`]), counts as looked at, and is looked at
+//!    again until it responds. It holds up nobody else.
+//!
+//! One task decides and never blocks; at most [`LOOKS`] machines are looked at at a time, besides those whose looks are slow.
 
 mod leftovers;
+mod looks;
 mod places;
 mod scan;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use snapshot_core::ids::VmId;
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
 use self::leftovers::Leftovers;
+use self::looks::Seen;
 use self::places::Places;
 use self::scan::{Scan, scan};
+use crate::bounded::jobs;
 use crate::folders::{Folders, Hints};
-use crate::hypervisor::{Failure, Hypervisor, Observed, Reread};
+use crate::hypervisor::{Failure, Hypervisor};
 use crate::locks::Locks;
 use crate::machines::Machines;
 
 /// Machines looked at at a time.
 const LOOKS: usize = 3;
+
+/// How long a look counts for that: one that takes longer waits for something that others need not wait for.
+const SLOW: Duration = Duration::from_millis(150);
+
+/// Slow looks at a time, besides.
+const SLOW_LOOKS: usize = 64;
+
+/// How long until VMs that do not respond are looked at again, and how many of them at a time. When storage responds again, all
+/// of them are at once.
+const RETRY_PAUSE: Duration = Duration::from_secs(1);
+const RETRIES: usize = 16;
 
 /// How long after a comparison that failed the next one is begun.
 const SCAN_PAUSE: Duration = Duration::from_millis(500);
@@ -62,7 +80,17 @@ pub struct Watch {
     leftovers: Leftovers,
     /// Whether images came or went since the folders were told.
     moved: bool,
-    looking: BTreeSet<VmId>,
+    /// Machines that are looked at, and since when.
+    looking: BTreeMap<VmId, Instant>,
+    /// Whether the moment in which a look becomes slow is waited for.
+    is_pausing: bool,
+    /// VMs that did not respond when they were last looked at.
+    unresponsive: BTreeSet<VmId>,
+    /// The one of them that was last looked at again.
+    last_retry: Option<VmId>,
+    is_retrying: bool,
+    /// Tells when something that did not respond has done so after all.
+    returned: watch::Receiver<u64>,
     /// Machines whose last look failed, which was logged.
     unreadable: BTreeSet<VmId>,
     /// Machines that have to be seen before the host counts as synced; `None` once it does, or while the hypervisor is
@@ -80,8 +108,10 @@ pub struct Watch {
 
 /// What a task found.
 enum Done {
-    Looked { vm: VmId, stamp: Option<u64>, read: Read, result: Box<Result<Observed, Failure>> },
+    Looked { vm: VmId, stamp: Option<u64>, read: Read, result: Box<Result<Seen, Failure>> },
     HeldDue,
+    SlowDue,
+    RetryDue,
     Cleared(VmId),
     Scanned(Result<Scan, Failure>),
     ScanDue,
@@ -109,7 +139,12 @@ impl Watch {
             queue: BTreeSet::new(),
             thorough: BTreeSet::new(),
             postponed: BTreeSet::new(),
-            looking: BTreeSet::new(),
+            looking: BTreeMap::new(),
+            is_pausing: false,
+            unresponsive: BTreeSet::new(),
+            last_retry: None,
+            is_retrying: false,
+            returned: jobs::returned(),
             unreadable: BTreeSet::new(),
             unseen: None,
             last_turn: None,
@@ -146,6 +181,7 @@ impl Watch {
                     self.set_connected(connected);
                 }
                 Ok(()) = rereading.changed() => if self.is_asked() { self.begin_scan() },
+                Ok(()) = self.returned.changed() => self.queue.extend(&self.unresponsive),
                 _ = tick.tick() => self.begin_turn(),
             }
         }
@@ -181,28 +217,6 @@ impl Watch {
         }
     }
 
-    fn begin_looks(&mut self) {
-        while self.looking.len() < LOOKS {
-            let Some(vm) = self.queue.iter().find(|vm| !self.looking.contains(vm)).copied() else { return };
-            self.queue.remove(&vm);
-            let stamp = self.locks.stamp(vm);
-            if stamp.is_none() && self.machines.get(vm).is_some() {
-                self.hold(vm);
-                self.see(vm);
-                continue;
-            }
-            self.looking.insert(vm);
-            let hypervisor = Arc::clone(&self.hypervisor);
-            let names = self.rewritten.remove(&vm).unwrap_or_default();
-            let read = Read { all: self.thorough.remove(&vm), names };
-            self.tasks.spawn_blocking(move || {
-                let reread = if read.all { Reread::All } else { Reread::Some(&read.names) };
-                let result = Box::new(hypervisor.observe(vm, reread));
-                Done::Looked { vm, stamp, read, result }
-            });
-        }
-    }
-
     fn finish(&mut self, done: Done) {
         match done {
             Done::Looked { vm, stamp, read, result } => {
@@ -210,6 +224,8 @@ impl Watch {
                 self.looked(vm, stamp, read, *result);
             }
             Done::HeldDue => self.queue.append(&mut self.held),
+            Done::SlowDue => self.is_pausing = false,
+            Done::RetryDue => self.retry(),
             Done::Cleared(vm) => _ = self.queue.insert(vm),
             Done::Scanned(result) => {
                 self.scanning = false;
@@ -232,19 +248,8 @@ impl Watch {
     /// A task panicked. Which one is not told, so everything that was under way is begun again with the next interval.
     fn lose(&mut self, error: &tokio::task::JoinError) {
         tracing::error!(%error, "a look at a machine panicked");
-        self.postponed.append(&mut self.looking);
+        self.postponed.extend(std::mem::take(&mut self.looking).into_keys());
         self.scanning = false;
-    }
-
-    /// An operation has the machine: it is tried again in a moment.
-    fn hold(&mut self, vm: VmId) {
-        if self.held.is_empty() {
-            self.tasks.spawn(async {
-                tokio::time::sleep(HELD_PAUSE).await;
-                Done::HeldDue
-            });
-        }
-        self.held.insert(vm);
     }
 
     /// Looks where something on disk was changed.
@@ -268,90 +273,20 @@ impl Watch {
         self.queue.extend(images.chain(below));
     }
 
-    /// The next look reads what this one was to.
-    fn unread(&mut self, vm: VmId, read: Read) {
-        if read.all {
-            self.thorough.insert(vm);
-        }
-        if !read.names.is_empty() {
-            self.rewritten.entry(vm).or_default().extend(read.names);
-        }
-    }
-
-    fn looked(&mut self, vm: VmId, stamp: Option<u64>, read: Read, result: Result<Observed, Failure>) {
-        match result {
-            Ok(seen) => {
-                self.unreadable.remove(&vm);
-                let undisturbed = stamp.is_some() && self.locks.stamp(vm) == stamp;
-                if undisturbed || self.machines.get(vm).is_none() {
-                    self.machines.saw(&seen);
-                    self.clear_leftovers(&seen);
-                } else {
-                    self.unread(vm, read);
-                    self.hold(vm);
-                }
-                self.place(&seen);
-                self.postponed.extend(places::look_again(&seen));
-                self.see(vm);
-            }
-            Err(Failure::VmGone) => {
-                self.unreadable.remove(&vm);
-                self.machines.vanished(vm);
-                self.thorough.remove(&vm);
-                self.rewritten.remove(&vm);
-                self.moved |= self.places.remove(vm);
-                self.see(vm);
-            }
-            Err(failure) => {
-                let unreachable = matches!(failure, Failure::Unreachable(_));
-                if !unreachable && self.unreadable.insert(vm) {
-                    tracing::warn!(%vm, %failure, "a machine cannot be read");
-                }
-                self.unread(vm, read);
-                self.postponed.insert(vm);
-                // A machine that libvirt cannot tell of must not keep the others from being served. Finding that out takes
-                // longer than the time between two looks, so it is always queued again by now.
-                if !unreachable {
-                    self.count_as_seen(vm);
-                }
-            }
-        }
-    }
-
-    fn clear_leftovers(&mut self, seen: &Observed) {
-        let vm = seen.vm.id;
-        if let Some(clear) = self.leftovers.clear(&self.hypervisor, &self.locks, &self.machines, seen) {
-            self.tasks.spawn_blocking(move || {
-                clear();
-                Done::Cleared(vm)
-            });
-        }
-    }
-
-    /// Follows a machine to where it is on disk.
-    fn place(&mut self, seen: &Observed) {
-        let (moved, hinted) = self.places.set(seen);
-        self.moved |= moved;
-        if hinted {
-            self.queue.insert(seen.vm.id);
-            self.thorough.insert(seen.vm.id);
-        }
-    }
-
     /// Whether somebody waits for everything to be looked at again.
     fn is_asked(&self) -> bool {
         let rereading = *self.machines.rereading().borrow();
         rereading.asked > rereading.done
     }
 
-    fn see(&mut self, vm: VmId) {
+    pub(super) fn see(&mut self, vm: VmId) {
         // A look that began before everything was asked for is followed by another.
         if !self.queue.contains(&vm) {
             self.count_as_seen(vm);
         }
     }
 
-    fn count_as_seen(&mut self, vm: VmId) {
+    pub(super) fn count_as_seen(&mut self, vm: VmId) {
         let Some(unseen) = &mut self.unseen else { return };
         unseen.remove(&vm);
         self.check_synced();

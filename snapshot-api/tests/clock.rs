@@ -85,7 +85,7 @@ fn inventory(id: VmId) -> Inventory {
         missing_medium: None,
         restrictions: Vec::new(),
     };
-    Inventory { vm, snapshots: Vec::new(), sequence: 1 }
+    Inventory { vm, snapshots: Vec::new(), sequence: 1, unobserved: false }
 }
 
 #[tokio::test(start_paused = true)]

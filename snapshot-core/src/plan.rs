@@ -78,6 +78,10 @@ pub struct Situation<'a> {
 
 /// Plans a request, or refuses it.
 pub fn plan(situation: Situation<'_>, request: &Request) -> Result<Plan, Error> {
+    // A label is written about a snapshot, and changes nothing of the VM.
+    if !matches!(request, Request::Update { .. }) {
+        situation.check_available()?;
+    }
     match request {
         Request::Create(create) => create::plan(situation, create),
         Request::Update { snapshot, .. } => update(situation, snapshot),

@@ -18,6 +18,7 @@ pub mod embed;
 pub mod faults;
 pub mod guest;
 pub mod held;
+pub mod hung;
 pub mod images;
 pub mod lab;
 pub mod libvirtd;

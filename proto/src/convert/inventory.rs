@@ -20,6 +20,8 @@ pub struct Inventory {
     pub snapshots: Vec<SnapshotFacts>,
     /// The agent's number of this telling; see `VmInventory.sequence`.
     pub sequence: u64,
+    /// Whether the machine could not be observed; see `VmInventory.unobserved`.
+    pub unobserved: bool,
 }
 
 impl From<&Inventory> for agent::VmInventory {
@@ -28,6 +30,7 @@ impl From<&Inventory> for agent::VmInventory {
             vm: Some((&inventory.vm).into()),
             snapshots: inventory.snapshots.iter().map(agent::SnapshotFacts::from).collect(),
             sequence: inventory.sequence,
+            unobserved: inventory.unobserved,
         }
     }
 }
@@ -38,7 +41,7 @@ impl TryFrom<agent::VmInventory> for Inventory {
     fn try_from(wire: agent::VmInventory) -> Result<Self, Error> {
         let vm = wire.vm.ok_or_else(|| protocol("an inventory without a machine"))?.try_into()?;
         let snapshots = wire.snapshots.into_iter().map(SnapshotFacts::try_from).collect::<Result<_, _>>()?;
-        Ok(Self { vm, snapshots, sequence: wire.sequence })
+        Ok(Self { vm, snapshots, sequence: wire.sequence, unobserved: wire.unobserved })
     }
 }
 

@@ -7,6 +7,7 @@ use snapshot_core::operation::{OperationKind, Outcome, Request};
 use snapshot_core::{Error, Reason};
 use tokio::sync::watch;
 
+use super::waiting::UNRESPONSIVE;
 use crate::journal::Ended;
 
 /// How far an operation has come.
@@ -141,6 +142,13 @@ impl Operation {
         }
         let message = format!("operations/{} was used for another request", self.id);
         Err(Error::new(Reason::RequestIdReused, message))
+    }
+
+    /// Waits until it is seen that its VM does not respond.
+    pub(super) async fn waits_for_its_vm(&self) {
+        let mut phase = self.follow();
+        let waits = |phase: &Phase| matches!(phase, Phase::Running { progress, .. } if progress.phase == UNRESPONSIVE);
+        let _ = phase.wait_for(waits).await;
     }
 
     /// Waits until it was taken on or refused.

@@ -49,6 +49,20 @@ pub(super) struct Interrupted {
     guard: Option<Guard>,
 }
 
+impl Interrupted {
+    /// Waits until one of them cannot go on because its VM does not respond.
+    pub(super) fn waits_for_its_vm(&self) -> impl Future<Output = ()> + Send + use<> {
+        let operations: Vec<_> = self.operations.iter().map(|(operation, _)| Arc::clone(operation)).collect();
+        async move {
+            if operations.is_empty() {
+                return std::future::pending().await;
+            }
+            let waiting = operations.iter().map(|operation| Box::pin(operation.waits_for_its_vm()));
+            _ = futures_util::future::select_all(waiting).await;
+        }
+    }
+}
+
 /// Reads the journal: ended operations can be followed again, the others are to be driven.
 pub(super) fn load(shared: &Shared) -> io::Result<Vec<Interrupted>> {
     let mut interrupted: BTreeMap<VmId, Vec<(Arc<Operation>, Recorded)>> = BTreeMap::new();
@@ -274,7 +288,7 @@ impl Work<'_> {
             }
             match self.shared.hypervisor.is_busy(self.entry.vm) {
                 Ok(false) => idle += 1,
-                Ok(true) | Err(Failure::Unreachable(_)) => idle = 0,
+                Ok(true) | Err(Failure::Unreachable(_) | Failure::Unresponsive(_)) => idle = 0,
                 Err(failure) => {
                     tracing::warn!(%failure, "whether libvirt is at work on the machine cannot be found out");
                     return Ok(());

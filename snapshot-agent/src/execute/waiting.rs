@@ -14,6 +14,9 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 /// How often a machine is looked at that libvirt answers for and cannot tell of.
 const MOST_LOOKS: u32 = 20;
 
+/// The phase of an operation whose VM does not respond.
+pub(super) const UNRESPONSIVE: &str = "waiting for the VM's storage or QEMU to respond";
+
 /// How often something is called that libvirt goes away from each time.
 const MOST_CALLS: u32 = 10;
 
@@ -32,7 +35,11 @@ impl Tries {
 
     /// Counts a failure; returns whether it was the last try.
     pub(super) fn is_last(&mut self, failure: &Failure) -> bool {
-        let left = if matches!(failure, Failure::Unreachable(_)) { &mut self.losses } else { &mut self.refusals };
+        let left = if matches!(failure, Failure::Unreachable(_) | Failure::Unresponsive(_)) {
+            &mut self.losses
+        } else {
+            &mut self.refusals
+        };
         *left = left.saturating_sub(1);
         *left == 0
     }
@@ -49,6 +56,10 @@ impl Work<'_> {
             match call(&*shared.hypervisor) {
                 Err(Failure::Unreachable(why)) => {
                     tracing::warn!(why, "libvirt went away; calling again when it is back");
+                    self.look()?;
+                }
+                Err(Failure::Unresponsive(found)) => {
+                    tracing::warn!(message = found.restriction.message, "calling again when the VM responds");
                     self.look()?;
                 }
                 result => return Ok(result),
@@ -70,6 +81,11 @@ impl Work<'_> {
                     tracing::debug!(why, "waiting for libvirt");
                     let percent = u8::try_from(self.done * 100 / self.entry.steps.len().max(1)).unwrap_or(100);
                     self.operation.progress(Progress { phase: "waiting for libvirt".to_owned(), percent });
+                }
+                Err(Failure::Unresponsive(found)) => {
+                    tracing::debug!(message = found.restriction.message, "waiting for the VM to respond");
+                    let percent = u8::try_from(self.done * 100 / self.entry.steps.len().max(1)).unwrap_or(100);
+                    self.operation.progress(Progress { phase: UNRESPONSIVE.to_owned(), percent });
                 }
                 Err(failure) => {
                     looks += 1;

@@ -14,6 +14,7 @@ use snapshot_core::vm::DiskFacts;
 use super::domain_xml::{Disk, Medium};
 use super::image_facts::Chains;
 use super::snapshot_xml::Recorded;
+use crate::bounded::files;
 use crate::qcow2::{self, Image, ImageError, Tag};
 use crate::safety;
 
@@ -174,7 +175,7 @@ impl Images {
 
 /// The target of the first drive whose medium does not exist.
 pub(super) fn missing_medium<'a>(media: impl IntoIterator<Item = &'a Medium>) -> Option<String> {
-    let gone = |medium: &&Medium| matches!(medium.path.try_exists(), Ok(false));
+    let gone = |medium: &&Medium| matches!(files::try_exists(&medium.path), Ok(false));
     media.into_iter().find(gone).map(|medium| medium.target.clone())
 }
 
@@ -182,27 +183,29 @@ pub(super) fn missing_medium<'a>(media: impl IntoIterator<Item = &'a Medium>) ->
 /// `None` where that is not known.
 pub(super) fn free_bytes(path: &Path) -> Option<u64> {
     if is_block_device(path) {
-        let mut device = File::open(path).ok()?;
-        let size = device.seek(SeekFrom::End(0)).ok()?;
-        return Some(size.saturating_sub(qcow2::end_of_data(&device).ok()?));
+        let free = files::with(path, || {
+            let mut device = File::open(path)?;
+            let size = device.seek(SeekFrom::End(0))?;
+            Ok(size.saturating_sub(qcow2::end_of_data(&device)?))
+        });
+        return free.ok();
     }
-    let stat = rustix::fs::statvfs(path.parent()?).ok()?;
-    Some(stat.f_bavail.saturating_mul(stat.f_frsize))
+    files::space(path.parent()?).ok().map(|(free, _)| free)
 }
 
 fn is_block_device(path: &Path) -> bool {
-    std::fs::metadata(path).map_or(path.starts_with("/dev"), |metadata| metadata.file_type().is_block_device())
+    files::metadata(path).map_or(path.starts_with("/dev"), |metadata| metadata.file_type().is_block_device())
 }
 
 /// The size and the allocation of a raw image or a block device.
 fn sizes(path: &Path) -> io::Result<(u64, u64)> {
-    let metadata = std::fs::metadata(path)?;
+    let metadata = files::metadata(path)?;
     if metadata.is_file() {
         return Ok((metadata.len(), metadata.blocks().saturating_mul(512)));
     }
     if !metadata.file_type().is_block_device() {
         return Ok((0, 0));
     }
-    let size = File::open(path)?.seek(SeekFrom::End(0))?;
+    let size = files::with(path, || File::open(path)?.seek(SeekFrom::End(0)))?;
     Ok((size, size))
 }

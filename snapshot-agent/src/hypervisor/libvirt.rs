@@ -18,6 +18,7 @@ mod freeze;
 mod in_place;
 mod link;
 mod live;
+mod look;
 mod merge;
 mod monitor;
 mod news;
@@ -43,6 +44,7 @@ use snapshot_core::snapshot::SnapshotFacts;
 use snapshot_core::vm::VmFacts;
 
 use self::link::{Connection, Link};
+pub(crate) use self::look::unresponsive;
 use self::news::News;
 use self::written::Written;
 use super::images::free_bytes;
@@ -54,11 +56,11 @@ use crate::safety::{Held, Safety};
 /// libvirt, by one URI.
 pub struct Libvirt {
     actions: Link,
-    looks: Link,
-    written: Written,
+    looks: Arc<Link>,
+    written: Arc<Written>,
     inbox: Arc<Inbox>,
     /// `None`: all there are.
-    folders: Option<Beneath>,
+    folders: Option<Arc<Beneath>>,
     _news: News,
 }
 
@@ -79,7 +81,8 @@ impl Libvirt {
         let inbox = Arc::new(Inbox::default());
         let news = News::start(uri, Arc::clone(&inbox))?;
         let link = || Link::new(uri, Arc::clone(&inbox));
-        Ok(Self { actions: link(), looks: link(), written: Written::default(), inbox, folders, _news: news })
+        let (actions, looks, written) = (link(), Arc::new(link()), Arc::new(Written::default()));
+        Ok(Self { actions, looks, written, inbox, folders: folders.map(Arc::new), _news: news })
     }
 
     /// With the restriction of a VM whose images are where the agent may not touch them.
@@ -110,17 +113,15 @@ impl Hypervisor for Libvirt {
     }
 
     fn observe(&self, vm: VmId, reread: Reread<'_>) -> Result<Observed, Failure> {
-        let look = |connection: &Connection| observe::observe(connection, vm, &self.written, reread);
-        self.looks.look("observe", look).map(|seen| self.with_reach(seen))
+        look::observe(&self.looks, &self.written, vm, reread).map(|seen| self.with_reach(seen))
     }
 
     fn observe_again(&self, before: &Observed) -> Result<Observed, Failure> {
-        let look = |connection: &Connection| observe::observe_again(connection, before, &self.written);
-        self.looks.look("observe_again", look).map(|seen| self.with_reach(seen))
+        look::observe_again(&self.looks, &self.written, before).map(|seen| self.with_reach(seen))
     }
 
     fn outline(&self, vm: VmId) -> Result<Outline, Failure> {
-        self.looks.look("outline", |connection| observe::outline(connection, vm))
+        look::of_vm(&self.looks, "outline", vm, move |connection| observe::outline(connection, vm))
     }
 
     fn create_internal(&self, vm: &VmFacts, id: &SnapshotId, label: &Label, memory: bool) -> Result<(), Failure> {
@@ -174,11 +175,13 @@ impl Hypervisor for Libvirt {
     }
 
     fn hardware(&self, vm: VmId, id: &SnapshotId) -> Result<Comparison, Failure> {
-        self.looks.look("hardware", |connection| in_place::hardware(connection, vm, id))
+        let id = id.clone();
+        look::of_vm(&self.looks, "hardware", vm, move |connection| in_place::hardware(connection, vm, &id))
     }
 
     fn reverted_definition(&self, vm: VmId, snapshot: &SnapshotFacts) -> Result<RevertedDefinition, Failure> {
-        self.looks.look("definition", |connection| definition::reverted(connection, vm, snapshot))
+        let snapshot = snapshot.clone();
+        look::of_vm(&self.looks, "definition", vm, move |connection| definition::reverted(connection, vm, &snapshot))
     }
 
     fn load(&self, vm: &VmFacts, id: &SnapshotId, job: &str) -> Result<(), Failure> {
@@ -245,7 +248,7 @@ impl Hypervisor for Libvirt {
     }
 
     fn elsewhere(&self, vm: VmId) -> Result<BTreeSet<String>, Failure> {
-        self.looks.look("elsewhere", |connection| files::elsewhere(connection, self.folders(), vm))
+        files::elsewhere(&self.looks, self.folders.as_ref(), vm)
     }
 
     fn free_bytes(&self, path: &str) -> Option<u64> {
@@ -273,7 +276,7 @@ impl Hypervisor for Libvirt {
     }
 
     fn is_busy(&self, vm: VmId) -> Result<bool, Failure> {
-        self.looks.look("job", |connection| external::is_busy(connection, vm))
+        look::of_vm(&self.looks, "job", vm, move |connection| external::is_busy(connection, vm))
     }
 
     fn power_off(&self, vm: VmId) -> Result<(), Failure> {
@@ -289,7 +292,7 @@ impl Hypervisor for Libvirt {
     }
 
     fn folders(&self) -> &Beneath {
-        self.folders.as_ref().unwrap_or_else(|| Beneath::anywhere())
+        self.folders.as_deref().unwrap_or_else(|| Beneath::anywhere())
     }
 
     fn inbox(&self) -> &Inbox {

@@ -4,7 +4,6 @@
 //! by the image above: the first bytes of a raw image are the guest's to write.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
@@ -13,6 +12,7 @@ use snapshot_core::layers::{Layer, Layers, Parts};
 
 use super::images::{Found, Images};
 use super::snapshot_xml::Recorded;
+use crate::bounded::files;
 use crate::qcow2;
 
 /// What libvirt writes at the beginning of a running state that is complete.
@@ -22,10 +22,10 @@ const MOST_LAYERS: usize = 2000;
 
 /// A path without links, so that two that lead to one file are one. That of a file that is gone goes by its folder.
 pub(super) fn resolved(path: &Path) -> PathBuf {
-    if let Ok(path) = fs::canonicalize(path) {
+    if let Ok(path) = files::canonicalize(path) {
         return path;
     }
-    let folder = path.parent().and_then(|folder| fs::canonicalize(folder).ok());
+    let folder = path.parent().and_then(|folder| files::canonicalize(folder).ok());
     match (folder, path.file_name()) {
         (Some(folder), Some(name)) => folder.join(name),
         _ => path.to_owned(),
@@ -60,7 +60,7 @@ impl Images {
                     Found::Unknown(_) => layers.unreadable = Some(name.clone()),
                 }
             } else {
-                layer.bytes = fs::metadata(&path).map(|metadata| metadata.len()).unwrap_or_default();
+                layer.bytes = files::metadata(&path).map(|metadata| metadata.len()).unwrap_or_default();
             }
             let next = below.map(|backing| (beside(&path, &backing.name), backing.format));
             if let Some((below, told)) = &next {
@@ -83,7 +83,7 @@ impl Images {
         let mut layers = Layers::default();
         for (path, format) in recorded.files.frozen.values() {
             let top = self.follow(&mut layers, path, format);
-            if layers.chain(&top).any(|path| matches!(Path::new(path).try_exists(), Ok(false))) {
+            if layers.chain(&top).any(|path| matches!(files::try_exists(Path::new(path)), Ok(false))) {
                 return true;
             }
         }
@@ -104,7 +104,7 @@ fn beside(image: &Path, name: &str) -> Option<PathBuf> {
 /// Whether a running state was written to its end; one that cannot be read now is taken to be.
 fn is_complete(path: &Path) -> bool {
     let mut start = [0; COMPLETE.len()];
-    match qcow2::open(path).and_then(|mut file| file.read_exact(&mut start)) {
+    match files::with(path, || qcow2::open(path)?.read_exact(&mut start)) {
         Ok(()) => start == COMPLETE,
         Err(error) => !matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::UnexpectedEof),
     }
@@ -138,7 +138,7 @@ pub(super) fn layers<'a>(
             };
         let frozen = one.files.frozen.iter().map(|file| follow(&mut layers, file, images)).collect();
         // libvirt makes no overlays but these.
-        let overlay = |layers: &mut Layers, path: &Path, images: &mut Images| match path.try_exists() {
+        let overlay = |layers: &mut Layers, path: &Path, images: &mut Images| match files::try_exists(path) {
             Ok(false) => text(&resolved(path)),
             _ => images.follow(layers, path, "qcow2"),
         };

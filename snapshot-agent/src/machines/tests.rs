@@ -22,7 +22,7 @@ pub(crate) fn vm(n: u128, name: &str) -> VmFacts {
 }
 
 fn inventory(n: u128, name: &str) -> Inventory {
-    Inventory { vm: vm(n, name), snapshots: vec![], sequence: 0 }
+    Inventory { vm: vm(n, name), snapshots: vec![], sequence: 0, unobserved: false }
 }
 
 #[tokio::test]

@@ -13,7 +13,6 @@
 //!    left.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
@@ -29,6 +28,7 @@ use super::Owned;
 use super::files::{Files, Standing, backing, guarded, resolved};
 use super::lease;
 use crate::beneath::Beneath;
+use crate::bounded::files;
 use crate::hypervisor::{Failure, Hypervisor};
 use crate::qcow2::ImageError;
 
@@ -67,7 +67,7 @@ pub(super) fn clear(hypervisor: &dyn Hypervisor, owned: &Owned, vm: VmId) -> Res
 
 pub(super) fn remove(owned: &Owned, vm: VmId, files: &Files, host: &Host<'_>) -> Result<(), Error> {
     // Another path may lead to a file of ours: a link, or a folder that is mounted twice.
-    let reached: BTreeSet<(u64, u64)> = host.used.iter().filter_map(|path| number(Path::new(path)).ok()).collect();
+    let reached = numbers(&host.used).map_err(|(path, error)| failed(vm, Path::new(&path), &error))?;
     let (mut ours, mut used, mut on_top) = (BTreeMap::new(), host.used.clone(), BTreeMap::new());
     let mut is_open = None;
     for (path, made) in files {
@@ -157,11 +157,15 @@ fn images_beside<'a>(
     let seconds: BTreeSet<PathBuf> = files.clone().map(guarded).collect();
     let mut images = BTreeMap::new();
     for folder in files.filter_map(Path::parent).collect::<BTreeSet<_>>() {
-        let entries = fs::read_dir(folder).map_err(|error| (folder.to_owned(), error))?;
+        let entries = files::read_dir(folder).map_err(|error| (folder.to_owned(), error))?;
         for entry in entries.flatten() {
             // Another name of an image is the image.
-            let Ok(path) = entry.path().canonicalize() else { continue };
-            if seconds.contains(&path) || !path.is_file() {
+            let path = match files::canonicalize(&entry.path()) {
+                Ok(path) => path,
+                Err(error) if error.kind() == io::ErrorKind::TimedOut => return Err((entry.path(), error)),
+                Err(_) => continue,
+            };
+            if seconds.contains(&path) || !files::metadata(&path).is_ok_and(|found| found.is_file()) {
                 continue;
             }
             if let Some(below) = lies_on(&path).map_err(|error| (path.clone(), error))? {
@@ -172,9 +176,22 @@ fn images_beside<'a>(
     Ok(images)
 }
 
+/// Which files these are. One that is not there is none; one whose storage does not respond may be any.
+fn numbers(paths: &BTreeSet<String>) -> Result<BTreeSet<(u64, u64)>, (String, io::Error)> {
+    let mut numbers = BTreeSet::new();
+    for path in paths {
+        match number(Path::new(path)) {
+            Ok(number) => _ = numbers.insert(number),
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => return Err((path.clone(), error)),
+            Err(_) => {}
+        }
+    }
+    Ok(numbers)
+}
+
 /// Which file this is, whatever leads to it.
 fn number(path: &Path) -> io::Result<(u64, u64)> {
-    let found = fs::symlink_metadata(path)?;
+    let found = files::symlink_metadata(path)?;
     Ok((found.dev(), found.ino()))
 }
 

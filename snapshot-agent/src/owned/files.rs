@@ -6,7 +6,7 @@
 //! another), and what it lies on. The number of the device is left out: it changes from boot to boot.
 
 use std::collections::BTreeMap;
-use std::fs::{self, Metadata};
+use std::fs::Metadata;
 use std::io::{self, ErrorKind, Read as _};
 use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use snapshot_core::ids::SnapshotId;
 use snapshot_core::layers::{is_memory_of, is_overlay_of, is_reverted_from};
 
+use crate::bounded::files;
 use crate::hypervisor::{GUARDED, Observed};
 use crate::qcow2::{self, ImageError};
 
@@ -85,10 +86,10 @@ impl Identity {
 impl Made {
     /// Whether this is the file by its name and its inode.
     pub(super) fn looks(&self, path: &Path) -> io::Result<Standing> {
-        let found = match fs::symlink_metadata(path) {
+        let found = match files::symlink_metadata(path) {
             Ok(found) => found,
             Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
-                let has_folder = path.parent().is_some_and(Path::is_dir);
+                let has_folder = path.parent().is_some_and(files::is_dir);
                 return Ok(if has_folder { Standing::Gone } else { Standing::Away });
             }
             Err(error) => return Err(error),
@@ -137,7 +138,7 @@ pub(super) fn guarded(path: &Path) -> PathBuf {
 
 fn is_running_state(path: &Path) -> io::Result<bool> {
     let mut start = [0; 16];
-    match qcow2::open(path)?.read_exact(&mut start) {
+    match files::with(path, || qcow2::open(path)?.read_exact(&mut start)) {
         Ok(()) => Ok(RUNNING_STATE.contains(&&start)),
         Err(error) if error.kind() == ErrorKind::UnexpectedEof => Ok(false),
         Err(error) => Err(error),
@@ -147,20 +148,25 @@ fn is_running_state(path: &Path) -> io::Result<bool> {
 /// What an image lies on, by its one true path.
 pub(super) fn backing(path: &Path) -> Result<Option<PathBuf>, ImageError> {
     let name = qcow2::backing_file(path)?;
-    Ok(name.and_then(|name| Some(resolved(&path.parent()?.join(name)))))
+    let Some(below) = name.and_then(|name| Some(path.parent()?.join(name))) else { return Ok(None) };
+    match files::canonicalize(&below) {
+        // It is not known now; under another name the file would be taken for another one.
+        Err(error) if error.kind() == ErrorKind::TimedOut => Err(error.into()),
+        _ => Ok(Some(resolved(&below))),
+    }
 }
 
 /// A path without links; that of a file that is not there goes by its folder.
 pub(super) fn resolved(path: &Path) -> PathBuf {
-    let folder = || Some(path.parent()?.canonicalize().ok()?.join(path.file_name()?));
-    path.canonicalize().ok().or_else(folder).unwrap_or_else(|| path.to_owned())
+    let folder = || Some(files::canonicalize(path.parent()?).ok()?.join(path.file_name()?));
+    files::canonicalize(path).ok().or_else(folder).unwrap_or_else(|| path.to_owned())
 }
 
 /// The files after a look at the machine.
 pub(super) fn after(previous: &Files, seen: &Observed) -> Files {
     let mut files = previous.clone();
     files.retain(|path, made| match made.looks(path) {
-        Ok(Standing::Gone) => guarded(path).exists(),
+        Ok(Standing::Gone) => files::may_exist(&guarded(path)),
         Ok(Standing::Other) => {
             tracing::warn!(path = %path.display(), "a file of a snapshot was replaced: it is no longer taken for ours");
             false
@@ -206,7 +212,7 @@ pub(super) fn after_laying(previous: &Files, seen: &Observed, id: &SnapshotId, s
     let mut files = previous.clone();
     let Some(parts) = seen.layers.snapshots.get(id).filter(|_| id.is_ours()) else { return files };
     for frozen in parts.frozen.values() {
-        let laid = Path::new(frozen).parent().and_then(|folder| fs::read_dir(folder).ok()).into_iter().flatten();
+        let laid = Path::new(frozen).parent().and_then(|folder| files::read_dir(folder).ok()).into_iter().flatten();
         for path in laid.flatten().map(|entry| entry.path()) {
             let name = path.to_string_lossy();
             let second = path.extension().and_then(|last| last.to_str()?.parse::<i64>().ok());
@@ -215,7 +221,7 @@ pub(super) fn after_laying(previous: &Files, seen: &Observed, id: &SnapshotId, s
             if !is_laid || files.contains_key(&path) || below.as_deref() != Some(Path::new(frozen)) {
                 continue;
             }
-            if let Ok(found) = fs::symlink_metadata(&path).map(|found| Identity::of(&found)) {
+            if let Ok(found) = files::symlink_metadata(&path).map(|found| Identity::of(&found)) {
                 let made = Made { snapshot: id.clone(), kind: Kind::Reverted, identity: Some(found), backing: below };
                 files.insert(path, made);
             }
@@ -226,7 +232,7 @@ pub(super) fn after_laying(previous: &Files, seen: &Observed, id: &SnapshotId, s
 
 /// A file that libvirt has for a snapshot of ours.
 fn see(files: &mut Files, path: &str, id: &SnapshotId, kind: Kind, seen: &Observed) {
-    let Ok(found) = fs::symlink_metadata(path) else { return };
+    let Ok(found) = files::symlink_metadata(Path::new(path)) else { return };
     if found.is_file() {
         let backing = seen.layers.files.get(path).and_then(|layer| layer.backing.as_ref()).map(PathBuf::from);
         let made = Made { snapshot: id.clone(), kind, identity: Some(Identity::of(&found)), backing };
@@ -237,7 +243,7 @@ fn see(files: &mut Files, path: &str, id: &SnapshotId, kind: Kind, seen: &Observ
 /// Adds a file that is about to be made on top of another. One that is there already is somebody else's.
 pub(super) fn expect(files: &mut Files, path: &str, id: &SnapshotId, kind: Kind, below: Option<&str>) {
     let path = resolved(Path::new(path));
-    if matches!(fs::symlink_metadata(&path), Err(error) if error.kind() == ErrorKind::NotFound) {
+    if matches!(files::symlink_metadata(&path), Err(error) if error.kind() == ErrorKind::NotFound) {
         let backing = below.map(|below| resolved(Path::new(below)));
         files.insert(path, Made { snapshot: id.clone(), kind, identity: None, backing });
     }

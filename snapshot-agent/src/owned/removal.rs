@@ -19,6 +19,7 @@ use snapshot_core::{Error, Reason};
 use super::files::{Standing, guarded};
 use super::{Owned, abandoned};
 use crate::beneath::out_of_reach;
+use crate::bounded::files;
 use crate::hypervisor::{Failure, Hypervisor, Reread};
 use crate::qcow2::{self, ImageError};
 use crate::qemu_img::snapshots;
@@ -74,7 +75,7 @@ pub(crate) fn sweep(owned: &Owned) {
     for vm in owned.left_behind() {
         for image in owned.get(vm).into_iter().flat_map(|record| record.images.into_keys()) {
             // A folder that is not there may be a file system that is not mounted.
-            if !image.parent().is_some_and(Path::is_dir) {
+            if !image.parent().is_some_and(files::is_dir) {
                 continue;
             }
             if let Ok(tags) = tags(&image) {
@@ -82,7 +83,7 @@ pub(crate) fn sweep(owned: &Owned) {
             }
         }
         for (path, made) in owned.files(vm) {
-            if matches!(made.standing(&path), Ok(Standing::Gone)) && !guarded(&path).exists() {
+            if matches!(made.standing(&path), Ok(Standing::Gone)) && !files::may_exist(&guarded(&path)) {
                 owned.strike_file(vm, &path);
             }
         }
@@ -142,7 +143,7 @@ fn below(top: &Path, used: &mut BTreeSet<PathBuf>) -> io::Result<()> {
 
 /// The one true path of a file; `None` when there is none.
 fn canonical(path: &Path) -> io::Result<Option<PathBuf>> {
-    match path.canonicalize() {
+    match files::canonicalize(path) {
         Ok(path) => Ok(Some(path)),
         Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Ok(None),
         Err(error) => Err(error),

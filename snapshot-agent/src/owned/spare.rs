@@ -10,6 +10,7 @@ use snapshot_core::ids::{SnapshotId, VmId};
 use super::abandoned::{Host, remove};
 use super::files::{self, Files, Kind, Made, Standing};
 use super::{Owned, Record};
+use crate::bounded;
 use crate::hypervisor::{Hypervisor, Observed};
 
 impl Owned {
@@ -40,7 +41,7 @@ impl Owned {
 
     /// Whether files of the record are there that a machine has no use for, as it was seen.
     pub fn has_spare(&self, seen: &Observed) -> bool {
-        let is_there = |path: &PathBuf| path.exists() || files::guarded(path).exists();
+        let is_there = |path: &PathBuf| bounded::files::exists(path) || bounded::files::exists(&files::guarded(path));
         self.spare(seen).keys().any(is_there)
     }
 

@@ -3,10 +3,12 @@
 use std::path::Path;
 
 use super::{Header, ImageError, open};
+use crate::bounded::files;
 
 /// The path of the file below an image as it is written in it, absolute or relative to the image's folder; `None` when
 /// there is none, or when it is no local file.
 pub fn backing_file(path: &Path) -> Result<Option<String>, ImageError> {
+    let _access = files::enter(path)?;
     let file = open(path)?;
     let backing = Header::read(&file)?.read_backing(&file)?;
     Ok(backing.and_then(|backing| local_path(&backing.name)))

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use super::{command, run};
 use crate::beneath::Beneath;
+use crate::bounded::files;
 use crate::qcow2::{self, ImageError};
 
 /// How long one of these may take. They write metadata only, which is some megabytes for a disk of a terabyte.
@@ -72,7 +73,7 @@ fn chain(image: &Path) -> io::Result<Option<Vec<PathBuf>>> {
         top = folder.join(path);
         below.push(top.clone());
         if backing.format.as_deref().is_some_and(|format| format != "qcow2") {
-            top.try_exists()?.then_some(()).ok_or_else(|| {
+            files::try_exists(&top)?.then_some(()).ok_or_else(|| {
                 io::Error::new(io::ErrorKind::NotFound, format!("{}: it does not exist", top.display()))
             })?;
             return Ok(Some(below));

@@ -19,6 +19,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Status};
 
+use crate::bounded::{files, jobs};
 use crate::events::shutting_down;
 use crate::machines::Change;
 use crate::owned::Owned;
@@ -139,8 +140,11 @@ fn left_behind(agent: &Agent) -> Vec<String> {
 }
 
 fn file_system(dir: &std::path::Path) -> Option<FileSystem> {
-    let stat = rustix::fs::statvfs(dir).ok()?;
-    let bytes = |blocks: u64| i64::try_from(blocks.saturating_mul(stat.f_frsize)).unwrap_or(i64::MAX);
+    let asked = dir.to_owned();
+    // One that does not respond is left out, and holds up neither the others nor the heartbeat.
+    let space = jobs::run(&format!("file system of {}", dir.display()), move || files::space(&asked));
+    let (free, total) = space.ok()?.ok()?;
+    let bytes = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
     let path = dir.to_string_lossy().into_owned();
-    Some(FileSystem { path, free_bytes: bytes(stat.f_bavail), total_bytes: bytes(stat.f_blocks) })
+    Some(FileSystem { path, free_bytes: bytes(free), total_bytes: bytes(total) })
 }

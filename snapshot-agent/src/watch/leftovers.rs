@@ -7,16 +7,19 @@
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use snapshot_core::Error;
 use snapshot_core::ids::{OperationId, SnapshotId, VmId};
 
+use super::looks::Seen;
+use crate::bounded::files;
 use crate::hypervisor::{GUARDED, Hypervisor, Observed, Reread};
 use crate::locks::Locks;
 use crate::machines::Machines;
-use crate::owned;
+use crate::owned::{self, Owned};
 
 /// How long after it was tried on a machine it is tried again.
 const AGAIN: Duration = Duration::from_secs(20);
@@ -34,13 +37,13 @@ impl Leftovers {
         hypervisor: &Arc<dyn Hypervisor>,
         locks: &Arc<Locks>,
         machines: &Arc<Machines>,
-        seen: &Observed,
+        seen: &Seen,
     ) -> Option<impl FnOnce() + Send + use<>> {
+        let Seen { observed: seen, left: Left { guarded, has_spare }, .. } = seen;
         let vm = seen.vm.id;
         let noted = machines.owned().and_then(|owned| owned.get(vm)).map(|record| record.remains).unwrap_or_default();
         let left: Vec<SnapshotId> = noted.into_iter().filter(|id| seen.has_stray(id)).collect();
-        let has_spare = machines.owned().is_some_and(|owned| owned.has_spare(seen));
-        let guarded = guarded(seen);
+        let (guarded, has_spare) = (guarded.clone(), *has_spare);
         let safety = machines.owned().map(|owned| owned.unneeded_safety(vm)).unwrap_or_default();
         if left.is_empty() && guarded.is_empty() && !has_spare && safety.is_empty() {
             self.tried.remove(&vm);
@@ -80,9 +83,23 @@ impl Leftovers {
     }
 }
 
-/// Files that an interrupted revert has left with a second name.
+/// What is there of files that should not be.
+pub(super) struct Left {
+    /// Files that an interrupted revert has left with a second name.
+    guarded: Vec<String>,
+    /// Whether there are files of ours that the machine has no use for.
+    has_spare: bool,
+}
+
+impl Left {
+    /// Looks for them.
+    pub(super) fn of(owned: Option<&Owned>, seen: &Observed) -> Self {
+        Self { guarded: guarded(seen), has_spare: owned.is_some_and(|owned| owned.has_spare(seen)) }
+    }
+}
+
 fn guarded(seen: &Observed) -> Vec<String> {
-    let file = |path: &str| std::fs::symlink_metadata(path).ok().map(|found| (found.dev(), found.ino()));
+    let file = |path: &str| files::symlink_metadata(Path::new(path)).ok().map(|found| (found.dev(), found.ino()));
     let is_guarded = |path: &&str| file(path).is_some_and(|found| file(&format!("{path}{GUARDED}")) == Some(found));
     seen.layers.paths().into_iter().filter(is_guarded).map(str::to_owned).collect()
 }

@@ -1,9 +1,11 @@
 //! Comparing the names of all snapshots with what is known.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use snapshot_core::ids::{SnapshotId, VmId};
 
+use crate::bounded::jobs;
 use crate::hypervisor::{Failure, Hypervisor, Outline, Versions};
 use crate::machines::{Listed, Machines};
 use crate::owned;
@@ -15,20 +17,23 @@ pub(super) struct Scan {
     pub(super) changed: BTreeSet<VmId>,
 }
 
-pub(super) fn scan(hypervisor: &dyn Hypervisor, machines: &Machines) -> Result<Scan, Failure> {
+pub(super) fn scan(hypervisor: &dyn Hypervisor, machines: &Arc<Machines>) -> Result<Scan, Failure> {
     let all: BTreeSet<VmId> = hypervisor.vms()?.into_iter().collect();
     let mut changed = BTreeSet::new();
     for vm in &all {
         match (machines.listed(*vm), hypervisor.outline(*vm)) {
             (Some(listed), Ok(outline)) if is_same(&listed, &outline) => {}
             (_, Err(failure @ Failure::Unreachable(_))) => return Err(failure),
+            // It is looked at again by itself, and one that nobody knows yet is looked at once.
+            (Some(_), Err(Failure::Unresponsive(_))) => {}
             _ => {
                 changed.insert(*vm);
             }
         }
     }
-    if let Some(owned) = machines.owned() {
-        owned::sweep(owned);
+    let sweeping = Arc::clone(machines);
+    if let Err(stuck) = jobs::run("files of VMs that are gone", move || sweeping.owned().map(owned::sweep)) {
+        tracing::debug!(?stuck, "the files of VMs that are gone cannot be looked at");
     }
     Ok(Scan { versions: hypervisor.versions()?, all, changed })
 }

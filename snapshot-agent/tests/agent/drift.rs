@@ -5,6 +5,7 @@ mod files;
 mod images;
 mod left_behind;
 mod snapshots;
+mod unresponsive;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -45,6 +46,9 @@ impl Scene {
         let daemon = Daemon::start(name);
         let libvirt = Arc::new(Libvirt::new(&daemon.host.uri).unwrap());
         connected(&libvirt, true).await;
+        // What QEMU can do takes the first daemon of a process seconds to find out, on a busy machine longer than a caller waits.
+        let asked = Arc::clone(&libvirt);
+        tokio::task::spawn_blocking(move || asked.versions()).await.unwrap().unwrap();
         let settings = format!("{}\n{more}", settings(&daemon));
         let agent = Agent::start_with(Arc::clone(&libvirt) as Arc<dyn Hypervisor>, &settings).await;
         Self { told: Told::by(&agent).await, agent, libvirt, daemon }

@@ -19,6 +19,8 @@ mod external;
 mod fake;
 mod guest;
 mod hanging;
+#[path = "../../../tests/src/hung.rs"]
+mod hung;
 mod images;
 mod live;
 mod losses;

@@ -11,7 +11,7 @@ use rusqlite::OptionalExtension as _;
 use snapshot_core::ids::{HostId, SnapshotId, VmId};
 use snapshot_core::snapshot::SnapshotFacts;
 use snapshot_core::tree::SnapshotTree;
-use snapshot_core::vm::VmFacts;
+use snapshot_core::vm::{VmFacts, VmState};
 
 use super::quotas::creator;
 use super::rows::{from_json, to_json};
@@ -97,6 +97,9 @@ pub(super) fn put_inventory(
     if held_elsewhere(job, host, &inventory.vm)? || comes_late(job, host, inventory)? {
         return Ok(0);
     }
+    if inventory.unobserved {
+        return put_unobserved(job, host, inventory, now_ms);
+    }
     let mut corrections = 0;
     let known = known_snapshots(job, vm)?;
     let tree = SnapshotTree::new(inventory.snapshots.iter().cloned())
@@ -113,6 +116,26 @@ pub(super) fn put_inventory(
     }
     if corrections > 0 {
         job.touch(vm)?;
+    }
+    Ok(corrections)
+}
+
+/// A VM that its host could not observe: what was known of it stays, but for what makes its operations unavailable. Its snapshots
+/// are neither there nor gone.
+fn put_unobserved(job: &mut Job<'_>, host: &HostId, told: &Inventory, now_ms: i64) -> Result<Corrections, StoreError> {
+    let vm = &told.vm;
+    let facts = match known_vm(job, host, vm.id)? {
+        None => vm.clone(),
+        Some(known) => {
+            let is_named = vm.name != vm.id.to_string();
+            let name = if is_named { vm.name.clone() } else { known.name };
+            let state = if vm.state == VmState::Unknown { known.state } else { vm.state };
+            VmFacts { name, state, restrictions: vm.restrictions.clone(), ..known }
+        }
+    };
+    let corrections = put_vm(job, host, &Inventory { vm: facts, ..told.clone() }, now_ms)?;
+    if corrections > 0 {
+        job.touch(vm.id)?;
     }
     Ok(corrections)
 }

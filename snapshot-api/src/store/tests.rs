@@ -80,7 +80,7 @@ pub(crate) fn inventory(number: u128, snapshots: &[(&str, Option<&str>)]) -> Inv
     if let Some(last) = snapshots.last_mut() {
         last.is_current = true;
     }
-    Inventory { vm: facts(number), snapshots, sequence: 0 }
+    Inventory { vm: facts(number), snapshots, sequence: 0, unobserved: false }
 }
 
 async fn put(store: &Store, number: u128, snapshots: &[(&str, Option<&str>)]) -> u32 {

@@ -134,7 +134,7 @@ impl Agent {
         let mut state = self.state();
         state.sequence += 1;
         let snapshots = self.disk().machines[&vm].clone();
-        (&Inventory { vm: disk::facts(vm), snapshots, sequence: state.sequence }).into()
+        (&Inventory { vm: disk::facts(vm), snapshots, sequence: state.sequence, unobserved: false }).into()
     }
 
     /// What happens to an operation, as the real agent tells it.

@@ -78,6 +78,7 @@ fn revert(situation: Situation<'_>) -> Result<Plan, Error> {
 
 /// The first plan that some snapshot of the machine gets, or the first refusal.
 fn any_snapshot(situation: Situation<'_>, request: impl Fn(SnapshotId) -> Request) -> Result<Plan, Error> {
+    situation.check_available()?;
     let mut refusal = None;
     for snapshot in situation.tree.iter() {
         match plan(situation, &request(snapshot.id.clone())) {

@@ -25,6 +25,16 @@ impl<'a> Situation<'a> {
         of_snapshot.or_else(|| restriction::first(&self.vm.restrictions, operation))
     }
 
+    /// Refuses everything where a restriction of the VM makes every operation unavailable: then nothing else about the VM may be
+    /// known, and another refusal would be a wrong one.
+    pub(super) fn check_available(&self) -> Result<(), Error> {
+        let every = |one: &&Restriction| RestrictedOperation::ALL.iter().all(|operation| one.restricts(*operation));
+        match self.vm.restrictions.iter().find(every) {
+            Some(restriction) => Err(restriction.refusal().with("vm", format!("vms/{}", self.vm.id))),
+            None => Ok(()),
+        }
+    }
+
     /// Refuses an operation that a restriction makes unavailable.
     pub(super) fn check_restrictions(
         &self,

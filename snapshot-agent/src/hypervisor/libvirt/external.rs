@@ -21,6 +21,7 @@ use super::files::is_same;
 use super::freeze::Frozen;
 use super::link::{Connection, Link};
 use crate::beneath::Beneath;
+use crate::bounded;
 
 /// How often a long call is asked how far it is.
 const ASK_EVERY: Duration = Duration::from_millis(20);
@@ -74,7 +75,9 @@ pub(super) fn create(
 fn check_targets(folders: &Beneath, new: &NewExternal<'_>) -> Result<(), Failure> {
     let targets = new.overlays.values().map(String::as_str).chain(new.memory_file);
     for path in targets {
-        if folders.find(&resolved(Path::new(path)))?.is_some() || Path::new(path).symlink_metadata().is_ok() {
+        if folders.find(&resolved(Path::new(path)))?.is_some()
+            || bounded::files::symlink_metadata(Path::new(path)).is_ok()
+        {
             let message = format!("{path} exists");
             return Err(Failure::Precondition(Error::new(Reason::TargetExists, message).with("path", path)));
         }
@@ -185,8 +188,9 @@ pub(super) fn revert(
             domain.create_snapshot_xml(&followed, flags)?;
         }
     }
-    let taken =
-        |second: u64| recorded.files.frozen.values().any(|(path, _)| path.with_extension(second.to_string()).exists());
+    let taken = |second: u64| {
+        recorded.files.frozen.values().any(|(path, _)| bounded::files::exists(&path.with_extension(second.to_string())))
+    };
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     if taken(now) || taken(now + 1) {
         thread::sleep(ONE_NAME);

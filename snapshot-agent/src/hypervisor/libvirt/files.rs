@@ -2,32 +2,88 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
 
 use snapshot_core::ids::VmId;
 use snapshot_core::layers::Layers;
+use snapshot_core::{Error, Reason};
 use virt::domain::Domain;
 use virt_sys as sys;
 
 use super::super::images::Images;
 use super::super::overlays::{resolved, text};
 use super::super::{Failure, GUARDED, domain_xml};
-use super::link::Connection;
+use super::link::{Connection, Link};
 use super::volumes;
 use crate::beneath::{Beneath, out_of_reach};
+use crate::bounded::{Doing, Stuck, jobs};
 
 /// The files that the disks and the snapshots of other machines reach. Read anew each time: what is removed by it is gone.
-pub(super) fn elsewhere(connection: &Connection, folders: &Beneath, vm: VmId) -> Result<BTreeSet<String>, Failure> {
-    let (mut images, mut layers) = (Images::default(), Layers::default());
+/// Where the storage of one of them does not respond, it is not known what they reach, and this fails within bounds.
+pub(super) fn elsewhere(
+    looks: &Arc<Link>,
+    folders: Option<&Arc<Beneath>>,
+    vm: VmId,
+) -> Result<BTreeSet<String>, Failure> {
+    let (link, folders) = (Arc::clone(looks), folders.cloned());
+    let found = jobs::run(&format!("files used by others than {vm}"), move || {
+        let files = link.look("elsewhere", |connection| reached_by_others(connection, vm))?;
+        let folders = folders.as_deref().unwrap_or_else(|| Beneath::anywhere());
+        let (found, refused) = jobs::noting_refusals(|| follow(files, folders));
+        Ok(match refused {
+            None => Ok(found?),
+            Some(path) => Err(Stuck { doing: Doing::File(path), since: Duration::ZERO }),
+        })
+    });
+    match found {
+        Ok(Ok(Ok(files))) => Ok(files),
+        Ok(Err(failure)) => Err(failure),
+        Ok(Ok(Err(stuck))) | Err(stuck) => Err(neighbour_unresponsive(&stuck)),
+    }
+}
+
+fn neighbour_unresponsive(stuck: &Stuck) -> Failure {
+    let (reason, what) = match &stuck.doing {
+        Doing::File(path) => {
+            (Reason::StorageUnresponsive, format!("the storage of {}, which another VM uses,", path.display()))
+        }
+        Doing::Nothing => (Reason::StorageUnresponsive, "the storage of another VM".to_owned()),
+        Doing::Libvirt(_) | Doing::Slot => {
+            (Reason::HypervisorUnavailable, "libvirt, asked about the other VMs,".to_owned())
+        }
+    };
+    let message = format!(
+        "{what} does not respond, so it is not known whether other VMs use the files of this one; nothing was removed; retry when \
+         it responds"
+    );
+    Failure::Precondition(Error::new(reason, message))
+}
+
+/// With the formats by which they are used: one file may be used by several.
+fn reached_by_others(connection: &Connection, vm: VmId) -> Result<BTreeSet<(PathBuf, String)>, Failure> {
+    let mut all = BTreeSet::new();
     for domain in connection.connect().list_all_domains(0)? {
         if VmId::from_uuid(domain.uuid()?) == vm {
             continue;
         }
+        jobs::doing(Doing::Libvirt("elsewhere"));
         match reached(connection, &domain) {
-            Ok(files) => files.into_iter().for_each(|(path, format)| _ = images.follow(&mut layers, &path, &format)),
+            Ok(files) => all.extend(files),
             // Removed by somebody else since it was listed.
             Err(Failure::VmGone) => {}
             Err(failure) => return Err(failure),
         }
+    }
+    Ok(all)
+}
+
+fn follow(files: BTreeSet<(PathBuf, String)>, folders: &Beneath) -> Result<BTreeSet<String>, Failure> {
+    let (mut images, mut layers) = (Images::default(), Layers::default());
+    // A file is followed once: first by the format that has something below it.
+    let (chains, others): (Vec<_>, Vec<_>) = files.into_iter().partition(|(_, format)| format == "qcow2");
+    for (path, format) in chains.into_iter().chain(others) {
+        images.follow(&mut layers, &path, &format);
     }
     if let Some(path) = layers.unreadable {
         if !folders.may_read(Path::new(&path)) {

@@ -3,8 +3,8 @@
 //! 1. A call takes the connection, opening one if there is none or the one there is has died. After a failure to open,
 //!    others fail at once for a moment instead of queueing to find out the same.
 //! 2. It waits for one of the connection's [`SLOTS`] places: with five calls under way libvirt lets the sixth wait, even
-//!    one that would be over at once. A connection on which a call has been under way for [`LONG`] is left to it, and
-//!    the next call opens another one: a guest whose QEMU hangs, or whose RAM takes minutes to write, holds up nobody
+//!    one that would be over at once. A connection on which a call has been under way for [`LONG`], or all calls for
+//!    [`CROWDED`], is left to them, and the next call opens another one: a guest whose QEMU hangs, or whose RAM takes minutes to write, holds up nobody
 //!    else.
 //! 3. It runs with panics contained: `virt` panics where libvirt refuses to release something.
 //! 4. If it failed and the connection has died, the connection is dropped and the failure is
@@ -22,14 +22,17 @@ use virt::domain::Domain;
 
 use super::super::Failure;
 use super::super::inbox::Inbox;
+use crate::bounded::{Doing, jobs};
 
 /// Calls under way at a time.
 const SLOTS: usize = 4;
 /// How long a call waits for a slot, and how often it looks meanwhile whether the connection was left to a long call.
 const SLOT_WAIT: Duration = Duration::from_secs(30);
-const SLOT_LOOK: Duration = Duration::from_millis(500);
+const SLOT_LOOK: Duration = Duration::from_millis(100);
 /// How long a call may be under way before others use another connection.
 const LONG: Duration = Duration::from_secs(10);
+/// How long all calls on a connection may be under way before others use another connection: quick ones do not wait for slow ones.
+const CROWDED: Duration = Duration::from_millis(300);
 /// The most connections that are left to long calls. libvirt's daemon works on 20 calls at a time.
 const LEFT_MOST: usize = 8;
 /// How long others fail at once after a connection could not be opened.
@@ -62,6 +65,9 @@ pub(super) struct Connection {
     /// When each call that is under way was begun, by its number.
     calls: Mutex<BTreeMap<u64, Instant>>,
     freed: Condvar,
+    /// Whether it leads to a daemon, which serves one connection's calls five at a time. The embedded driver does not, and is not
+    /// opened more often than need be.
+    is_remote: bool,
 }
 
 impl Connection {
@@ -115,9 +121,12 @@ impl Connection {
         Some(number)
     }
 
-    /// Whether a call has been under way for long.
+    /// Whether a call has been under way for long, or every slot is taken by one that is not over at once.
     fn is_held_up(&self) -> bool {
-        self.calls().values().any(|begun| begun.elapsed() >= LONG)
+        let calls = self.calls();
+        let is_crowded =
+            || self.is_remote && calls.len() >= SLOTS && calls.values().all(|begun| begun.elapsed() >= CROWDED);
+        calls.values().any(|begun| begun.elapsed() >= LONG) || is_crowded()
     }
 }
 
@@ -159,7 +168,9 @@ impl Link {
             return Err(Failure::Unintelligible("a place without a connection".to_owned()));
         };
         let start = Instant::now();
+        let before = jobs::doing(Doing::Libvirt(name));
         let guarded = catch_unwind(AssertUnwindSafe(|| call(connection)));
+        jobs::doing(before);
         let result =
             guarded.unwrap_or_else(|_| Err(Failure::Unintelligible("the libvirt binding panicked".to_owned())));
         metrics::histogram!("snapshot_agent_libvirt_call_seconds", "call" => name).record(start.elapsed());
@@ -201,7 +212,8 @@ impl Link {
         match open(&self.uri) {
             Ok(connect) => {
                 let (domains, calls, freed) = (Mutex::default(), Mutex::default(), Condvar::new());
-                let connection = Arc::new(Connection { domains, connect, calls, freed });
+                let is_remote = !is_embedded(&self.uri);
+                let connection = Arc::new(Connection { domains, connect, calls, freed, is_remote });
                 (state.connection, state.failed) = (Some(Arc::clone(&connection)), None);
                 Ok((connection, true))
             }
@@ -228,9 +240,11 @@ impl Link {
     /// A place on the connection, which is opened if need be.
     fn slot(&self) -> Result<Slot, Failure> {
         let begun = Instant::now();
+        let before = jobs::doing(Doing::Slot);
         loop {
             let (connection, is_new) = self.connection()?;
             if let Some(number) = connection.enter() {
+                jobs::doing(before);
                 return Ok(Slot { connection: Some(connection), number, is_new });
             }
             if begun.elapsed() >= SLOT_WAIT {
@@ -262,10 +276,13 @@ impl Drop for Slot {
 /// connection to a driver that is half initialized, and crashes (seen with libvirt 11.3).
 static EMBEDDED: Mutex<()> = Mutex::new(());
 
+fn is_embedded(uri: &str) -> bool {
+    uri.starts_with("qemu:///embed")
+}
+
 /// Opens a connection that notices when the other end goes silent.
 pub(super) fn open(uri: &str) -> Result<Connect, Failure> {
-    let is_embedded = uri.starts_with("qemu:///embed");
-    let _alone = is_embedded.then(|| EMBEDDED.lock().unwrap_or_else(PoisonError::into_inner));
+    let _alone = is_embedded(uri).then(|| EMBEDDED.lock().unwrap_or_else(PoisonError::into_inner));
     let connection = Connect::open(Some(uri)).map_err(|error| Failure::Unreachable(error.message().to_owned()))?;
     // The embedded driver has no other end, and says that it does not support this.
     if let Err(error) = connection.set_keep_alive(KEEPALIVE_SECONDS, KEEPALIVE_COUNT) {

@@ -1,10 +1,11 @@
 //! Looking at machines.
 //!
 //! A look is six quick calls, one more for each snapshot that has to be read again and, while the machine runs, for each
-//! disk; then the images themselves are read. Which calls those are is chosen by what they cost: none asks QEMU.
+//! disk ([`ask`]); then, without a connection, the images themselves are read ([`Told::examine`]): storage that hangs holds up no
+//! call. Which calls those are is chosen by what they cost: none asks QEMU.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use snapshot_core::ids::{SnapshotId, VmId};
 use snapshot_core::layers::Layers;
@@ -24,6 +25,7 @@ use super::link::Connection;
 use super::resources::Host;
 use super::written::Written;
 use super::{reached, volumes};
+use crate::bounded::{Doing, jobs};
 
 /// How often a machine that starts or stops meanwhile is looked at again.
 const TRIES: u32 = 3;
@@ -54,73 +56,114 @@ pub(super) fn current_name(domain: &Domain) -> Result<Option<String>, Failure> {
     }
 }
 
-pub(super) fn observe(
-    connection: &Connection,
+/// What libvirt tells of a machine; its images are not read yet.
+pub(super) struct Told {
     vm: VmId,
-    written: &Written,
-    reread: Reread<'_>,
-) -> Result<Observed, Failure> {
-    let domain = connection.domain(vm)?;
-    let moment = Moment::of(&domain)?;
-    let (xml, mut images) = (&moment.xml, Images::default());
-    let mut facts = VmFacts {
-        id: vm,
-        name: xml.name.clone(),
-        state: moment.state,
-        persistent: domain.is_persistent()?,
-        has_managed_save: domain.has_managed_save(0)?,
-        memory_bytes: xml.memory_bytes(),
-        nvram: xml.nvram(),
-        missing_medium: missing_medium(&xml.media().collect::<Vec<_>>()),
-        restrictions: moment.restrictions,
-        disks: xml.disks().map(|disk| images.disk(disk)).collect(),
-        block_job_disk: moment.busy_disk,
-    };
-    let nvram = xml.qcow2_nvram();
-    let others = reached::others(&domain, xml, facts.persistent)?;
-    facts.restrictions.extend(reached::checkpoints(&domain, xml.id.is_some())?);
-    let connect = connection.connect();
-    let found = snapshots((connect, &domain), &facts, (&mut images, nvram.as_deref()), written, reread)?;
-    let uses = images.uses(&facts, found.recorded.values(), others);
-    let defined = facts.restrictions.clone();
-    facts.restrictions.extend(images.restrictions(&facts, nvram.as_deref()));
-    Ok(Observed {
-        vm: facts,
-        snapshots: found.facts,
-        layers: found.layers,
-        instance: xml.id,
-        paused_by: moment.paused_by,
-        strays: found.strays,
-        images: images.contents(),
-        nvram,
-        uses,
-        defined,
-    })
+    moment: Moment,
+    persistent: bool,
+    has_managed_save: bool,
+    /// The files that it uses beside its disks.
+    others: Vec<(PathBuf, String)>,
+    checkpoints: Option<Restriction>,
+    listed: Listed,
 }
 
-pub(super) fn observe_again(
-    connection: &Connection,
-    before: &Observed,
-    written: &Written,
-) -> Result<Observed, Failure> {
+pub(super) fn ask(connection: &Connection, vm: VmId, written: &Written, reread: Reread<'_>) -> Result<Told, Failure> {
+    let domain = connection.domain(vm)?;
+    let moment = Moment::of(&domain)?;
+    let (persistent, has_managed_save) = (domain.is_persistent()?, domain.has_managed_save(0)?);
+    let is_on = moment.xml.id.is_some();
+    let others = reached::others(&domain, &moment.xml, persistent)?;
+    let checkpoints = reached::checkpoints(&domain, is_on)?;
+    let listed = Listed::of((connection.connect(), &domain), vm, is_on && persistent, written, reread)?;
+    Ok(Told { vm, moment, persistent, has_managed_save, others, checkpoints, listed })
+}
+
+impl Told {
+    /// libvirt's name of the machine, and what it does.
+    pub(super) fn name_and_state(&self) -> (String, VmState) {
+        (self.moment.xml.name.clone(), self.moment.state)
+    }
+
+    /// Reads the images.
+    pub(super) fn examine(self) -> Observed {
+        let (moment, mut images) = (self.moment, Images::default());
+        let xml = &moment.xml;
+        let mut facts = VmFacts {
+            id: self.vm,
+            name: xml.name.clone(),
+            state: moment.state,
+            persistent: self.persistent,
+            has_managed_save: self.has_managed_save,
+            memory_bytes: xml.memory_bytes(),
+            nvram: xml.nvram(),
+            missing_medium: missing_medium(&xml.media().collect::<Vec<_>>()),
+            restrictions: moment.restrictions,
+            disks: xml.disks().map(|disk| images.disk(disk)).collect(),
+            block_job_disk: moment.busy_disk,
+        };
+        let nvram = xml.qcow2_nvram();
+        facts.restrictions.extend(self.checkpoints);
+        let found = self.listed.examine(&facts, (&mut images, nvram.as_deref()));
+        let uses = images.uses(&facts, found.recorded.values(), self.others);
+        let defined = facts.restrictions.clone();
+        facts.restrictions.extend(images.restrictions(&facts, nvram.as_deref()));
+        Observed {
+            vm: facts,
+            snapshots: found.facts,
+            layers: found.layers,
+            instance: xml.id,
+            paused_by: moment.paused_by,
+            strays: found.strays,
+            images: images.contents(),
+            nvram,
+            uses,
+            defined,
+        }
+    }
+}
+
+/// What libvirt tells of a machine that was looked at before.
+pub(super) struct ToldAgain {
+    before: Observed,
+    state: VmState,
+    paused_by: Option<PausedBy>,
+    listed: Listed,
+}
+
+pub(super) fn ask_again(connection: &Connection, before: &Observed, written: &Written) -> Result<ToldAgain, Failure> {
     let domain = connection.domain(before.vm.id)?;
-    let mut images = Images::default();
     let (state, paused_by) = state(&domain)?;
-    let mut vm = VmFacts { state, restrictions: before.defined.clone(), ..before.vm.clone() };
-    vm.disks.iter_mut().for_each(|disk| images.refresh(disk));
-    let nvram = before.nvram.as_deref();
+    let has_two_definitions = before.instance.is_some() && before.vm.persistent;
     let connect = connection.connect();
-    let found = snapshots((connect, &domain), &vm, (&mut images, nvram), written, Reread::New)?;
-    vm.restrictions.extend(images.restrictions(&vm, nvram));
-    Ok(Observed {
-        vm,
-        snapshots: found.facts,
-        layers: found.layers,
-        paused_by,
-        strays: found.strays,
-        images: images.contents(),
-        ..before.clone()
-    })
+    let listed = Listed::of((connect, &domain), before.vm.id, has_two_definitions, written, Reread::New)?;
+    Ok(ToldAgain { before: before.clone(), state, paused_by, listed })
+}
+
+impl ToldAgain {
+    /// libvirt's name of the machine, and what it does.
+    pub(super) fn name_and_state(&self) -> (String, VmState) {
+        (self.before.vm.name.clone(), self.state)
+    }
+
+    /// Reads the images.
+    pub(super) fn examine(self) -> Observed {
+        let (before, mut images) = (self.before, Images::default());
+        let mut vm = VmFacts { state: self.state, restrictions: before.defined.clone(), ..before.vm.clone() };
+        vm.disks.iter_mut().for_each(|disk| images.refresh(disk));
+        let nvram = before.nvram.as_deref();
+        let found = self.listed.examine(&vm, (&mut images, nvram));
+        vm.restrictions.extend(images.restrictions(&vm, nvram));
+        Observed {
+            vm,
+            snapshots: found.facts,
+            layers: found.layers,
+            paused_by: self.paused_by,
+            strays: found.strays,
+            images: images.contents(),
+            ..before
+        }
+    }
 }
 
 /// What there is of snapshots.
@@ -135,35 +178,55 @@ struct Found {
     strays: BTreeSet<String>,
 }
 
-fn snapshots(
-    (connect, domain): (&Connect, &Domain),
-    vm: &VmFacts,
-    (images, nvram): (&mut Images, Option<&Path>),
-    written: &Written,
-    reread: Reread<'_>,
-) -> Result<Found, Failure> {
-    let (recorded, current) = recorded(domain, vm.id, written, reread)?;
-    let names: BTreeSet<String> = recorded.keys().cloned().collect();
-    let has_external = recorded.values().any(|one| one.storage == Storage::External);
-    // Where the machine runs, the next start may be told of other disks. It matters only where files may be removed.
-    let next_start = match has_external && vm.is_active() && vm.persistent {
-        true => volumes::parse(domain, &domain.xml_desc(sys::VIR_DOMAIN_XML_INACTIVE)?)?.files(),
-        false => Vec::new(),
-    };
-    let live = vm.disks.iter().map(|disk| (disk.target.as_str(), disk.path.as_str(), disk.format.as_str()));
-    let layers = overlays::layers(images, live, next_start, &recorded, current.as_deref());
-    let (listed, current) = overlays::without_deleted(&recorded, current);
-    let facts = listed.into_iter().map(|recorded| {
-        let is_current = current.as_ref() == Some(&recorded.name);
-        let restrictions = images.of_snapshot(&recorded, vm, nvram);
-        let mut facts = images.snapshot(recorded, is_current);
-        facts.restrictions.extend(restrictions);
-        facts
-    });
-    let mut facts: Vec<SnapshotFacts> = facts.collect();
-    let needed = recorded.values().map(|one| (SnapshotId::of_name(&one.name), one.resources.clone())).collect();
-    Host::new(connect, domain).restrict(&mut facts, &needed);
-    Ok(Found { facts, recorded, layers, strays: images.strays(&vm.disks, &names) })
+/// What libvirt lists of a machine's snapshots.
+struct Listed {
+    recorded: BTreeMap<String, Recorded>,
+    current: Option<String>,
+    /// The files of the definition that the next start uses, where that may be another one.
+    next_start: Vec<(PathBuf, String)>,
+    /// What resources that do not exist on the host make unavailable.
+    missing: BTreeMap<SnapshotId, Restriction>,
+}
+
+impl Listed {
+    fn of(
+        (connect, domain): (&Connect, &Domain),
+        vm: VmId,
+        has_two_definitions: bool,
+        written: &Written,
+        reread: Reread<'_>,
+    ) -> Result<Self, Failure> {
+        let (recorded, current) = recorded(domain, vm, written, reread)?;
+        let has_external = recorded.values().any(|one| one.storage == Storage::External);
+        // Where the machine runs, the next start may be told of other disks. It matters only where files may be removed.
+        let next_start = match has_external && has_two_definitions {
+            true => volumes::parse(domain, &domain.xml_desc(sys::VIR_DOMAIN_XML_INACTIVE)?)?.files(),
+            false => Vec::new(),
+        };
+        let needed = recorded.values().map(|one| (SnapshotId::of_name(&one.name), one.resources.clone())).collect();
+        let missing = Host::new(connect, domain).restrictions(&needed);
+        Ok(Self { recorded, current, next_start, missing })
+    }
+
+    /// Reads their images.
+    fn examine(self, vm: &VmFacts, (images, nvram): (&mut Images, Option<&Path>)) -> Found {
+        let Self { recorded, current, next_start, mut missing } = self;
+        let names: BTreeSet<String> = recorded.keys().cloned().collect();
+        let live = vm.disks.iter().map(|disk| (disk.target.as_str(), disk.path.as_str(), disk.format.as_str()));
+        let layers = overlays::layers(images, live, next_start, &recorded, current.as_deref());
+        let (listed, current) = overlays::without_deleted(&recorded, current);
+        let facts = listed.into_iter().map(|recorded| {
+            let is_current = current.as_ref() == Some(&recorded.name);
+            let restrictions = images.of_snapshot(&recorded, vm, nvram);
+            let mut facts = images.snapshot(recorded, is_current);
+            facts.restrictions.extend(restrictions);
+            facts.restrictions.extend(missing.remove(&facts.id));
+            facts
+        });
+        let facts: Vec<SnapshotFacts> = facts.collect();
+        let strays = images.strays(&vm.disks, &names);
+        Found { facts, recorded, layers, strays }
+    }
 }
 
 /// What is written about each snapshot, and which is current.
@@ -181,6 +244,8 @@ fn recorded(
         if known.snapshots.contains_key(&name) {
             continue;
         }
+        // Each of many is a call of its own.
+        jobs::doing(Doing::Libvirt("observe"));
         match snapshot.xml_desc(0) {
             Ok(xml) => drop(known.snapshots.insert(name, volumes::parse_snapshot(domain, &xml)?)),
             // Deleted by somebody else since it was listed.

@@ -13,7 +13,6 @@ use std::sync::LazyLock;
 use snapshot_core::ids::{SnapshotId, VmId};
 use snapshot_core::resources::Resource;
 use snapshot_core::restriction::{RestrictedOperation, Restriction};
-use snapshot_core::snapshot::SnapshotFacts;
 use snapshot_core::{Error, Reason};
 use virt::connect::Connect;
 use virt::domain::Domain;
@@ -23,6 +22,7 @@ use super::super::snapshot_xml::Recorded;
 use super::super::{Failure, hardware_xml};
 use super::link::Connection;
 use super::{action, volumes};
+use crate::bounded::files;
 
 /// Where a TPM is emulated by.
 const SWTPM: [&str; 3] = ["/usr/bin/swtpm", "/usr/local/bin/swtpm", "/bin/swtpm"];
@@ -64,7 +64,7 @@ impl<'a> Host<'a> {
         let connect = self.connect;
         Ok(match resource {
             Resource::Path(path) | Resource::Medium { path, .. } => {
-                fs::metadata(path).is_ok() || (is_hidden(Path::new(path)) && self.is_of_the_present(resource))
+                files::exists(Path::new(path)) || (is_hidden(Path::new(path)) && self.is_of_the_present(resource))
             }
             Resource::Network(name) => connect.lookup_network_by_name(name)?.is_active()?,
             Resource::Interface(name) => Path::new("/sys/class/net").join(name).exists(),
@@ -76,7 +76,7 @@ impl<'a> Host<'a> {
                 }
                 let path = pool.lookup_storage_vol_by_name(volume)?.path()?;
                 // A pool lists a file that was removed until it is refreshed.
-                !path.starts_with('/') || fs::metadata(&path).is_ok() || is_hidden(Path::new(&path))
+                !path.starts_with('/') || files::exists(Path::new(&path)) || is_hidden(Path::new(&path))
             }
             Resource::Secret(uuid) => connect.lookup_secret_by_uuid_string(uuid).is_ok(),
             Resource::SecretUsage { kind, usage } => {
@@ -137,16 +137,13 @@ impl<'a> Host<'a> {
         }
     }
 
-    /// Has the snapshots that need a resource which does not exist tell so.
-    pub(super) fn restrict(
+    /// What a resource that does not exist makes unavailable on the snapshots that need it.
+    pub(super) fn restrictions(
         &mut self,
-        snapshots: &mut [SnapshotFacts],
         recorded: &BTreeMap<SnapshotId, BTreeSet<Resource>>,
-    ) {
-        for snapshot in snapshots {
-            let Some(missing) = recorded.get(&snapshot.id).and_then(|needed| self.missing(needed)) else { continue };
-            snapshot.restrictions.push(restriction(&snapshot.id, missing));
-        }
+    ) -> BTreeMap<SnapshotId, Restriction> {
+        let of = recorded.iter().filter_map(|(id, needed)| Some((id.clone(), restriction(id, self.missing(needed)?))));
+        of.collect()
     }
 }
 

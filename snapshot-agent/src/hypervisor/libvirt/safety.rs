@@ -21,6 +21,7 @@ use super::super::{Failure, domain_xml, snapshot_write};
 use super::link::Connection;
 use super::{action, monitor, observe, volumes};
 use crate::beneath::Beneath;
+use crate::bounded::files;
 use crate::clock::unix_now;
 use crate::qcow2;
 use crate::qemu_img::snapshots;
@@ -41,7 +42,7 @@ pub(super) fn before(
     let recorded = volumes::parse_snapshot(&domain, &snapshot.xml_desc(0)?)?;
     let definition = definition(&domain)?;
     let mut images = recorded.images;
-    if let Some(path) = domain_xml::parse(&definition)?.qcow2_nvram().filter(|path| path.exists()) {
+    if let Some(path) = domain_xml::parse(&definition)?.qcow2_nvram().filter(|path| files::exists(path)) {
         images.insert(NVRAM.to_owned(), path);
     }
     let images = images.into_iter().map(|(target, path)| (target, resolved(&path)));
@@ -192,7 +193,7 @@ pub(super) fn restore_definition(connection: &Connection, vm: VmId, safety: &Saf
     }
     // After half a revert to an external snapshot the previous files may be gone.
     if let Some((path, _)) =
-        volumes::parse(&domain, &safety.definition)?.files().iter().find(|(path, _)| !path.exists())
+        volumes::parse(&domain, &safety.definition)?.files().iter().find(|(path, _)| !files::exists(path))
     {
         return Err(Failure::Unintelligible(format!("{} of the previous definition does not exist", path.display())));
     }

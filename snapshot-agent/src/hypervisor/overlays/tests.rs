@@ -1,5 +1,6 @@
 //! Chains of real images.
 
+use std::fs;
 use std::process::Command;
 
 use super::super::snapshot_xml;

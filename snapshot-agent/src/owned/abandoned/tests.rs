@@ -1,4 +1,5 @@
 use std::cell::{Cell, RefCell};
+use std::fs;
 use std::process::{Child, Command, Stdio};
 
 use snapshot_core::ids::SnapshotId;

@@ -3,6 +3,8 @@
 use std::collections::BTreeSet;
 
 use snapshot_core::authority::Visible;
+use snapshot_core::restriction::{RestrictedOperation, Restriction};
+use snapshot_core::vm::VmFacts;
 
 use super::*;
 
@@ -13,6 +15,38 @@ async fn an_inventory_that_tells_nothing_new_changes_nothing() {
     let before = store.vm(vm_id(1)).unwrap().revision;
     assert_eq!(put(&store, 1, &[("a", None)]).await, 0);
     assert_eq!(store.vm(vm_id(1)).unwrap().revision, before);
+}
+
+/// The storage of a VM hangs, and its host was started anew: it knows less than the catalogue does.
+#[tokio::test]
+async fn what_is_known_of_a_vm_that_cannot_be_observed_stays() {
+    let (store, _folder) = open();
+    put(&store, 1, &[("a", None), ("b", Some("a"))]).await;
+    let before = store.vm(vm_id(1)).unwrap();
+    let reason = Reason::StorageUnresponsive;
+    let restriction = Restriction::new(RestrictedOperation::ALL, reason, "the storage of /srv/x does not respond");
+    let mut unobserved = Inventory { unobserved: true, ..inventory(1, &[]) };
+    unobserved.vm.name = vm_id(1).to_string();
+    unobserved.vm.state = VmState::Unknown;
+    unobserved.vm.disks.clear();
+    unobserved.vm.restrictions = vec![restriction.clone()];
+    assert_eq!(store.put_inventory(host(), unobserved.clone(), 0).await.unwrap(), 1);
+    let row = store.vm(vm_id(1)).unwrap();
+    assert_eq!(row.facts, VmFacts { restrictions: vec![restriction], ..before.facts.clone() });
+    assert!(row.revision > before.revision, "watches are told");
+    assert_eq!(listed(&store, 1), ["a", "b"]);
+    assert_eq!(store.put_inventory(host(), unobserved.clone(), 0).await.unwrap(), 0, "told again it is no news");
+    // Its state is told where it is known.
+    unobserved.vm.state = VmState::Running;
+    store.put_inventory(host(), unobserved.clone(), 0).await.unwrap();
+    assert_eq!(store.vm(vm_id(1)).unwrap().facts.state, VmState::Running);
+    // The storage is back.
+    put(&store, 1, &[("a", None), ("b", Some("a"))]).await;
+    assert_eq!(store.vm(vm_id(1)).unwrap().facts, before.facts);
+    // One that nobody knows is there by its id.
+    let unknown = Inventory { vm: VmFacts { id: vm_id(2), ..unobserved.vm.clone() }, ..unobserved };
+    store.put_inventory(host(), unknown, 0).await.unwrap();
+    assert_eq!(store.vm(vm_id(2)).unwrap().facts.restrictions.len(), 1);
 }
 
 #[tokio::test]

@@ -1,0 +1,41 @@
+//! VMs that could not be observed, because something about them does not respond.
+
+use proto::convert::Inventory;
+use snapshot_core::ids::VmId;
+use snapshot_core::vm::{Nvram, VmFacts, VmState};
+
+use super::Machines;
+use crate::hypervisor::Unresponsive;
+
+impl Machines {
+    /// A VM could not be observed. What was last known of it stays, but for what that makes unavailable.
+    pub fn is_unresponsive(&self, vm: VmId, found: &Unresponsive) {
+        let mut state = self.lock();
+        let nothing = || Inventory { vm: nothing_known(vm), snapshots: Vec::new(), sequence: 0, unobserved: true };
+        let mut inventory = state.sharing.inventory(vm).unwrap_or_else(nothing);
+        if let Some((name, state)) = &found.known {
+            (inventory.vm.name, inventory.vm.state) = (name.clone(), *state);
+        }
+        inventory.vm.restrictions = vec![found.restriction.clone()];
+        inventory.unobserved = true;
+        state.unresponsive.insert(vm, inventory);
+        state.renew(vm);
+    }
+}
+
+/// A VM of which nothing is known but that there is one.
+fn nothing_known(vm: VmId) -> VmFacts {
+    VmFacts {
+        id: vm,
+        name: vm.to_string(),
+        state: VmState::Unknown,
+        persistent: true,
+        has_managed_save: false,
+        block_job_disk: None,
+        memory_bytes: 0,
+        disks: Vec::new(),
+        nvram: Nvram::Absent,
+        missing_medium: None,
+        restrictions: Vec::new(),
+    }
+}
