@@ -98,7 +98,7 @@ fn every_danger_is_refused_with_its_reason() {
         (Reason::NvramUnsupported, |vm| (vm.nvram, vm.state) = (Nvram::Raw, VmState::Running)),
         (Reason::NoWritableDisk, |vm| vm.disks.iter_mut().for_each(|disk| disk.read_only = true)),
         (Reason::SpaceLow, |vm| vm.disks[1].free_bytes = Some(1 << 20)),
-        (Reason::SpaceLow, |vm| vm.disks[1].free_bytes = None),
+        (Reason::ImageUnavailable, |vm| vm.disks[1].free_bytes = None),
     ];
     for (reason, spoil) in cases {
         let mut vm = vm(VmState::Shutoff);
