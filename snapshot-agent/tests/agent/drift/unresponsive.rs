@@ -55,7 +55,6 @@ fn is_observed(told: &Told, vm: VmId) -> bool {
 
 /// Waits until it is told; fails when that takes longer.
 async fn within(limit: Duration, what: &str, told: &mut Told, is_so: impl Fn(&Told) -> bool) {
-    let begun = Instant::now();
     let wait = async {
         while !is_so(told) {
             told.next().await;
@@ -64,7 +63,6 @@ async fn within(limit: Duration, what: &str, told: &mut Told, is_so: impl Fn(&To
     let in_time = tokio::time::timeout(limit, wait).await.is_ok();
     let short = |one: &Inventory| (one.vm.name.clone(), one.vm.state, one.unobserved, one.vm.restrictions.clone());
     assert!(in_time, "{what} within {limit:?}: {:#?}", told.vms.values().map(short).collect::<Vec<_>>());
-    eprintln!("{what}: {:?}", begun.elapsed());
 }
 
 /// A name that the agent has to be told of by an event, and to look for.
