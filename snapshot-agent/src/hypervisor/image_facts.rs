@@ -19,6 +19,7 @@ use snapshot_core::vm::VmFacts;
 use super::images::{Found, Images};
 use super::overlays::{resolved, text};
 use super::snapshot_xml::Recorded;
+use crate::bounded::files;
 use crate::qcow2::{self, HostFile, Image};
 
 /// The bit of an image whose data is in another file.
@@ -270,8 +271,8 @@ fn remote(name: String) -> Link {
 /// A file whose content is not looked at; where its format is not told, QEMU and libvirt look.
 fn plain(path: &Path, untold: bool) -> Link {
     let name = text(&resolved(path));
-    let file = match qcow2::open(path).and_then(|file| Ok((HostFile::of(&file)?, file))) {
-        Ok((host, _)) => host,
+    let file = match files::with(path, || HostFile::of(&qcow2::open(path)?)) {
+        Ok(host) => host,
         // Devices are left to libvirt, and the agent may not be allowed to open them.
         Err(error) if path.starts_with("/dev") && error.kind() == io::ErrorKind::PermissionDenied => {
             return without_file(path, Some(name), Content::Plain);

@@ -79,8 +79,8 @@ fn what_a_header_says_of_the_active_image() {
         let encrypted = Features { crypt_method: method, ..Features::default() };
         let found = |is_on| unavailable(vec![image(encrypted.clone(), 0)], is_on);
         assert_eq!(found(true), (CREATE_AND_REVERT.to_vec(), Some(Reason::DiskEncrypted)));
-        let with_deletions = [&CREATE_AND_REVERT[..], &[Op::Delete]].concat();
-        assert_eq!(found(false), (with_deletions, Some(Reason::DiskEncrypted)));
+        let with_delete = [CREATE_AND_REVERT, &[Op::Delete]].concat();
+        assert_eq!(found(false), (with_delete, Some(Reason::DiskEncrypted)));
     }
 }
 
