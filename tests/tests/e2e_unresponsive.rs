@@ -77,7 +77,7 @@ async fn an_image_that_hangs_makes_its_own_vm_unavailable_and_says_so() {
     told(&lab, &hung, "the VM that hangs is named", |vm| is_named(vm, &image)).await;
 
     // Everything that was known of it is there; nothing can be done to it, for the reason that GetVm gives.
-    assert_eq!(lab.client.snapshots(&hung.vm()).await.unwrap(), [before.clone()]);
+    assert_eq!(lab.client.snapshots(&hung.vm()).await.unwrap(), std::slice::from_ref(&before));
     let begun = Instant::now();
     let operations = [
         lab.client.create(&hung.vm(), "while it hangs", "").await,
