@@ -24,10 +24,11 @@ pub(crate) fn refusal(folders: &Beneath, layers: &Layers) -> Option<Error> {
     Some(out_of_reach(Path::new(path), key))
 }
 
-/// The same as a restriction among the facts of the VM, in the place of an earlier one.
+/// The same as a restriction among the facts of the VM, in the place of an earlier one. It is the first: that an image out of reach
+/// cannot be read, either, says less.
 pub(crate) fn restrict(restrictions: &mut Vec<Restriction>, folders: &Beneath, layers: &Layers) {
     restrictions.retain(|restriction| restriction.reason != Reason::ImageOutOfReach);
-    let refusal = refusal(folders, layers);
-    restrictions
-        .extend(refusal.map(|refusal| Restriction::new(RestrictedOperation::ALL, refusal.reason(), refusal.message())));
+    if let Some(refusal) = refusal(folders, layers) {
+        restrictions.insert(0, Restriction::new(RestrictedOperation::ALL, refusal.reason(), refusal.message()));
+    }
 }

@@ -142,22 +142,32 @@ impl<'a> Host<'a> {
         &mut self,
         recorded: &BTreeMap<SnapshotId, BTreeSet<Resource>>,
     ) -> BTreeMap<SnapshotId, Restriction> {
-        let of = recorded.iter().filter_map(|(id, needed)| Some((id.clone(), restriction(id, self.missing(needed)?))));
+        let of = recorded.iter().filter_map(|(id, needed)| {
+            // A volume comes first: without one there is less that can be done.
+            let is_volume = |resource: &&Resource| matches!(resource, Resource::Volume { .. });
+            let volume = needed.iter().filter(is_volume).find(|volume| !self.exists(volume));
+            Some((id.clone(), restriction(id, volume.or_else(|| self.missing(needed))?)))
+        });
         of.collect()
     }
 }
 
-/// libvirt's revert starts QEMU with the definition of then, or leaves the VM with it. In place nothing of it is needed.
+/// libvirt's revert starts QEMU with the definition of then, or leaves the VM with it. In place nothing of it is needed. libvirt
+/// looks volumes up also before it deletes a snapshot, and fails at one that is missing, whatever disk it is of.
 fn restriction(id: &SnapshotId, missing: &Resource) -> Restriction {
     let reason = match missing {
         Resource::Medium { .. } => Reason::MediumMissing,
         _ => Reason::ResourceMissing,
     };
+    let volume = matches!(missing, Resource::Volume { .. });
+    let (delete, operations) = match volume {
+        true => ("", vec![RestrictedOperation::Revert, RestrictedOperation::Delete]),
+        false => (", or delete the snapshot", vec![RestrictedOperation::Revert]),
+    };
     let message = format!(
-        "snapshot {id} needs {missing}, which does not exist on this host or is not visible to the agent: restore it, or delete the \
-         snapshot"
+        "snapshot {id} needs {missing}, which does not exist on this host or is not visible to the agent: restore it{delete}"
     );
-    let restriction = Restriction::new([RestrictedOperation::Revert], reason, message);
+    let restriction = Restriction::new(operations, reason, message);
     match missing {
         Resource::Medium { target, .. } => restriction.on_disk(target),
         _ => restriction,
