@@ -14,7 +14,7 @@ use super::jobs::{self, Doing};
 use super::mounts;
 
 /// Seconds after which an access that has not returned counts as one that hangs, and others to the same path are refused.
-const HANGS_AFTER: Duration = Duration::from_secs(1);
+const HANGS_AFTER: Duration = Duration::from_secs(3);
 /// After which it may be one that hangs: others that it would stand in the way of wait for what becomes of it.
 const SLOW_AFTER: Duration = Duration::from_millis(200);
 /// Accesses that may hang on the whole host at once; beyond it a mount at which any access hangs is not touched.
@@ -75,7 +75,7 @@ pub fn enter(path: &Path) -> io::Result<Access> {
         drop(accesses);
         let hanging = lock().older_than(HANGS_AFTER);
         let in_the_way = in_the_way(&hanging, path);
-        let patience_is_over = begun.elapsed() >= HANGS_AFTER * 2;
+        let patience_is_over = begun.elapsed() >= HANGS_AFTER;
         let other = match in_the_way {
             Some(other) => Some(other),
             None => match self::in_the_way(&slow, path) {

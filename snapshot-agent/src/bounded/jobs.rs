@@ -18,8 +18,9 @@ use tokio::sync::watch;
 /// Seconds that a job may take as long as it moves on.
 const MOST: Duration = Duration::from_secs(60);
 /// Seconds for one access to a file, and for one call to libvirt, which waits for whatever else is done to the domain. Both are less
-/// than a caller waits for the host to be seen as a whole.
-const FILE: Duration = Duration::from_secs(3);
+/// than a caller waits for the host to be seen as a whole, and more than a local disk takes that is busy with other things: three
+/// seconds were seen.
+const FILE: Duration = Duration::from_secs(6);
 const LIBVIRT: Duration = Duration::from_secs(8);
 /// How often is looked what a job is at.
 const LOOK: Duration = Duration::from_millis(500);

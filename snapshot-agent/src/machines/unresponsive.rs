@@ -13,8 +13,10 @@ impl Machines {
         let mut state = self.lock();
         let nothing = || Inventory { vm: nothing_known(vm), snapshots: Vec::new(), sequence: 0, unobserved: true };
         let mut inventory = state.sharing.inventory(vm).unwrap_or_else(nothing);
-        if let Some((name, state)) = &found.known {
-            (inventory.vm.name, inventory.vm.state) = (name.clone(), *state);
+        // A look that is refused at once, because an earlier one hangs, finds out less than that one did.
+        let told = state.unresponsive.get(&vm).map(|told| (told.vm.name.clone(), told.vm.state));
+        if let Some((name, state)) = found.known.clone().or(told) {
+            (inventory.vm.name, inventory.vm.state) = (name, state);
         }
         inventory.vm.restrictions = vec![found.restriction.clone()];
         inventory.unobserved = true;

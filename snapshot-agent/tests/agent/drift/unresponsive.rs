@@ -49,7 +49,10 @@ fn is_named(told: &Told, guest: &Guest) -> bool {
 }
 
 fn is_observed(told: &Told, vm: VmId) -> bool {
-    let is_so = |inventory: &Inventory| !inventory.unobserved && inventory.vm.restrictions.is_empty();
+    // An image that is not there is another matter.
+    let is_hung =
+        |inventory: &Inventory| inventory.vm.restrictions.iter().any(|one| one.reason == Reason::StorageUnresponsive);
+    let is_so = |inventory: &Inventory| !inventory.unobserved && !is_hung(inventory);
     told.vms.get(&vm).is_some_and(is_so)
 }
 
