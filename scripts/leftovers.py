@@ -150,9 +150,10 @@ def domains():
 
 
 def files():
-    """Temporary ones: all of a run's own directory, and below target/tmp to the second level."""
-    places = ["/tmp/rs-*", f"{TARGET}/tmp/*", f"{TARGET}/tmp/*/*"] + ([f"{TMP}/*", f"{TMP}/.[!.]*"] if TMP else [])
-    return {path for place in places for path in glob.glob(place)}
+    """Temporary ones: all of a run's own directory, and what is in target/tmp, and in the directories there, which stay."""
+    places = ["/tmp/rs-*", f"{TARGET}/tmp/*/*"] + ([f"{TMP}/*", f"{TMP}/.[!.]*"] if TMP else [])
+    found = {path for place in places for path in glob.glob(place)}
+    return found | {path for path in glob.glob(f"{TARGET}/tmp/*") if not os.path.isdir(path)}
 
 
 def present():

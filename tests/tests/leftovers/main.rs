@@ -194,6 +194,14 @@ fn mounts_and_network_namespaces_that_are_left_are_found() {
     assert!(told.contains(&format!("mount: / {} tmpfs", place.display())), "{told}");
 }
 
+/// It is made by the first test that needs it, and no test can know that it is the last.
+#[test]
+fn the_empty_directory_in_which_tests_make_theirs_is_not_told_of() {
+    let run = Run::start();
+    fs::create_dir_all(run.path("target/tmp/another")).unwrap();
+    assert_eq!(run.left(), [""; 0]);
+}
+
 #[test]
 fn domains_and_files_that_are_left_are_found() {
     let run = Run::start();
