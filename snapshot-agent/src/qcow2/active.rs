@@ -8,7 +8,7 @@ use std::path::Path;
 
 use super::fields::{Fields, read_up_to};
 use super::header::HEADER_BYTES;
-use super::table::{ENTRY_BYTES, MAX_TABLE_BYTES};
+use super::table::{ENTRY_BYTES, MAX_TABLE_BYTES, parse_entries};
 use super::{Header, ImageError, open};
 use crate::safety::Held;
 
@@ -57,10 +57,12 @@ pub fn held(path: &Path, current: &str, snapshot: &str) -> Result<Held, ImageErr
     };
     let active = table(offset, entries)?;
     let places = read_up_to(&file, header.snapshots_offset, MAX_TABLE_BYTES.min(table_bytes(header.snapshots)))?;
-    let states = places_of(&places, header.snapshots).ok_or(ImageError::Format("its snapshot table is cut short"))?;
+    let listed =
+        parse_entries(&places, header.snapshots).ok_or(ImageError::Format("its snapshot table is cut short"))?;
     let mut found = Vec::new();
-    for (name, offset, entries) in states.into_iter().filter(|(name, ..)| name == current || name == snapshot) {
-        match table(offset, entries) {
+    for entry in listed.into_iter().filter(|entry| entry.tag.name == current || entry.tag.name == snapshot) {
+        let name = entry.tag.name;
+        match table(entry.l1_offset, entry.l1_entries) {
             Ok(l1) => found.push(State { name, l1 }),
             // Nobody has gone back to a snapshot that is damaged.
             Err(ImageError::Format(_)) if name != current => {}
@@ -80,26 +82,6 @@ pub fn held(path: &Path, current: &str, snapshot: &str) -> Result<Held, ImageErr
 /// The most bytes that a table of so many snapshots has, for names and ids of QEMU's own limits.
 fn table_bytes(snapshots: u32) -> u64 {
     u64::from(snapshots) * (ENTRY_BYTES as u64 + 1024 + 2 * 65_536)
-}
-
-/// Name, offset and number of entries of each snapshot's L1 table.
-fn places_of(bytes: &[u8], snapshots: u32) -> Option<Vec<(String, u64, u32)>> {
-    let mut fields = Fields(bytes);
-    let mut found = Vec::new();
-    for _ in 0..snapshots {
-        let before = fields.0.len();
-        let (offset, entries) = (fields.u64()?, fields.u32()?);
-        let (id_bytes, name_bytes) = (fields.u16()?, fields.u16()?);
-        fields.skip(20)?;
-        let extra_bytes = fields.u32()?;
-        fields.skip(extra_bytes as usize)?;
-        fields.skip(usize::from(id_bytes))?;
-        let name = String::from_utf8_lossy(fields.take(usize::from(name_bytes))?).into_owned();
-        let padding = (before - fields.0.len()).wrapping_neg() % 8;
-        fields.skip(padding.min(fields.0.len()))?;
-        found.push((name, offset, entries));
-    }
-    Some(found)
 }
 
 #[cfg(test)]

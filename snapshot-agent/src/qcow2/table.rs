@@ -31,15 +31,28 @@ impl Header {
     }
 }
 
-/// The entries of a table; `None` when it ends before the last of them.
+/// An entry of a table.
+pub(super) struct Entry {
+    pub(super) tag: Tag,
+    /// Where the snapshot's L1 table is, in bytes from the beginning of the file.
+    pub(super) l1_offset: u64,
+    /// The number of entries in its L1 table.
+    pub(super) l1_entries: u32,
+}
+
+/// The snapshots of a table; `None` when it ends before the last of them.
 pub(super) fn parse_table(bytes: &[u8], snapshots: u32) -> Option<Vec<Tag>> {
+    Some(parse_entries(bytes, snapshots)?.into_iter().map(|entry| entry.tag).collect())
+}
+
+/// The entries of a table; `None` when it ends before the last of them.
+pub(super) fn parse_entries(bytes: &[u8], snapshots: u32) -> Option<Vec<Entry>> {
     let mut fields = Fields(bytes);
     // The count was held against a bound, but a reservation is better held against what is there.
-    let mut tags = Vec::with_capacity((snapshots as usize).min(bytes.len() / ENTRY_BYTES));
+    let mut entries = Vec::with_capacity((snapshots as usize).min(bytes.len() / ENTRY_BYTES));
     for _ in 0..snapshots {
         let before = fields.0.len();
-        fields.skip(8)?;
-        let l1_entries = fields.u32()?;
+        let (l1_offset, l1_entries) = (fields.u64()?, fields.u32()?);
         let (id_bytes, name_bytes) = (fields.u16()?, fields.u16()?);
         let date = fields.u32()?;
         fields.skip(12)?;
@@ -54,7 +67,8 @@ pub(super) fn parse_table(bytes: &[u8], snapshots: u32) -> Option<Vec<Tag>> {
         let padding = (before - fields.0.len()).wrapping_neg() % 8;
         // The padding after the last entry may lie beyond the end of the file.
         fields.skip(padding.min(fields.0.len()))?;
-        tags.push(Tag { id, name, date, vm_state_bytes, l1_bytes: u64::from(l1_entries) * 8, capacity_bytes });
+        let tag = Tag { id, name, date, vm_state_bytes, l1_bytes: u64::from(l1_entries) * 8, capacity_bytes };
+        entries.push(Entry { tag, l1_offset, l1_entries });
     }
-    Some(tags)
+    Some(entries)
 }
