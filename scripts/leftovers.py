@@ -8,7 +8,7 @@ Processes that were killed, and those that clean up, get SECONDS (30) to be gone
 
 The run is known by $TEST_RUN, a word of its own in the environment of all that it starts, and has $TEST_RUN_TMP as its directory
 for temporary files. Others may test on the same machine at the same time: what is theirs, by that word, by the target directory of
-another tree or by the program that owns a directory /tmp/rs-*, is not told of. $TEST_RUN_LIBVIRT (/) is the root below which the machine's own libvirt has its directories.
+another tree or by the program that owns a directory rs-* in /tmp or /dev/shm, is not told of. $TEST_RUN_LIBVIRT (/) is the root below which the machine's own libvirt has its directories.
 """
 
 import glob
@@ -29,7 +29,7 @@ PROGRAMS = re.compile(
     r"qemu-|libvirtd$|virt(qemu|log|lock|network|storage)d?$|virtlogd|swtpm|dbus-daemon|dbus-launch|chrom(e|ium)|snapshot-|snapctl$"
     r"|(demo|smoke|stage|faults|trespass|versions|say)$"
 )
-SCRATCH = re.compile(r"/tmp/rs-[A-Za-z0-9]+")
+SCRATCH = re.compile(r"/(?:tmp|dev/shm)/rs-[A-Za-z0-9]+")
 # Where a private libvirt mounts its directories, in a mount namespace of its own.
 PRIVATE = re.compile(r"/(run|var/lib|var/log|var/cache|etc)/libvirt(/|$)")
 
@@ -151,9 +151,16 @@ def domains():
 
 def files():
     """Temporary ones: all of a run's own directory, and what is in target/tmp, and in the directories there, which stay."""
-    places = ["/tmp/rs-*", f"{TARGET}/tmp/*/*"] + ([f"{TMP}/*", f"{TMP}/.[!.]*"] if TMP else [])
+    places = ["/tmp/rs-*", "/dev/shm/rs-*", f"{TARGET}/tmp/*/*"] + ([f"{TMP}/*", f"{TMP}/.[!.]*"] if TMP else [])
     found = {path for place in places for path in glob.glob(place)}
     return found | {path for path in glob.glob(f"{TARGET}/tmp/*") if not os.path.isdir(path)}
+
+
+def contents(path):
+    """What a directory holds, by which its maker is found."""
+    names = sorted(os.listdir(path)) if os.path.isdir(path) else []
+    more = ", ..." if len(names) > 5 else ""
+    return f" with {', '.join(names[:5])}{more}" if names else ""
 
 
 def present():
@@ -188,7 +195,7 @@ def left(before):
     known = set(before["files"])
     # A directory that is told of stands for what is in it.
     new = sorted(path for path in files() - known if is_ours(path))
-    return found + [f"file: {path}" for path in new if os.path.dirname(path) not in new]
+    return found + [f"file: {path}{contents(path)}" for path in new if os.path.dirname(path) not in new]
 
 
 def check(state, seconds):

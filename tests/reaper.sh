@@ -53,4 +53,6 @@ for directory in ${directories[@]+"${directories[@]}"}; do
   # The test process may have had a mount namespace of its own, which this one has from it.
   cut -d' ' -f5 /proc/self/mountinfo | grep -F -- "$directory/" | tac | while IFS= read -r place; do umount -l -- "$place"; done
   rm -rf --one-file-system -- "$directory"
+  # The memory that its guests shared (src/scratch.rs).
+  case $directory in /tmp/*) rm -f -- "/dev/shm/${directory##*/}"-* ;; esac
 done

@@ -20,7 +20,6 @@ const ALLOWED: [Action; 2] = [Action::Read, Action::Create];
 struct World {
     verifier: Verifier,
     key: Ed25519KeyPair,
-    _folder: tempfile::TempDir,
 }
 
 static WORLD: LazyLock<World> = LazyLock::new(|| {
@@ -32,7 +31,7 @@ static WORLD: LazyLock<World> = LazyLock::new(|| {
     let config: IssuerConfig = serde_json::from_value(config).expect("a configuration");
     let pem = pem::parse(fs::read(&private).expect("the key")).expect("PEM");
     let key = Ed25519KeyPair::from_pkcs8(pem.contents()).expect("a key pair");
-    World { verifier: Verifier::load(vec![config]).expect("a verifier"), key, _folder: folder }
+    World { verifier: Verifier::load(vec![config]).expect("a verifier"), key }
 });
 
 fn signed(payload: &[u8]) -> String {

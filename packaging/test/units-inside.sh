@@ -122,6 +122,8 @@ systemctl restart libvirtd
 all_active "after a restart of libvirt"
 change SnapshotService/CreateSnapshot '{"parent":"vms/'"$uuid"'","snapshot":{"displayName":"third"}}'
 
+. /test/units-snapshots.sh
+
 # What systemd has to say about a unit's lines, it says when it loads it.
 ! journalctl --no-pager -b -t systemd | grep -E 'snapshot-(agent|api|gateway)\.service:[0-9]+:' || fail "systemd does not understand a unit"
 systemctl stop "${units[@]}"

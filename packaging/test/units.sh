@@ -29,7 +29,7 @@ install_packages() {
   cp -L /etc/resolv.conf "$root/etc/resolv.conf"
   mkdir -p "$root/debs" "$root/test"
   cp "$debs"/ravada-snapshots-*.deb "$root/debs"
-  install -m 755 packaging/test/units-inside.sh "$root/test"
+  install -m 755 packaging/test/units-{inside,snapshots}.sh "$root/test"
   readme_blocks "$root/test"
   in_root "$root" 'apt-get update -qq
     apt-get upgrade -y -qq

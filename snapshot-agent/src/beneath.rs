@@ -5,8 +5,9 @@
 //! path's way, also in the moment between a look and the deed. So every effect on a file goes through here:
 //!
 //! 1. The configured folders are opened once, when the agent starts. Links on the way to them are an administrator's.
-//! 2. A path has to begin with one of them, and is looked up from there by `openat2`, which follows no link and leads to nothing
-//!    outside, whatever others do to the folders meanwhile (`RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS`).
+//! 2. A path has to begin with one of them, and is looked up from there, one folder in the other. No link is followed and there is no
+//!    `..`, so it leads to nothing outside, whatever others do to the folders meanwhile. `openat2` would do it in one call, but under
+//!    `RestrictSUIDSGID=` systemd answers it with ENOSYS.
 //! 3. The deed is done in the folder that was found, on a name that is not followed either (`unlinkat`, `linkat`, `renameat`,
 //!    `O_NOFOLLOW`).
 //!
@@ -21,16 +22,13 @@ use std::path::{Component, Path, PathBuf};
 use std::sync::LazyLock;
 
 use rustix::fs::{
-    AtFlags, FileType, Mode, OFlags, RenameFlags, ResolveFlags, Stat, fstat, linkat, open, openat, openat2, renameat,
-    renameat_with, statat, unlinkat,
+    AtFlags, FileType, Mode, OFlags, RenameFlags, Stat, fstat, linkat, open, openat, renameat, renameat_with, statat,
+    unlinkat,
 };
 use rustix::io::Errno;
 use snapshot_core::{Error, Reason};
 
 use crate::bounded::files;
-
-/// How often a lookup is done again that a change elsewhere has disturbed.
-const TRIES: u32 = 16;
 
 /// The folders.
 #[derive(Debug)]
@@ -188,18 +186,18 @@ impl Beneath {
     fn parent(&self, path: &Path) -> io::Result<(OwnedFd, OsString)> {
         let (root, rest) = self.split(path)?;
         let name = rest.file_name().ok_or_else(|| refused(path, "names no file"))?.to_owned();
-        let folder = rest.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
-        for _ in 0..TRIES {
-            match openat2(&root.folder, folder, flags, Mode::empty(), resolve) {
-                Ok(found) => return Ok((found, name)),
-                Err(Errno::AGAIN | Errno::INTR) => {}
-                Err(Errno::LOOP | Errno::XDEV) => return Err(refused(path, "leads through a link")),
-                Err(error) => return Err(error.into()),
-            }
+        let mut folder = root.folder.try_clone()?;
+        for part in rest.parent().into_iter().flat_map(Path::components) {
+            // What is mounted there on demand is mounted for a directory alone.
+            let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            folder = match openat(&folder, part.as_os_str(), flags, Mode::empty()) {
+                Err(Errno::NOTDIR | Errno::LOOP) if is_link(&folder, part.as_os_str()) => {
+                    return Err(refused(path, "leads through a link"));
+                }
+                opened => opened?,
+            };
         }
-        Err(refused(path, "changes faster than it can be looked up"))
+        Ok((folder, name))
     }
 
     /// The folder that a path begins with, and the rest of it.
@@ -223,6 +221,11 @@ pub(crate) fn out_of_reach(path: &Path, key: &str) -> Error {
 
 fn folder(path: &Path) -> rustix::io::Result<OwnedFd> {
     open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+}
+
+fn is_link(folder: &OwnedFd, name: &OsStr) -> bool {
+    let found = statat(folder, name, AtFlags::SYMLINK_NOFOLLOW);
+    found.is_ok_and(|found| FileType::from_raw_mode(found.st_mode) == FileType::Symlink)
 }
 
 fn beside<'a>(path: &Path, second: &'a Path) -> io::Result<&'a OsStr> {

@@ -106,6 +106,21 @@ pub fn is_mounted(folder: &Path) -> bool {
     tables.any(|table| table.contains(&*name))
 }
 
+/// A name in /dev/shm for what is below a test's folder. Nobody else removes it: the folder's end does.
+pub fn shared_memory(below: &Path, name: &str) -> String {
+    let owner = below.iter().map(|part| part.to_string_lossy()).find(|part| part.starts_with(PREFIX));
+    format!("{}-{name}", owner.unwrap_or(PREFIX.into()))
+}
+
+fn remove_shared_memory(folder: &Path) {
+    let prefix = shared_memory(folder, "");
+    for entry in fs::read_dir("/dev/shm").into_iter().flatten().flatten() {
+        if entry.file_name().to_string_lossy().starts_with(&prefix) {
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+}
+
 fn kill_and_wait(pid: i32) {
     let Some(id) = Pid::from_raw(pid) else { return };
     // It may have ended by itself meanwhile, and what does not die in time cannot be helped here.
@@ -122,7 +137,10 @@ fn discard(folder: &Path) {
         }
         left.into_iter().for_each(kill_and_wait);
     }
-    let _ = fs::remove_dir_all(folder);
+    remove_shared_memory(folder);
+    // A thread of this process may still make files in it.
+    let removed = || Ok((fs::remove_dir_all(folder).is_ok() || !folder.exists()).then_some(()));
+    let _ = wait_for("a folder to be removed", GONE, removed);
 }
 
 fn processes_of(folder: &Path) -> Vec<i32> {

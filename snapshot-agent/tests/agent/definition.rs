@@ -20,6 +20,7 @@ use snapshot_core::{Error, Reason};
 
 use crate::daemon::{Daemon, connected};
 use crate::external::Bench;
+use crate::folder::Folder;
 use crate::guest::{Guest, HOST, run};
 use crate::served::{create, id};
 
@@ -112,8 +113,16 @@ async fn case_7_a_disk_with_external_snapshots_has_none_inside() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn case_10_devices_that_qemu_cannot_save_leave_snapshots_of_the_disks() {
+    // libvirt does not remove it.
+    struct SharedMemory;
+    impl Drop for SharedMemory {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_file("/dev/shm/rs-definition");
+        }
+    }
+    let _shared = SharedMemory;
     for device in [
-        "<shmem name='definition'><model type='ivshmem-plain'/><size unit='M'>1</size></shmem>",
+        "<shmem name='rs-definition'><model type='ivshmem-plain'/><size unit='M'>1</size></shmem>",
         "<channel type='qemu-vdagent'><target type='virtio' name='com.redhat.spice.0'/></channel>",
         "<sound model='virtio'/>",
         "<sound model='usb'/>",
@@ -208,7 +217,7 @@ async fn case_10_the_space_behind_an_image_on_a_block_device_is_known() {
 #[tokio::test(flavor = "multi_thread")]
 async fn case_10_images_out_of_reach_are_told_before_they_are_refused() {
     let daemon = Daemon::start("reach");
-    let other = tempfile::tempdir().unwrap();
+    let other = Folder::new();
     let folders = Beneath::open(&[other.path().to_owned()], &[]);
     let libvirt = Arc::new(Libvirt::within(&daemon.host.uri, folders).unwrap());
     connected(&libvirt, true).await;

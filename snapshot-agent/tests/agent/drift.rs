@@ -18,10 +18,10 @@ use snapshot_agent::hypervisor::Hypervisor;
 use snapshot_agent::hypervisor::libvirt::Libvirt;
 use snapshot_core::ids::VmId;
 use snapshot_core::snapshot::SnapshotFacts;
-use tempfile::TempDir;
 use tonic::Streaming;
 
 use crate::daemon::{Daemon, connected};
+use crate::folder::Folder;
 use crate::guest::Guest;
 use crate::served::{Agent, with_token};
 
@@ -66,13 +66,13 @@ impl Scene {
     }
 
     /// Stops the agent; what it has to remember stays.
-    async fn leave(self) -> (Daemon, Arc<TempDir>) {
+    async fn leave(self) -> (Daemon, Arc<Folder>) {
         drop(self.told);
         (self.daemon, self.agent.stop().await)
     }
 
     /// Starts the next one.
-    async fn come_back(daemon: Daemon, dir: Arc<TempDir>) -> Self {
+    async fn come_back(daemon: Daemon, dir: Arc<Folder>) -> Self {
         let libvirt = Arc::new(Libvirt::new(&daemon.host.uri).unwrap());
         let hypervisor = Arc::clone(&libvirt) as Arc<dyn Hypervisor>;
         let agent = Agent::start_in(dir, hypervisor, &settings(&daemon)).await;

@@ -23,9 +23,9 @@ use snapshot_core::ids::{OperationId, SnapshotId};
 use snapshot_core::operation::{Create, DeleteScope, Outcome, Request, RunAfter};
 use snapshot_core::policy::HostPolicy;
 use snapshot_core::snapshot::{Content, Storage};
-use tempfile::TempDir;
 use uuid::Uuid;
 
+use crate::folder::Folder;
 use crate::guest::{Guest, HOST};
 use crate::operations::{permit_for, permit_for_action};
 use crate::served::{create, id};
@@ -35,7 +35,7 @@ pub(crate) struct Bench {
     pub(crate) guest: Guest,
     libvirt: Arc<Libvirt>,
     pub(crate) executor: Executor,
-    journal: TempDir,
+    journal: Folder,
     /// What the guest read when each snapshot was taken.
     pub(crate) expected: BTreeMap<SnapshotId, char>,
     /// What it has written since.
@@ -45,7 +45,7 @@ pub(crate) struct Bench {
 /// Longer than any test.
 const SILENCE: Duration = Duration::from_secs(600);
 
-fn executor(libvirt: &Arc<Libvirt>, journal: &TempDir, silence: Duration) -> Executor {
+fn executor(libvirt: &Arc<Libvirt>, journal: &Folder, silence: Duration) -> Executor {
     let policy = HostPolicy { stable_paths: false, ..HostPolicy::default() };
     let hypervisor = Arc::clone(libvirt) as Arc<dyn Hypervisor>;
     let journal = Journal::open(journal.path()).unwrap();
@@ -65,7 +65,7 @@ impl Bench {
     pub(crate) fn patient_for(libvirt: &Arc<Libvirt>, guest: Guest, silence: Duration) -> Self {
         let filter = tracing_subscriber::EnvFilter::from_default_env();
         let _ = tracing_subscriber::fmt().with_env_filter(filter).with_test_writer().try_init();
-        let dir = tempfile::tempdir().unwrap();
+        let dir = Folder::new();
         let executor = executor(libvirt, &dir, silence);
         let libvirt = Arc::clone(libvirt);
         Self { guest, libvirt, executor, journal: dir, expected: BTreeMap::new(), now: '-' }

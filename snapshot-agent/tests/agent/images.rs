@@ -33,9 +33,9 @@ use snapshot_core::snapshot::Content;
 use snapshot_core::tree::SnapshotTree;
 use snapshot_core::vm::VmState;
 use snapshot_core::{Error, Reason};
-use tempfile::TempDir;
 use uuid::Uuid;
 
+use crate::folder::Folder;
 use crate::guest::{Guest, HOST, run};
 use crate::operations::permit_for_action;
 use crate::served::{create, id};
@@ -46,7 +46,7 @@ struct Case {
     libvirt: Arc<Libvirt>,
     machines: Arc<Machines>,
     executor: Executor,
-    _journal: TempDir,
+    _journal: Folder,
 }
 
 impl Case {
@@ -55,7 +55,7 @@ impl Case {
     }
 
     fn on(libvirt: &Arc<Libvirt>, guest: Guest) -> Self {
-        let (journal, machines) = (tempfile::tempdir().unwrap(), Arc::new(Machines::default()));
+        let (journal, machines) = (Folder::new(), Arc::new(Machines::default()));
         let hypervisor = Arc::clone(libvirt) as Arc<dyn Hypervisor>;
         let kept = Journal::open(journal.path()).unwrap();
         let (locks, policy) = (Arc::new(Locks::new(2)), HostPolicy::default());

@@ -17,6 +17,7 @@ mod definition;
 mod drift;
 mod external;
 mod fake;
+mod folder;
 mod guest;
 mod hanging;
 #[path = "../../../tests/src/hung.rs"]

@@ -20,20 +20,20 @@ use snapshot_core::authority::{Action, Grant, VmSelector};
 use snapshot_core::ids::{OperationId, SnapshotId, VmId};
 use snapshot_core::operation::{Create, Request};
 use snapshot_core::text::{Description, DisplayName};
-use tempfile::TempDir;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tonic::metadata::MetadataValue;
 use tonic::{Status, Streaming};
 use uuid::Uuid;
 
+use crate::folder::Folder;
 use crate::guest::HOST;
 
 const DEADLINE: Duration = Duration::from_secs(60);
 
 pub(crate) struct Agent {
     pub(crate) client: AgentServiceClient<PeerChannel>,
-    dir: Arc<TempDir>,
+    dir: Arc<Folder>,
     port: u16,
     stop: Option<oneshot::Sender<()>>,
     serving: JoinHandle<bool>,
@@ -63,7 +63,7 @@ impl Agent {
         // With RUST_LOG a test tells what the agent does.
         let filter = tracing_subscriber::EnvFilter::from_default_env();
         let _ = tracing_subscriber::fmt().with_env_filter(filter).with_test_writer().try_init();
-        let dir = Arc::new(tempfile::tempdir().unwrap());
+        let dir = Arc::new(Folder::new());
         let leaf = |stem: &str, path: &str| Leaf {
             file_stem: stem.to_owned(),
             spiffe_path: path.to_owned(),
@@ -76,7 +76,7 @@ impl Agent {
         Self::start_in(dir, hypervisor, settings).await
     }
 
-    pub(crate) async fn start_in(dir: Arc<TempDir>, hypervisor: Arc<dyn Hypervisor>, settings: &str) -> Self {
+    pub(crate) async fn start_in(dir: Arc<Folder>, hypervisor: Arc<dyn Hypervisor>, settings: &str) -> Self {
         let at = |name: &str| dir.path().join(name).display().to_string();
         let toml = format!(
             r#"
@@ -123,7 +123,7 @@ impl Agent {
     }
 
     /// Stops it; what it has to remember stays for the next.
-    pub(crate) async fn stop(mut self) -> Arc<TempDir> {
+    pub(crate) async fn stop(mut self) -> Arc<Folder> {
         drop(self.stop.take());
         assert!(tokio::time::timeout(DEADLINE, self.serving).await.unwrap().unwrap());
         self.dir

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
-use std::sync::{Arc, LazyLock, Mutex};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use capability::{IssuerConfig, Signer, Verifier};
@@ -18,7 +18,6 @@ use snapshot_api::store::{Store, verify};
 use snapshot_core::authority::{Action, Grant, VmSelector};
 use snapshot_core::ids::{HostId, VmId};
 use snapshot_core::quota::Limits;
-use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 use tonic::transport::Server;
@@ -42,35 +41,27 @@ const LONGEST: Duration = Duration::from_secs(900);
 /// When the simulated time begins.
 pub const EPOCH_MS: i64 = 1_800_000_000_000;
 
-/// The keys are made once: the seed decides nothing about them.
-static IDENTITY: LazyLock<Identity> = LazyLock::new(Identity::new);
-
+/// Who signs tokens: users, and the API its own.
 struct Identity {
-    folder: TempDir,
     verifier: Arc<Verifier>,
+    users: Signer,
+    /// The API's own key.
+    own: PathBuf,
 }
 
 impl Identity {
-    fn new() -> Self {
-        let folder = TempDir::new().unwrap();
-        let jwks = folder.path().join("jwks.json");
-        capability::generate_issuer_key(&key(folder.path()), &jwks, "k").unwrap();
+    /// Makes the keys, in the folder of the run.
+    fn new(folder: &Path) -> Self {
+        let (key, jwks) = (folder.join("key.pem"), folder.join("jwks.json"));
+        capability::generate_issuer_key(&key, &jwks, "k").unwrap();
         let users = IssuerConfig { any_vm: true, ..IssuerConfig::new("sim", jwks, Action::ALL) };
-        let jwks = folder.path().join("own.jwks.json");
-        capability::generate_issuer_key(&own_key(folder.path()), &jwks, "k").unwrap();
-        let own = IssuerConfig::new("own", jwks, Action::OF_SERVICE);
-        let own = IssuerConfig { any_vm: true, service: true, ..own };
-        let verifier = Arc::new(Verifier::load(vec![users, own]).unwrap());
-        Self { folder, verifier }
+        let (own, jwks) = (folder.join("own.pem"), folder.join("own.jwks.json"));
+        capability::generate_issuer_key(&own, &jwks, "k").unwrap();
+        let service = IssuerConfig::new("own", jwks, Action::OF_SERVICE);
+        let service = IssuerConfig { any_vm: true, service: true, ..service };
+        let verifier = Arc::new(Verifier::load(vec![users, service]).unwrap());
+        Self { verifier, users: Signer::load(&key, "k", "sim").unwrap(), own }
     }
-}
-
-fn key(folder: &Path) -> PathBuf {
-    folder.join("key.pem")
-}
-
-fn own_key(folder: &Path) -> PathBuf {
-    folder.join("own.pem")
 }
 
 /// What a run shares.
@@ -87,7 +78,7 @@ pub struct World {
     pub healed: Mutex<Option<Duration>>,
     /// The judge has seen enough.
     pub over: AtomicBool,
-    signer: Signer,
+    identity: Identity,
     /// How many operations there were, and how many of them succeeded.
     pub counted: Mutex<(usize, usize)>,
     seed: u64,
@@ -103,7 +94,7 @@ impl World {
     /// A token of the true time, that lives for a minute.
     pub fn token(&self) -> String {
         let grant = Grant { vm: VmSelector::Any, actions: Action::ALL.iter().copied().collect() };
-        self.signer.mint("user", vec![grant], 60, true_ms() / 1000).unwrap()
+        self.identity.users.mint("user", vec![grant], 60, true_ms() / 1000).unwrap()
     }
 
     /// A request with a token.
@@ -131,8 +122,8 @@ type Outcome = Result<(), Box<dyn std::error::Error>>;
 
 /// Runs one seed to its end: how many operations there were, and how many succeeded. The error is a violation.
 pub fn run(seed: u64) -> Result<(usize, usize), String> {
-    let memory = Path::new("/dev/shm");
-    let folder = if memory.is_dir() { TempDir::new_in(memory) } else { TempDir::new() }.unwrap();
+    let memory = tempfile::Builder::new().prefix("rs-").tempdir_in("/dev/shm");
+    let folder = memory.or_else(|_| tempfile::tempdir()).unwrap();
     let world = Arc::new(World {
         disks: (0..AGENTS.len()).map(|host| Arc::new(Mutex::new(Disk::new(&machines_of(host))))).collect(),
         asked: Mutex::default(),
@@ -142,7 +133,7 @@ pub fn run(seed: u64) -> Result<(usize, usize), String> {
         in_hand: Arc::default(),
         healed: Mutex::new(None),
         over: AtomicBool::new(false),
-        signer: Signer::load(&key(IDENTITY.folder.path()), "k", "sim").unwrap(),
+        identity: Identity::new(folder.path()),
         counted: Mutex::default(),
         seed,
     });
@@ -162,7 +153,7 @@ pub fn run(seed: u64) -> Result<(usize, usize), String> {
             let start = starts.fetch_add(1, Ordering::Relaxed);
             let chance = world.chance(&format!("{name} {start}"));
             let (disk, in_hand) = (world.disks[number].clone(), world.in_hand.clone());
-            serve_agent(Agent::start(disk, IDENTITY.verifier.clone(), true_ms, chance, in_hand))
+            serve_agent(Agent::start(disk, world.identity.verifier.clone(), true_ms, chance, in_hand))
         });
     }
     let path = folder.path().join("catalogue.db");
@@ -214,15 +205,15 @@ async fn serve_api(world: Arc<World>, path: PathBuf, mut chance: Rng) -> Outcome
     let clock = Clock::from_fn(move || true_ms() + shared.wrong_ms.load(Ordering::Relaxed));
     let stopping = CancellationToken::new();
     // Short, so that streams are handed over in the time of a run.
-    let (key, life) = (own_key(IDENTITY.folder.path()), Duration::from_secs(12));
-    let own = Arc::new(OwnTokens::load(&key, "k", "own", life, clock.clone())?);
+    let life = Duration::from_secs(12);
+    let own = Arc::new(OwnTokens::load(&world.identity.own, "k", "own", life, clock.clone())?);
     let link = |name: &str| {
         let (host, own): (HostId, _) = (name.parse().unwrap(), own.clone());
         (host.clone(), Link::new(host, net::channel(name), store.clone(), clock.clone(), own, stopping.clone()))
     };
     let agents = Arc::new(AGENTS.into_iter().map(link).collect());
     let (audit, user_quota) = (Audit::new(store.clone(), clock.clone()), Limits::default());
-    let (verifier, limits) = (IDENTITY.verifier.clone(), Arc::default());
+    let (verifier, limits) = (world.identity.verifier.clone(), Arc::default());
     let app = App { store, agents, verifier, limits, audit, user_quota, clock, stopping };
     for agent in app.agents.values() {
         tokio::spawn(agent.clone().follow());

@@ -155,7 +155,8 @@ fn what_is_of_another_run_is_not_told_of() {
     fs::write(theirs.path().join("owner"), owned_by(program.to_str().unwrap())).unwrap();
     let left = run.left();
     assert!(left.iter().any(|line| line.contains("(libvirtd)")), "{left:?}");
-    assert!(left.contains(&format!("file: {}", theirs.path().display())), "{left:?}");
+    let line = format!("file: {} with libvirtd, owner", theirs.path().display());
+    assert!(left.contains(&line), "{left:?}");
 }
 
 #[test]
@@ -210,13 +211,18 @@ fn domains_and_files_that_are_left_are_found() {
     fs::write(&domain, "<domain/>").unwrap();
     files.iter().for_each(|file| fs::create_dir(file.as_path()).unwrap());
     fs::write(files[0].join("in-it"), "").unwrap();
-    let scratch = tempfile::Builder::new().prefix("rs-").tempdir_in("/tmp").unwrap();
     let program = run.path("target/debug/deps/e2e");
-    fs::write(scratch.path().join("owner"), owned_by(program.to_str().unwrap())).unwrap();
-    let mut expected = vec![format!("domain: {}", domain.display())];
-    expected.extend(
-        files.iter().map(|path| path.as_path()).chain([scratch.path()]).map(|path| format!("file: {}", path.display())),
-    );
+    let scratch = ["/tmp", "/dev/shm"].map(|at| {
+        let folder = tempfile::Builder::new().prefix("rs-").tempdir_in(at).unwrap();
+        fs::write(folder.path().join("owner"), owned_by(program.to_str().unwrap())).unwrap();
+        folder
+    });
+    let mut expected = vec![
+        format!("domain: {}", domain.display()),
+        format!("file: {} with in-it", files[0].display()),
+        format!("file: {}", files[1].display()),
+    ];
+    expected.extend(scratch.iter().map(|folder| format!("file: {} with owner", folder.path().display())));
     let left = run.left();
     assert!(expected.iter().all(|line| left.contains(line)), "{left:?}");
 }

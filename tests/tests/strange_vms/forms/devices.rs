@@ -87,7 +87,8 @@ pub fn forms() -> Vec<Form> {
             draft.boot().top(shared).device(&device).never_started().finish()
         }),
         Form::new("shared memory (ivshmem)", |draft| {
-            with(draft, "<shmem name='strange'><model type='ivshmem-plain'/><size unit='M'>1</size></shmem>")
+            let name = tests::scratch::shared_memory(&draft.path(""), "strange");
+            with(draft, &format!("<shmem name='{name}'><model type='ivshmem-plain'/><size unit='M'>1</size></shmem>"))
         }),
         Form::new("a PCI device that is passed through", |draft| {
             defined_with(
