@@ -183,6 +183,9 @@ pub trait Hypervisor: Send + Sync + 'static {
     /// Whether libvirt is at something that takes long on the machine, whoever asked for it.
     fn is_busy(&self, vm: VmId) -> Result<bool, Failure>;
 
+    /// Starts a VM that is off. One that is on is left as it is.
+    fn start(&self, vm: VmId) -> Result<(), Failure>;
+
     /// Switches the machine off at once.
     fn power_off(&self, vm: VmId) -> Result<(), Failure>;
 

@@ -45,6 +45,25 @@ impl DefinitionChange {
         Some(Self::new(format!("disk {target} {how}"), Some(name::size(now)), Some(name::size(then))))
     }
 
+    /// Whether it is in the image of a disk and not in the definition: the disk's size.
+    pub fn is_of_image(&self) -> bool {
+        self.what.starts_with("disk ") && [" shrinks", " grows"].iter().any(|how| self.what.ends_with(how))
+    }
+
+    /// Whether the VM can keep what it has now when its disks are reverted. It cannot where its disks or UEFI variables are others, and
+    /// where it is not known what differs.
+    pub fn can_stay(&self) -> bool {
+        let in_place = |setting: &str| setting == "boot order" || setting.starts_with("iotune");
+        match self.what.strip_prefix("disk ") {
+            Some(disk) => disk.split_once(": ").is_some_and(|(_, setting)| in_place(setting)),
+            None => {
+                let firmware = ["nvram", "loader", "firmware", "varstore"];
+                let is_known = self.what != "definition" && !self.what.ends_with("further settings");
+                is_known && !firmware.iter().any(|word| self.what.contains(word))
+            }
+        }
+    }
+
     /// For a definition that could not be compared.
     pub fn unknown(why: &str) -> Self {
         let now = format!("the present one, which could not be compared ({why})");

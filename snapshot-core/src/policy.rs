@@ -11,6 +11,9 @@ pub enum DefinitionOnRevert {
     Restore,
     /// A revert that would change it is refused, unless an administrator asks for it.
     Deny,
+    /// The disks and the running state are reverted, and the definition stays as it is, unless an administrator asks for the revert. What
+    /// cannot be reverted without it is refused.
+    Keep,
 }
 
 /// The policy of one host. Every field has a default that suits Ravada.

@@ -111,6 +111,36 @@ async fn case_9_a_policy_leaves_the_definition_to_administrators() {
     lab.set(&guest, Power::Off).await.unwrap();
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn case_9_a_policy_keeps_the_definition_and_reverts_the_disks() {
+    let lab = Lab::with_policy("definition_on_revert = \"keep\"\n").unwrap();
+    let guest = lab.guest("desk").await.unwrap();
+    guest.write('A').unwrap();
+    lab.set(&guest, Power::Off).await.unwrap();
+    let snapshot = lab.take(&guest, "plain").await.unwrap();
+    isolate(&lab, &guest);
+    let isolated = inactive(&lab, &guest);
+    let identity = lab.cluster.identity();
+    let token = identity.token("student", &guest.uuid().to_string(), &["read", "create", "revert"]).unwrap();
+    let student = Client::grpc(&lab.cluster, token).unwrap();
+    for before in [Power::Running, Power::Off] {
+        lab.set(&guest, Power::Running).await.unwrap();
+        guest.write('B').unwrap();
+        lab.set(&guest, before).await.unwrap();
+        let planned = plan(&student, revert(&snapshot)).await;
+        assert!(!planned.loss_details.iter().any(|loss| loss.kind() == v1::LossKind::Definition), "{planned:?}");
+        student.done(student.revert_as(revert(&snapshot)).await).await.unwrap();
+        assert_eq!(inactive(&lab, &guest), isolated, "the definition stays");
+        assert_eq!(guest.report().unwrap().disk, 'A', "the VM runs, with the disks of the snapshot");
+        let running = lab.daemon().unwrap().virsh(&["dumpxml", guest.name()]).unwrap();
+        assert!(running.contains("65536</memory>") && running.contains(CARD), "{running}");
+    }
+    // An administrator's revert restores the definition as well.
+    lab.client.done(lab.client.revert_as(revert(&snapshot)).await).await.unwrap();
+    assert_ne!(inactive(&lab, &guest), isolated);
+    lab.set(&guest, Power::Off).await.unwrap();
+}
+
 /// Seconds by which the guest's clock is before the host's.
 fn behind(guest: &Guest) -> i64 {
     let told: i64 = guest.shell("date +%s").unwrap().ok().unwrap().trim().parse().unwrap();

@@ -4,10 +4,12 @@
 //! 2. libvirt reverts. The call is repeated when it left the VM other than it should be: the same call may end half a revert. A VM
 //!    that still runs in the same QEMU process was not touched, and then the failure stands.
 //! 3. A revert that failed for good is undone: the disks get their previous state, the VM its previous definition.
+//! 4. Where the host's policy keeps definitions, a further step restores it, and starts the VM. It is in the journal since 1.
 
 use snapshot_core::ids::SnapshotId;
 use snapshot_core::plan::PowerState;
 use snapshot_core::vm::VmState;
+use snapshot_core::{Error, Reason};
 
 use super::safety::Way;
 use super::waiting::Tries;
@@ -16,6 +18,8 @@ use crate::hypervisor::{Failure, Observed};
 
 /// How often a revert is tried.
 const REVERT_TRIES: u32 = 3;
+/// How often it is tried to restore the definition after a revert, and to start the VM.
+const KEEP_TRIES: u32 = 3;
 
 impl Work<'_> {
     pub(super) fn revert(&mut self, id: &SnapshotId, then: PowerState, external: bool) -> Result<(), Halt> {
@@ -53,6 +57,29 @@ impl Work<'_> {
                 return Err(self.undo_revert(&failure, id)?.into());
             }
             tracing::warn!(%failure, "the revert failed and may have been half done; trying again");
+        }
+    }
+
+    /// Gives the VM, which the revert left off, its previous definition, and starts it. Where that fails for good the revert is undone.
+    pub(super) fn keep_definition(&mut self, id: &SnapshotId, start: bool) -> Result<(), Halt> {
+        let vm = self.entry.vm;
+        let Some(safety) = self.protection.as_ref().map(|protection| protection.safety.clone()) else {
+            return Err(Error::new(Reason::Internal, "the definition before the revert is not recorded").into());
+        };
+        let mut tries = Tries::new(KEEP_TRIES);
+        loop {
+            self.stale = true;
+            let mut result = self.shared.hypervisor.restore_definition(vm, &safety).map(drop);
+            if result.is_ok() && start {
+                result = self.shared.hypervisor.start(vm);
+            }
+            let seen = self.look()?;
+            let is_done = result.is_ok() || (start && seen.vm.state == VmState::Running);
+            let Some(failure) = result.err().filter(|_| !is_done) else { return Ok(()) };
+            if tries.is_last(&failure) {
+                return Err(self.undo_revert(&failure, id)?.into());
+            }
+            tracing::warn!(%failure, "the definition could not be seen to be kept; trying again");
         }
     }
 

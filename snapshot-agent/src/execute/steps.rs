@@ -4,8 +4,8 @@
 //!   looked at, whatever the call said: libvirt can fail after the snapshot was taken, and succeed on some of the disks.
 //!   What is not whole is removed again, and a guest that was left paused runs on.
 //! - **Revert**: see [`super::revert`] and [`super::in_place`].
-//! - **Delete**: a snapshot that is not there is success. One whose data is gone, and that libvirt therefore cannot
-//!   delete, is forgotten.
+//! - **Delete**: a snapshot that is not there is success. One that libvirt cannot delete, because its data is gone or a volume that it
+//!   names, is forgotten; what it has in images is removed after the last step.
 //! - **Write a label**: the label as it should be is success.
 //! - **Power off**: off is success.
 
@@ -15,6 +15,8 @@ use snapshot_core::description::Label;
 use snapshot_core::ids::SnapshotId;
 use snapshot_core::operation::Request;
 use snapshot_core::plan::Step;
+use snapshot_core::restriction::{RestrictedOperation, Restriction};
+use snapshot_core::snapshot::SnapshotFacts;
 use snapshot_core::vm::VmState;
 use snapshot_core::{Error, Reason};
 
@@ -33,6 +35,7 @@ impl Work<'_> {
             Step::WriteLabel { snapshot } => self.write_label(snapshot),
             Step::RevertInternal { snapshot, then } => self.revert(snapshot, *then, false),
             Step::RevertInPlace { snapshot, then, fallback } => self.revert_in_place(snapshot, *then, *fallback),
+            Step::KeepDefinition { snapshot, start } => self.keep_definition(snapshot, *start),
             Step::PowerOff => self.power_off(),
             Step::DeleteInternal { snapshot } => self.delete(snapshot),
             Step::CreateExternal { snapshot, memory, quiesce } => self.create_external(snapshot, *memory, *quiesce),
@@ -203,7 +206,7 @@ impl Work<'_> {
             let seen = self.look()?;
             match seen.snapshot(id) {
                 None => return Ok(()),
-                Some(snapshot) if snapshot.broken == Some(Reason::SnapshotBroken) => {
+                Some(snapshot) if is_beyond_libvirt(snapshot) => {
                     let forgotten = self.patiently(|hypervisor| hypervisor.forget(vm, id))?;
                     self.stale = true;
                     return forgotten.map_err(|failure| self.delete_error(&failure, id).into());
@@ -235,6 +238,15 @@ impl Work<'_> {
         }
         Ok(())
     }
+}
+
+/// Whether libvirt cannot delete it. It looks up each volume that a snapshot names before, also that of a medium.
+fn is_beyond_libvirt(snapshot: &SnapshotFacts) -> bool {
+    let missing = [Reason::ResourceMissing, Reason::MediumMissing, Reason::ImageUnavailable];
+    let lacks = |restriction: &Restriction| {
+        missing.contains(&restriction.reason) && restriction.operations.contains(&RestrictedOperation::Revert)
+    };
+    snapshot.broken == Some(Reason::SnapshotBroken) || snapshot.restrictions.iter().any(lacks)
 }
 
 pub(super) fn deleted(step: &Step) -> Option<&SnapshotId> {

@@ -213,7 +213,7 @@ impl Hypervisor for Libvirt {
     }
 
     fn remove_stray(&self, vm: &VmFacts, id: &SnapshotId) -> Result<(), Failure> {
-        self.rewriting(vm.id, id, "remove_stray", |connection| action::remove_stray(connection, vm, id))
+        self.rewriting(vm.id, id, "remove_stray", |connection| action::remove_stray(connection, self.folders(), vm, id))
     }
 
     fn create_external(&self, vm: &VmFacts, new: &NewExternal<'_>, watch: &dyn Watch) -> Result<(), Failure> {
@@ -277,6 +277,10 @@ impl Hypervisor for Libvirt {
 
     fn is_busy(&self, vm: VmId) -> Result<bool, Failure> {
         look::of_vm(&self.looks, "job", vm, move |connection| external::is_busy(connection, vm))
+    }
+
+    fn start(&self, vm: VmId) -> Result<(), Failure> {
+        self.actions.act("start", |connection| action::start(connection, vm))
     }
 
     fn power_off(&self, vm: VmId) -> Result<(), Failure> {

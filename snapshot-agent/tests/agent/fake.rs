@@ -232,7 +232,8 @@ impl Hypervisor for Fake {
     }
 
     fn reverted_definition(&self, vm: VmId, _: &SnapshotFacts) -> Result<RevertedDefinition, Failure> {
-        machine(&mut lock(&self.world), vm).map(|_| RevertedDefinition::default())
+        let changes = |machine: &mut Machine| machine.changes.clone();
+        machine(&mut lock(&self.world), vm).map(changes).map(|changes| RevertedDefinition { changes, has_tpm: false })
     }
 
     fn load(&self, vm: &VmFacts, id: &SnapshotId, job: &str) -> Result<(), Failure> {
@@ -354,6 +355,15 @@ impl Hypervisor for Fake {
             Ok(())
         };
         self.call(remove, |_| {})
+    }
+
+    fn start(&self, vm: VmId) -> Result<(), Failure> {
+        let start = |world: &mut World| {
+            world.runs += 1;
+            let run = world.runs;
+            machine(world, vm).map(|machine| machine.start(run))
+        };
+        self.call(start, |_| {})
     }
 
     fn power_off(&self, vm: VmId) -> Result<(), Failure> {

@@ -22,7 +22,7 @@ use snapshot_agent::machines::Machines;
 use snapshot_core::authority::{Action, Caller, Ceiling, Claims, Grant, Permit, VmSelector, authorize};
 use snapshot_core::ids::{OperationId, SnapshotId, VmId};
 use snapshot_core::operation::{Create, DeleteScope, Method, Outcome, Request, RunAfter};
-use snapshot_core::policy::HostPolicy;
+use snapshot_core::policy::{DefinitionOnRevert, HostPolicy};
 use snapshot_core::snapshot::{Content, Storage};
 use snapshot_core::text::{Description, DisplayName};
 use snapshot_core::vm::VmState;
@@ -46,7 +46,9 @@ impl Agent {
         let machines = Arc::new(Machines::default());
         let locks = Arc::new(Locks::new(2));
         let hypervisor: Arc<dyn Hypervisor> = Arc::clone(&fake) as Arc<dyn Hypervisor>;
-        let policy = HostPolicy { stable_paths: false, ..HostPolicy::default() };
+        let keeps = lock(world).machines.values().any(|machine| !machine.changes.is_empty());
+        let definition_on_revert = if keeps { DefinitionOnRevert::Keep } else { DefinitionOnRevert::default() };
+        let policy = HostPolicy { stable_paths: false, definition_on_revert, ..HostPolicy::default() };
         let executor =
             Executor::new(hypervisor, journal, locks, Arc::clone(&machines), policy, Duration::from_secs(600));
         Self { executor, fake, machines }

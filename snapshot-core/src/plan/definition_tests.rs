@@ -81,6 +81,52 @@ fn a_policy_leaves_changes_to_administrators() {
 }
 
 #[test]
+fn a_definition_is_kept_where_it_fits() {
+    let kept = |target: &SnapshotFacts, changes: Vec<DefinitionChange>, is_administrator: bool| {
+        let reverted = RevertedDefinition { changes, has_tpm: false };
+        planned(&vm(VmState::Shutoff), target, DefinitionOnRevert::Keep, &reverted, is_administrator)
+    };
+    let snapshot = disks().id;
+    let to_off = Step::RevertInternal { snapshot: snapshot.clone(), then: PowerState::Off };
+    let keep = |start| Step::KeepDefinition { snapshot: snapshot.clone(), start };
+    let live = SnapshotFacts { vm_state: RecordedState::DiskOnly, ..disks() };
+    let card = change("network card 52:54:00:00:00:01: link", Some("down"), Some("up"));
+    for (target, start) in [(disks(), false), (live, true)] {
+        let plan = kept(&target, vec![memory(), card.clone()], false).unwrap();
+        assert_eq!((&plan.steps[1..], &plan.losses[..]), (&[to_off.clone(), keep(start)][..], &[][..]));
+    }
+    // The size is the image's.
+    let shrinks = change("disk vda shrinks", Some("2 GiB"), Some("1 GiB"));
+    let plan = kept(&disks(), vec![memory(), shrinks.clone()], false).unwrap();
+    assert_eq!(
+        (plan.steps[2].clone(), &plan.losses[..]),
+        (keep(false), &[Loss::DefinitionChange(shrinks.clone())][..])
+    );
+    // Where nothing else differs there is nothing to keep.
+    assert_eq!(kept(&disks(), vec![shrinks], false).unwrap().steps[1..], [to_off.clone()]);
+    assert_eq!(kept(&disks(), vec![memory()], true).unwrap().steps[1..], [to_off]);
+
+    let paused = SnapshotFacts { content: Content::DisksAndMemory, vm_state: RecordedState::Paused, ..disks() };
+    let others = [
+        (paused, memory(), "hardware that it was saved with"),
+        (running(), memory(), "hardware that it was saved with"),
+        (disks(), change("disk vda: image", Some("/a"), Some("/b")), "does not fit the disks"),
+        (disks(), change("disk vdc", None, Some("/c")), "does not fit the disks"),
+        (disks(), change("os/nvram", Some("/a"), Some("/b")), "does not fit the disks"),
+        (disks(), DefinitionChange::unknown("no answer"), "does not fit the disks"),
+        (disks(), change("12 further settings", None, None), "does not fit the disks"),
+    ];
+    for (target, differs, why) in others {
+        let error = kept(&target, vec![differs.clone()], false).unwrap_err();
+        assert_eq!(error.reason(), Reason::DefinitionChangeDenied, "{differs}");
+        assert!(error.message().contains(why), "{error}");
+    }
+    for stays in ["disk vda: boot order", "disk vda: iotune/total_bytes_sec", "CD drive sda: image"] {
+        kept(&disks(), vec![change(stays, Some("1"), Some("2"))], false).unwrap();
+    }
+}
+
+#[test]
 fn only_a_running_state_holds_that_of_the_tpm() {
     let reverted = RevertedDefinition { changes: Vec::new(), has_tpm: true };
     let lost = |target: &SnapshotFacts| {

@@ -77,6 +77,13 @@ pub enum Step {
         #[serde(default = "fallback_by_default")]
         fallback: bool,
     },
+    /// Give the VM, which a revert has left off, the definition that it had before, and start it if it is to run.
+    KeepDefinition {
+        /// The id of the snapshot that was reverted to.
+        snapshot: SnapshotId,
+        /// Whether it is started.
+        start: bool,
+    },
     /// Switch the machine off at once. Only ever planned after a revert that left it paused, so no work is in its RAM.
     PowerOff,
     /// Delete a snapshot inside the images.
@@ -123,6 +130,7 @@ impl Step {
             Self::WriteLabel { .. } => "WRITE_LABEL",
             Self::RevertInternal { .. } => "REVERT_INTERNAL",
             Self::RevertInPlace { .. } => "REVERT_IN_PLACE",
+            Self::KeepDefinition { .. } => "KEEP_DEFINITION",
             Self::PowerOff => "POWER_OFF",
             Self::DeleteInternal { .. } => "DELETE_INTERNAL",
             Self::CreateExternal { .. } => "CREATE_EXTERNAL",
@@ -141,6 +149,7 @@ impl Step {
             | Self::WriteLabel { snapshot }
             | Self::RevertInternal { snapshot, .. }
             | Self::RevertInPlace { snapshot, .. }
+            | Self::KeepDefinition { snapshot, .. }
             | Self::DeleteInternal { snapshot }
             | Self::CreateExternal { snapshot, .. }
             | Self::RevertExternal { snapshot, .. }
@@ -158,6 +167,7 @@ impl Step {
             | Self::WriteLabel { .. }
             | Self::RevertInternal { .. }
             | Self::RevertInPlace { .. }
+            | Self::KeepDefinition { .. }
             | Self::PowerOff
             | Self::CreateExternal { .. }
             | Self::RevertExternal { .. }
@@ -174,6 +184,7 @@ impl Step {
             Self::WriteLabel { .. }
             | Self::RevertInternal { .. }
             | Self::RevertInPlace { .. }
+            | Self::KeepDefinition { .. }
             | Self::PowerOff
             | Self::DeleteInternal { .. }
             | Self::RevertExternal { .. }
@@ -195,7 +206,9 @@ impl fmt::Display for Step {
             Self::CreateInternal { memory: true, .. } => "saving the disks and the running state",
             Self::CreateInternal { memory: false, .. } | Self::CreateLive { .. } => "saving the disks",
             Self::WriteLabel { .. } => "writing the name and description",
-            Self::RevertInternal { .. } | Self::RevertInPlace { .. } => "going back to the snapshot",
+            Self::RevertInternal { .. } | Self::RevertInPlace { .. } | Self::KeepDefinition { .. } => {
+                "going back to the snapshot"
+            }
             Self::RevertExternal { .. } => "going back to the snapshot",
             Self::PowerOff => "switching the machine off",
             Self::DeleteInternal { .. } | Self::MarkDeleted { .. } => "deleting a snapshot",

@@ -12,6 +12,8 @@ use virt_sys as sys;
 
 use super::super::{Failure, snapshot_write};
 use super::link::Connection;
+use super::safety;
+use crate::beneath::Beneath;
 
 pub(super) fn snapshot(
     connection: &Connection,
@@ -105,8 +107,13 @@ pub(super) fn forget(connection: &Connection, vm: VmId, id: &SnapshotId) -> Resu
 }
 
 /// libvirt deletes only what it lists, so it is told of the snapshot first. That works whether the machine runs or not,
-/// and on images that do not all have it.
-pub(super) fn remove_stray(connection: &Connection, vm: &VmFacts, id: &SnapshotId) -> Result<(), Failure> {
+/// and on images that do not all have it; but not where a VM that is off names a volume that is missing.
+pub(super) fn remove_stray(
+    connection: &Connection,
+    folders: &Beneath,
+    vm: &VmFacts,
+    id: &SnapshotId,
+) -> Result<(), Failure> {
     let domain = connection.domain(vm.id)?;
     let domain_xml = domain.xml_desc(sys::VIR_DOMAIN_XML_SECURE)?;
     let xml = snapshot_write::adopt(id, targets(vm), &domain_xml)?;
@@ -114,7 +121,19 @@ pub(super) fn remove_stray(connection: &Connection, vm: &VmFacts, id: &SnapshotI
     if let Err(error) = snapshot.delete(0) {
         // What was told libvirt only for this must not stay as a snapshot that somebody could go back to.
         snapshot.delete(sys::VIR_DOMAIN_SNAPSHOT_DELETE_METADATA_ONLY)?;
-        return Err(error.into());
+        if domain.is_active()? {
+            return Err(error.into());
+        }
+        tracing::warn!(%error, %id, "libvirt cannot remove a snapshot from the images of the VM; qemu-img does");
+        return safety::remove_from_images(folders, vm, id.as_str());
+    }
+    Ok(())
+}
+
+pub(super) fn start(connection: &Connection, vm: VmId) -> Result<(), Failure> {
+    let domain = connection.domain(vm)?;
+    if !domain.is_active()? {
+        domain.create()?;
     }
     Ok(())
 }

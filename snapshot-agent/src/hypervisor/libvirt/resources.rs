@@ -152,22 +152,17 @@ impl<'a> Host<'a> {
     }
 }
 
-/// libvirt's revert starts QEMU with the definition of then, or leaves the VM with it. In place nothing of it is needed. libvirt
-/// looks volumes up also before it deletes a snapshot, and fails at one that is missing, whatever disk it is of.
+/// libvirt's revert starts QEMU with the definition of then, or leaves the VM with it. In place nothing of it is needed.
 fn restriction(id: &SnapshotId, missing: &Resource) -> Restriction {
     let reason = match missing {
         Resource::Medium { .. } => Reason::MediumMissing,
         _ => Reason::ResourceMissing,
     };
-    let volume = matches!(missing, Resource::Volume { .. });
-    let (delete, operations) = match volume {
-        true => ("", vec![RestrictedOperation::Revert, RestrictedOperation::Delete]),
-        false => (", or delete the snapshot", vec![RestrictedOperation::Revert]),
-    };
     let message = format!(
-        "snapshot {id} needs {missing}, which does not exist on this host or is not visible to the agent: restore it{delete}"
+        "snapshot {id} needs {missing}, which does not exist on this host or is not visible to the agent: restore it, or delete the \
+         snapshot"
     );
-    let restriction = Restriction::new(operations, reason, message);
+    let restriction = Restriction::new([RestrictedOperation::Revert], reason, message);
     match missing {
         Resource::Medium { target, .. } => restriction.on_disk(target),
         _ => restriction,

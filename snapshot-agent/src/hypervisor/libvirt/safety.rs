@@ -9,6 +9,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 use snapshot_core::description::Label;
 use snapshot_core::ids::{SnapshotId, VmId};
+use snapshot_core::vm::VmFacts;
 use snapshot_core::{Error, Reason};
 use virt::domain::Domain;
 use virt_sys as sys;
@@ -152,16 +153,31 @@ pub(super) fn restore(connection: &Connection, folders: &Beneath, vm: VmId, safe
     failed
 }
 
-/// Removes the tag from every image that has it. A VM that does not exist any more leaves its images behind.
-pub(super) fn remove(connection: &Connection, folders: &Beneath, vm: VmId, safety: &Safety) -> Result<(), Failure> {
-    let has_tag = |path: &Path| match qcow2::read(path) {
-        Ok(image) => Ok(image.tags.iter().any(|tag| tag.name == safety.tag)),
+/// Whether an image has a snapshot of that name. One that does not exist has none.
+fn has_tag(path: &Path, name: &str) -> Result<bool, Failure> {
+    match qcow2::read(path) {
+        Ok(image) => Ok(image.tags.iter().any(|tag| tag.name == name)),
         Err(qcow2::ImageError::Io(error)) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
         Err(error) => Err(Failure::Unintelligible(format!("{}: {error}", path.display()))),
-    };
+    }
+}
+
+/// Removes a snapshot from the images of a VM that is off, without libvirt.
+pub(super) fn remove_from_images(folders: &Beneath, vm: &VmFacts, name: &str) -> Result<(), Failure> {
+    for disk in vm.writable_disks().filter(|disk| disk.format == "qcow2") {
+        let path = resolved(Path::new(&disk.path));
+        if has_tag(&path, name)? {
+            snapshots::delete(folders, &path, name).map_err(|error| refused(&disk.path, &error))?;
+        }
+    }
+    Ok(())
+}
+
+/// Removes the tag from every image that has it. A VM that does not exist any more leaves its images behind.
+pub(super) fn remove(connection: &Connection, folders: &Beneath, vm: VmId, safety: &Safety) -> Result<(), Failure> {
     let mut tagged = Vec::new();
     for path in safety.images.values() {
-        if has_tag(Path::new(path))? {
+        if has_tag(Path::new(path), &safety.tag)? {
             tagged.push(path);
         }
     }

@@ -28,8 +28,9 @@ pub(super) fn parse_told(domain: &Domain, xml: &str) -> Result<(domain_xml::Doma
 pub(super) fn parse_snapshot(domain: &Domain, xml: &str) -> Result<Recorded, Failure> {
     let connect = domain.connect()?;
     let mut recorded = snapshot_xml::parse_with(xml, |pool, volume| path(&connect, pool, volume))?;
-    let unavailable = RestrictedOperation::REVERT.into_iter().chain([RestrictedOperation::Delete]);
-    let restriction = |of| restriction(unavailable.clone(), of);
+    // Without a medium a snapshot is deleted past libvirt; a disk holds a part of it, and may be there again later.
+    let deletion = |of: &Unresolved| (!of.is_removable).then_some(RestrictedOperation::Delete);
+    let restriction = |of| restriction(RestrictedOperation::REVERT.into_iter().chain(deletion(of)), of);
     recorded.restrictions.extend(recorded.unresolved.iter().map(restriction));
     Ok(recorded)
 }

@@ -58,6 +58,7 @@ impl World {
             loads,
             hardware,
             runs_on_unmarked: false,
+            changes: Vec::new(),
             definition: "now".to_owned(),
             reverts_halfway: false,
             restores_nothing: false,

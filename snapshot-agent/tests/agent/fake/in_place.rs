@@ -9,6 +9,12 @@ impl Machine {
         (self.vm.state, self.instance, self.paused_by) = (VmState::Shutoff, None, None);
     }
 
+    pub(super) fn start(&mut self, run: u32) {
+        if self.instance.is_none() {
+            (self.vm.state, self.instance) = (VmState::Running, Some(run));
+        }
+    }
+
     pub(super) fn suspend(&mut self) -> Result<(), Failure> {
         match self.vm.state {
             VmState::Running => {}

@@ -1,5 +1,7 @@
 //! A machine of the host of variables.
 
+use snapshot_core::definition_change::DefinitionChange;
+
 use super::*;
 
 /// A machine of variables.
@@ -29,6 +31,8 @@ pub(crate) struct Machine {
     pub(crate) hardware: Comparison,
     /// Whether somebody resumes it after a load, and no snapshot can be marked as current.
     pub(crate) runs_on_unmarked: bool,
+    /// What a revert changes in its definition. Where anything is, the host's policy keeps the definition.
+    pub(crate) changes: Vec<DefinitionChange>,
     /// Its persistent definition.
     pub(crate) definition: String,
     /// Whether libvirt's revert fails after the first disk.

@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 
 use snapshot_agent::hypervisor::{Load, PausedBy};
 use snapshot_agent::safety::is_tag;
+use snapshot_core::definition_change::DefinitionChange;
 use snapshot_core::hardware::Comparison;
 use snapshot_core::plan::Step;
 use snapshot_core::restriction::{RestrictedOperation, Restriction};
@@ -70,6 +71,11 @@ fn is_renamed(machine: &Machine) -> bool {
     machine.snapshots.iter().any(|snapshot| snapshot.label.display_name.as_str() == "renamed")
 }
 
+/// Whether it is reverted and has the definition that it had.
+fn is_kept(machine: &Machine) -> bool {
+    machine.disks.iter().all(|disk| *disk == 'A') && machine.definition == "now"
+}
+
 fn same() -> Comparison {
     Comparison::Same
 }
@@ -78,7 +84,7 @@ fn other() -> Comparison {
     Comparison::Different("memory".to_owned())
 }
 
-static CASES: [Case; 15] = [
+static CASES: [Case; 17] = [
     Case {
         name: "create, off",
         state: VmState::Shutoff,
@@ -149,6 +155,20 @@ static CASES: [Case; 15] = [
         hardware: same,
         request: || revert(2, RunAfter::AsRecorded, Some(create(9))),
         done: |machine| machine.disks.iter().all(|disk| *disk == 'A') && has_with(machine, 9, |content| content == 'B'),
+    },
+    Case {
+        name: "revert, off, with the definition kept",
+        state: VmState::Shutoff,
+        hardware: same,
+        request: || revert(2, RunAfter::AsRecorded, None),
+        done: |machine| is_kept(machine) && machine.vm.state == VmState::Shutoff,
+    },
+    Case {
+        name: "revert, started, with the definition kept",
+        state: VmState::Shutoff,
+        hardware: same,
+        request: || revert(2, RunAfter::Running, None),
+        done: |machine| is_kept(machine) && machine.vm.state == VmState::Running,
     },
     Case {
         name: "delete a subtree",
@@ -223,10 +243,26 @@ fn check(case: &Case, context: &str, ended: &Ended, before: &Machine, after: &Ma
 const MACHINES: [(Storage, usize); 4] =
     [(Storage::Internal, 1), (Storage::Internal, 2), (Storage::External, 1), (Storage::External, 2)];
 
+/// Each case on each machine that it is possible on.
+fn cases() -> impl Iterator<Item = (&'static Case, (Storage, usize))> {
+    let all = CASES.iter().flat_map(|case| MACHINES.map(|machine| (case, machine)));
+    all.filter(|(case, (storage, _))| !(case.keeps_definition() && *storage == Storage::External))
+}
+
+impl Case {
+    fn keeps_definition(&self) -> bool {
+        self.name.ends_with("with the definition kept")
+    }
+}
+
 fn prepare(case: &Case, world: &Arc<Mutex<World>>) {
     let mut world = lock(world);
     let machine = world.machines.get_mut(&vm_facts().id).unwrap();
     machine.hardware = (case.hardware)();
+    if case.keeps_definition() {
+        let [from, to] = ["64 MiB", "16 MiB"].map(|size| Some(size.to_owned()));
+        machine.changes = vec![DefinitionChange { what: "memory".to_owned(), from, to }];
+    }
     if case.name.ends_with("nothing to fall back on") && machine.layers.snapshots.is_empty() {
         let why = Restriction::new([RestrictedOperation::Revert], Reason::ResourceMissing, "a network is missing");
         machine.against_revert = Some(why.refusal());
@@ -286,7 +322,7 @@ async fn run_all(case: &Case, machine: (Storage, usize)) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_call_of_every_operation_goes_wrong_in_every_way() {
     let mut runs = JoinSet::new();
-    for (case, machine) in CASES.iter().flat_map(|case| MACHINES.map(|machine| (case, machine))) {
+    for (case, machine) in cases() {
         runs.spawn(run_all(case, machine));
     }
     runs.join_all().await;
@@ -296,7 +332,7 @@ async fn every_call_of_every_operation_goes_wrong_in_every_way() {
 #[tokio::test]
 async fn the_cases_have_every_kind_of_step() {
     let mut seen = BTreeSet::new();
-    for (case, (storage, disks)) in CASES.iter().flat_map(|case| MACHINES.map(|machine| (case, machine))) {
+    for (case, (storage, disks)) in cases() {
         let dir = Folder::new();
         let world = with_chain_of(case.state, storage, disks, &dir).await;
         prepare(case, &world);
@@ -311,6 +347,7 @@ async fn the_cases_have_every_kind_of_step() {
         Step::WriteLabel { .. } => "WRITE_LABEL",
         Step::RevertInternal { .. } => "REVERT_INTERNAL",
         Step::RevertInPlace { .. } => "REVERT_IN_PLACE",
+        Step::KeepDefinition { .. } => "KEEP_DEFINITION",
         Step::PowerOff => "POWER_OFF",
         Step::DeleteInternal { .. } => "DELETE_INTERNAL",
         Step::CreateExternal { .. } => "CREATE_EXTERNAL",
@@ -326,6 +363,7 @@ async fn the_cases_have_every_kind_of_step() {
         "CREATE_INTERNAL",
         "CREATE_LIVE",
         "DELETE_INTERNAL",
+        "KEEP_DEFINITION",
         "MARK_DELETED",
         "MERGE_LAYERS",
         "POWER_OFF",
@@ -339,7 +377,7 @@ async fn the_cases_have_every_kind_of_step() {
 
 #[tokio::test]
 async fn every_step_may_be_carried_out_twice() {
-    for (case, (storage, disks)) in CASES.iter().flat_map(|case| MACHINES.map(|machine| (case, machine))) {
+    for (case, (storage, disks)) in cases() {
         let dir = Folder::new();
         let world = with_chain_of(case.state, storage, disks, &dir).await;
         prepare(case, &world);
