@@ -103,7 +103,7 @@ fn a_definition_is_kept_where_it_fits() {
         (keep(false), &[Loss::DefinitionChange(shrinks.clone())][..])
     );
     // Where nothing else differs there is nothing to keep.
-    assert_eq!(kept(&disks(), vec![shrinks], false).unwrap().steps[1..], [to_off.clone()]);
+    assert_eq!(kept(&disks(), vec![shrinks], false).unwrap().steps[1..], std::slice::from_ref(&to_off)[..]);
     assert_eq!(kept(&disks(), vec![memory()], true).unwrap().steps[1..], [to_off]);
 
     let paused = SnapshotFacts { content: Content::DisksAndMemory, vm_state: RecordedState::Paused, ..disks() };
