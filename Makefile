@@ -73,6 +73,12 @@ fuzz: setup-fuzz web ## What reads strangers' bytes, under libFuzzer: TIME secon
 	    cargo fuzz run --target-dir $(CARGO_TARGET_DIR)/fuzz $$target -- -max_total_time=$(or $(TIME),60) -timeout=20 -rss_limit_mb=4096); \
 	done
 
+.PHONY: mutants
+mutants: setup-mutants ## Change snapshot-core's planner and pre-checks in one place at a time, and find changes that no test notices (docs/mutants.md): JOBS=1; WHAT=plan/create for a part
+	mkdir -p target
+	PATH="$(CURDIR)/target/tools/bin:$$PATH" env -u CARGO_TARGET_DIR PROPTEST_MAX_SHRINK_ITERS=0 \
+	  cargo mutants -p snapshot-core --jobs $(or $(JOBS),1) --output target $(if $(WHAT),--re '$(WHAT)')
+
 .PHONY: compose-test
 compose-test: setup-compose web ## docker-compose.yml brought up, used, cut in two, put together and taken down, with a Docker of its own
 	cargo build -p tests --bin compose --bin say
@@ -118,8 +124,8 @@ page: setup-build
 web: page ## Build the page and test it
 	cd gateway/web && npm test --silent
 
-.PHONY: setup-build setup-run setup-test setup-fuzz setup-compose setup-dist setup-bare
-setup-build setup-run setup-test setup-fuzz setup-compose setup-dist setup-bare: setup-%:
+.PHONY: setup-build setup-run setup-test setup-fuzz setup-mutants setup-compose setup-dist setup-bare
+setup-build setup-run setup-test setup-fuzz setup-mutants setup-compose setup-dist setup-bare: setup-%:
 	@scripts/setup.sh $*
 
 .PHONY: clean

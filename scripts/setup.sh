@@ -5,6 +5,7 @@
 #   scripts/setup.sh run     the above, libvirt and QEMU to run guests, and grpcurl
 #   scripts/setup.sh test    the above, and what the tests drive besides
 #   scripts/setup.sh fuzz    what the build needs, and cargo-fuzz
+#   scripts/setup.sh mutants what the build needs, and cargo-mutants
 #   scripts/setup.sh host    libvirt's QEMU driver and QEMU alone, for an agent that has both in itself
 #   scripts/setup.sh compose the build's, Docker with Compose and debootstrap, for the images of docker-compose.yml
 #   scripts/setup.sh dist    what the build needs, and what makes packages and tries them
@@ -202,6 +203,14 @@ ensure_fuzz() {
   }
 }
 
+ensure_mutants() {
+  # The names of mutants, which .cargo/mutants.toml lists, are those of one version.
+  [ "$("$tools/bin/cargo-mutants" mutants --version 2>/dev/null)" = 'cargo-mutants 27.1.0' ] || {
+    say "installing cargo-mutants into target/tools"
+    cargo install -q cargo-mutants --version 27.1.0 --locked --root "$tools"
+  }
+}
+
 ensure_dist() {
   apt_install dpkg-dev lintian debootstrap debian-archive-keyring util-linux perl
 }
@@ -215,9 +224,10 @@ case $level in
   run) ensure_build; ensure_run ;;
   test) ensure_build; ensure_run; ensure_test ;;
   fuzz) ensure_build; ensure_fuzz ;;
+  mutants) ensure_build; ensure_mutants ;;
   host) ensure_host ;;
   compose) ensure_build; ensure_run; ensure_compose ;;
   dist) ensure_build; ensure_dist ;;
   bare) ensure_bare ;;
-  *) say "usage: scripts/setup.sh build|run|test|fuzz|host|compose|dist|bare"; exit 2 ;;
+  *) say "usage: scripts/setup.sh build|run|test|fuzz|mutants|host|compose|dist|bare"; exit 2 ;;
 esac

@@ -9,6 +9,8 @@
 //! The same list is asked about the definition in a snapshot: what it names is what a revert brings back.
 
 mod disk_rules;
+#[cfg(test)]
+mod rule_tests;
 mod rules;
 mod table;
 #[cfg(test)]
@@ -69,7 +71,7 @@ fn collect(
         Some(entry) if domain.name == "domain" || domain.name == "inactiveDomain" => {
             Walk { table: &TABLE, findings: &mut findings, disk: None }.element(domain, entry, "");
         }
-        _ => findings.push(not_understood(&domain.name, None)),
+        _ => findings.push(not_understood(&domain.name, Part::Domain)),
     }
     rules::find(domain, &mut findings);
     let mut restrictions: Vec<Restriction> = Vec::new();
@@ -104,7 +106,8 @@ impl Walk<'_> {
                 Understood::NotTheValue => format!("{path}/@{name}='{value}'"),
                 Understood::No => format!("{path}/@{name}"),
             };
-            self.findings.push(not_understood(what.trim_start_matches('/'), self.disk.as_deref()));
+            let part = if path.is_empty() && name == "type" { Part::Domain } else { self.part() };
+            self.findings.push(not_understood(what.trim_start_matches('/'), part));
         }
         for child in &element.children {
             let path = if path.is_empty() { child.name.clone() } else { format!("{path}/{}", child.name) };
@@ -113,24 +116,39 @@ impl Walk<'_> {
             }
             match self.table.child(entry, &child.name) {
                 Some(entry) => self.element(child, entry, &path),
-                None => self.findings.push(not_understood(&path, self.disk.as_deref())),
+                None => self.findings.push(not_understood(&path, self.part())),
             }
             if path == "devices/disk" {
                 self.disk = None;
             }
         }
     }
+
+    fn part(&self) -> Part<'_> {
+        self.disk.as_deref().map_or(Part::Other, Part::Disk)
+    }
 }
 
-/// The type of the domain decides how everything else is done; what is in a disk decides about its content.
-fn not_understood(path: &str, disk: Option<&str>) -> Finding {
-    let (operations, revert, what) = if disk.is_some() {
-        (&RestrictedOperation::CREATE_AND_REVERT[..], Revert::Always, "snapshots and reverts")
-    } else if path == "domain" || path.starts_with("@type") {
-        (&RestrictedOperation::ALL[..], Revert::Always, "all operations on snapshots")
-    } else {
-        (&RestrictedOperation::MEMORY[..], Revert::WithMemory, "snapshots with memory and reverts in place")
+/// The part of a definition that something not understood is in.
+#[derive(Debug, Clone, Copy)]
+enum Part<'a> {
+    /// The outermost element or its type, which decide how everything else is done.
+    Domain,
+    /// The disk with this target: what is in it decides about its content.
+    Disk(&'a str),
+    /// Anything else.
+    Other,
+}
+
+fn not_understood(path: &str, part: Part<'_>) -> Finding {
+    let (operations, revert, what) = match part {
+        Part::Domain => (&RestrictedOperation::ALL[..], Revert::Always, "all operations on snapshots"),
+        Part::Disk(_) => (&RestrictedOperation::CREATE_AND_REVERT[..], Revert::Always, "snapshots and reverts"),
+        Part::Other => {
+            (&RestrictedOperation::MEMORY[..], Revert::WithMemory, "snapshots with memory and reverts in place")
+        }
     };
+    let disk = if let Part::Disk(target) = part { Some(target) } else { None };
     let of = disk.map(|target| format!(" of disk {target}")).unwrap_or_default();
     let message = format!(
         "{path}{of} in the definition of the VM is not known to this version of the service: {what} are unavailable; \

@@ -269,4 +269,6 @@ fn merged<'a>(these: impl Iterator<Item = &'a String>, those: impl Iterator<Item
 }
 
 #[cfg(test)]
+mod name_tests;
+#[cfg(test)]
 mod tests;

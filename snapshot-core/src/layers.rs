@@ -381,4 +381,6 @@ pub fn memory_path(path: &str, id: &SnapshotId) -> String {
 #[cfg(test)]
 mod model;
 #[cfg(test)]
+mod rule_tests;
+#[cfg(test)]
 mod tests;

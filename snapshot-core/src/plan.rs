@@ -104,9 +104,17 @@ fn update(situation: Situation<'_>, snapshot: &SnapshotId) -> Result<Plan, Error
 }
 
 #[cfg(test)]
+mod check_tests;
+#[cfg(test)]
+mod create_tests;
+#[cfg(test)]
 mod definition_tests;
 #[cfg(test)]
+mod delete_tests;
+#[cfg(test)]
 mod external_tests;
+#[cfg(test)]
+mod in_place_tests;
 #[cfg(test)]
 mod live_tests;
 #[cfg(test)]
@@ -114,4 +122,6 @@ mod present_tests;
 #[cfg(test)]
 mod restriction_tests;
 #[cfg(test)]
-mod tests;
+mod revert_tests;
+#[cfg(test)]
+pub(crate) mod tests;

@@ -128,4 +128,32 @@ mod tests {
         let huge = admit(Owner::User("a"), limits, Usage { snapshots: 0, bytes: u64::MAX }, u64::MAX);
         assert!(huge.is_err(), "no overflow");
     }
+
+    /// Both a create and the snapshot before a revert are counted, by what they may save.
+    #[test]
+    fn what_a_request_takes_and_may_need() {
+        use crate::plan::tests::{create, vm};
+        use crate::vm::VmState::{Paused, Running, Shutoff};
+
+        let snapshot = create(None).snapshot;
+        let revert = |save_current| Request::Revert {
+            snapshot: snapshot.clone(),
+            run_after: crate::operation::RunAfter::AsRecorded,
+            save_current,
+        };
+        assert_eq!(taken(&Request::Create(create(None))), Some(&create(None)));
+        assert_eq!(taken(&revert(Some(create(None)))), Some(&create(None)));
+        assert_eq!(taken(&revert(None)), None);
+        assert_eq!(taken(&Request::Purge { force: true }), None);
+        for (state, content, saves_memory) in [
+            (Running, None, true),
+            (Paused, Some(Content::DisksAndMemory), true),
+            (Running, Some(Content::Disks), false),
+            (Shutoff, None, false),
+            (Shutoff, Some(Content::DisksAndMemory), false),
+        ] {
+            let expected = if saves_memory { vm(state).memory_bytes } else { 0 };
+            assert_eq!(expected_bytes(&vm(state), &create(content)), expected, "{state:?} {content:?}");
+        }
+    }
 }

@@ -141,4 +141,6 @@ fn attribute<'a>(element: &'a Element, name: &str) -> &'a str {
 }
 
 #[cfg(test)]
+mod device_tests;
+#[cfg(test)]
 mod tests;

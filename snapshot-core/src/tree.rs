@@ -243,6 +243,14 @@ pub(crate) mod tests {
         assert_eq!(orphan.iter().next().unwrap().parent, None);
     }
 
+    #[test]
+    fn the_depth_of_a_snapshot_is_the_number_of_its_ancestors() {
+        let tree = SnapshotTree::new([snapshot(1, None), snapshot(2, Some(1)), snapshot(3, Some(2))]).unwrap();
+        for (number, depth) in [(1, 0), (2, 1), (3, 2), (4, 0)] {
+            assert_eq!(tree.depth(&snapshot(number, None).id), depth, "{number}");
+        }
+    }
+
     proptest! {
         #[test]
         fn removing_any_sequence_keeps_the_invariants(

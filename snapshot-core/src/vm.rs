@@ -111,3 +111,31 @@ impl VmFacts {
         self.disks.iter().filter(|disk| !disk.read_only)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::tests::vm;
+    use crate::restriction::RestrictedOperation;
+
+    #[test]
+    fn an_image_is_unavailable_where_a_restriction_says_that_of_its_disk() {
+        let restriction = |reason| Restriction::new(RestrictedOperation::ALL, reason, "").on_disk("vda");
+        let of = |restriction| VmFacts { restrictions: vec![restriction], ..vm(VmState::Running) };
+        let lost = of(restriction(Reason::ImageUnavailable));
+        assert!(lost.is_unavailable("vda") && !lost.is_unavailable("vdb"));
+        assert!(!of(restriction(Reason::ImageInUse)).is_unavailable("vda"));
+        let of_vm = Restriction { disk: None, ..restriction(Reason::ImageUnavailable) };
+        assert!(!of(of_vm).is_unavailable("vda"));
+        assert!(!vm(VmState::Running).is_unavailable("vda"));
+    }
+
+    #[test]
+    fn what_is_taken_and_free_on_the_host_is_no_other_state_of_a_vm() {
+        let mut later = vm(VmState::Running);
+        (later.disks[0].allocation_bytes, later.disks[1].free_bytes) = (7, Some(9));
+        assert_eq!(later.without_usage(), vm(VmState::Running).without_usage());
+        later.disks[0].capacity_bytes += 1;
+        assert_ne!(later.without_usage(), vm(VmState::Running).without_usage());
+    }
+}

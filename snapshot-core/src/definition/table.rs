@@ -37,7 +37,7 @@ pub(super) struct Table {
 }
 
 impl Table {
-    fn parse(sources: impl IntoIterator<Item = &'static str>) -> Self {
+    pub(super) fn parse(sources: impl IntoIterator<Item = &'static str>) -> Self {
         let mut table = Self::default();
         for source in sources {
             // The entries that the line is in, by their depth.

@@ -4,26 +4,26 @@ use proptest::prelude::*;
 
 use super::*;
 
-fn element(name: &str, attributes: &[(&str, &str)], children: Vec<Element>) -> Element {
+pub(super) fn element(name: &str, attributes: &[(&str, &str)], children: Vec<Element>) -> Element {
     let attributes = attributes.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
     Element { name: name.to_owned(), attributes, text: String::new(), children }
 }
 
-fn text(name: &str, text: &str) -> Element {
+pub(super) fn text(name: &str, text: &str) -> Element {
     Element { text: text.to_owned(), ..element(name, &[], vec![]) }
 }
 
-fn memory(name: &str, kib: &str) -> Element {
+pub(super) fn memory(name: &str, kib: &str) -> Element {
     Element { text: kib.to_owned(), ..element(name, &[("unit", "KiB")], vec![]) }
 }
 
-fn card(mac: &str, network: &str, more: Vec<Element>) -> Element {
+pub(super) fn card(mac: &str, network: &str, more: Vec<Element>) -> Element {
     let source = element("source", &[("network", network)], vec![]);
     let children = [vec![element("mac", &[("address", mac)], vec![]), source], more].concat();
     element("interface", &[("type", "network")], children)
 }
 
-fn disk(target: &str, file: &str, order: Option<&str>) -> Element {
+pub(super) fn disk(target: &str, file: &str, order: Option<&str>) -> Element {
     let mut children =
         vec![element("source", &[("file", file)], vec![]), element("target", &[("dev", target)], vec![])];
     children.extend(order.map(|order| element("boot", &[("order", order)], vec![])));
@@ -34,12 +34,12 @@ fn os(boot: &[&str]) -> Element {
     element("os", &[], boot.iter().map(|dev| element("boot", &[("dev", dev)], vec![])).collect())
 }
 
-fn domain(mut settings: Vec<Element>, devices: Vec<Element>) -> Element {
+pub(super) fn domain(mut settings: Vec<Element>, devices: Vec<Element>) -> Element {
     settings.push(element("devices", &[], devices));
     element("domain", &[("type", "kvm")], settings)
 }
 
-fn told(now: Element, then: Element) -> Vec<String> {
+pub(super) fn told(now: Element, then: Element) -> Vec<String> {
     let definition = |domain| Definition { next_start: Some(domain), running: None };
     changes(&definition(now), &definition(then), false).iter().map(ToString::to_string).collect()
 }

@@ -105,6 +105,25 @@ fn what_has_state_outside_of_qemu_is_never_the_same() {
     assert!(difference(&machine(uefi.clone()), &machine(uefi)).contains("os/nvram"));
 }
 
+#[test]
+fn the_bridge_that_a_card_is_defined_on_counts_and_the_one_of_its_network_does_not() {
+    let card = |attributes: &[(&str, &str)]| {
+        machine(domain(vec![element("interface", &[], vec![element("source", attributes, vec![])])]))
+    };
+    assert_eq!(
+        difference(&card(&[("network", "n"), ("bridge", "a")]), &card(&[("network", "n"), ("bridge", "b")])),
+        ""
+    );
+    let told = difference(&card(&[("bridge", "a")]), &card(&[("bridge", "b")]));
+    assert_eq!(told, "devices/interface/source: bridge was \u{201c}a\u{201d} and is \u{201c}b\u{201d}");
+}
+
+#[test]
+fn what_is_exchanged_for_another_is_told_as_new() {
+    let (then, now) = (machine(domain(vec![disk("vda", "1")])), machine(domain(vec![disk("vdb", "1")])));
+    assert_eq!(difference(&then, &now), "devices/disk vdb is new");
+}
+
 /// Names of which some have no weight at some places.
 fn any_name() -> impl Strategy<Value = String> {
     let names = ["name", "devices", "disk", "source", "target", "graphics", "seclabel", "console", "novelty", "vcpu"];

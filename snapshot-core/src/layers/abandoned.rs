@@ -21,7 +21,8 @@ pub struct Abandoned {
 /// that somebody has in use; `backing` is what the images that there are, ours or not, lie on.
 pub fn abandoned(ours: &BTreeSet<String>, used: &BTreeSet<String>, backing: &BTreeMap<String, String>) -> Abandoned {
     let mut needed: BTreeSet<String> = ours.intersection(used).cloned().collect();
-    loop {
+    // Each round finds one at least, or is the last.
+    for _ in ours {
         let stays = |path: &String| !ours.contains(path) || needed.contains(path);
         let below = backing.iter().filter(|(top, base)| stays(top) && ours.contains(*base) && !needed.contains(*base));
         let more: Vec<String> = below.map(|(_, base)| base.clone()).collect();

@@ -236,9 +236,15 @@ impl Model {
                 return false;
             }
         }
-        while let Some(merge) =
-            self.known(&BTreeSet::new()).merges(&self.layers.deleted(), &self.reached_elsewhere()).into_iter().next()
-        {
+        let next = |model: &Self| {
+            let merges = model.known(&BTreeSet::new()).merges(&model.layers.deleted(), &model.reached_elsewhere());
+            merges.into_iter().next()
+        };
+        let mut most = self.layers.files.len();
+        while let Some(merge) = next(self) {
+            // Each merge takes a file at least.
+            assert!(most > 0, "{merge:?} has no end: {self:#?}");
+            most -= 1;
             if !self.merge(&merge, budget, noted) {
                 return false;
             }

@@ -146,3 +146,25 @@ fn a_disk_that_leaves_is_told_once() {
     let plan = planned(&vm(VmState::Shutoff), &target, DefinitionOnRevert::Restore, &reverted, false).unwrap();
     assert_eq!(plan.losses, [Loss::DiskDetached("vdb".to_owned())]);
 }
+
+#[test]
+fn a_device_that_leaves_is_told_where_no_disk_of_that_name_does() {
+    let removed = |what| change(what, Some("ich9"), None);
+    let reverted = RevertedDefinition { changes: vec![removed("sound card"), removed("disk sda")], has_tpm: false };
+    let plan = planned(&vm(VmState::Shutoff), &disks(), DefinitionOnRevert::Restore, &reverted, false).unwrap();
+    assert_eq!(plan.losses, reverted.changes.into_iter().map(Loss::DefinitionChange).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_refusal_names_the_first_changes_and_counts_the_others() {
+    let refused = |changes: usize| {
+        let changes = (0..changes).map(|n| change(&format!("setting {n}"), Some("a"), Some("b"))).collect();
+        let reverted = RevertedDefinition { changes, has_tpm: false };
+        planned(&vm(VmState::Shutoff), &disks(), DefinitionOnRevert::Deny, &reverted, false).unwrap_err()
+    };
+    let five = refused(5);
+    assert!(five.message().contains("setting 4: a \u{2192} b)"), "{five}");
+    let seven = refused(7);
+    assert!(seven.message().contains("setting 4: a \u{2192} b; and 2 more)"), "{seven}");
+    assert!(seven.metadata()["changes"].ends_with("setting 6: a \u{2192} b"), "{seven:?}");
+}

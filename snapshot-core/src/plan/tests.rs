@@ -25,7 +25,7 @@ fn disk(target: &str) -> DiskFacts {
     }
 }
 
-pub(super) fn vm(state: VmState) -> VmFacts {
+pub(crate) fn vm(state: VmState) -> VmFacts {
     VmFacts {
         id: "0191f7a0-0000-7000-8000-00000000000a".parse().unwrap(),
         name: "desk".to_owned(),
@@ -41,7 +41,7 @@ pub(super) fn vm(state: VmState) -> VmFacts {
     }
 }
 
-pub(super) fn create(content: Option<Content>) -> Create {
+pub(crate) fn create(content: Option<Content>) -> Create {
     Create {
         snapshot: "snap-new".parse().unwrap(),
         display_name: DisplayName::parse("before exam").unwrap(),

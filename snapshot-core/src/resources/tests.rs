@@ -2,21 +2,21 @@
 
 use super::*;
 
-fn element(name: &str, attributes: &[(&str, &str)], children: Vec<Element>) -> Element {
+pub(super) fn element(name: &str, attributes: &[(&str, &str)], children: Vec<Element>) -> Element {
     let attributes = attributes.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
     Element { name: name.to_owned(), attributes, text: String::new(), children }
 }
 
-fn text(name: &str, text: &str) -> Element {
+pub(super) fn text(name: &str, text: &str) -> Element {
     Element { text: text.to_owned(), ..element(name, &[], vec![]) }
 }
 
-fn of(devices: Vec<Element>) -> Vec<String> {
+pub(super) fn of(devices: Vec<Element>) -> Vec<String> {
     let domain = element("domain", &[("type", "kvm")], vec![element("devices", &[], devices)]);
     needed(&domain, &BTreeSet::from(["vda".to_owned()])).iter().map(ToString::to_string).collect()
 }
 
-fn disk(kind: &str, device: &str, target: &str, source: Element) -> Element {
+pub(super) fn disk(kind: &str, device: &str, target: &str, source: Element) -> Element {
     let target = element("target", &[("dev", target)], vec![]);
     element("disk", &[("type", kind), ("device", device)], vec![source, target])
 }
