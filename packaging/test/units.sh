@@ -7,7 +7,7 @@ set -euo pipefail
 debs=$(realpath "$2")
 . "$(dirname "$0")/root.sh"
 release=$1
-work= nspawn=
+work= nspawn= pid=
 set -m
 
 clean_up() {
@@ -15,7 +15,8 @@ clean_up() {
     # To systemd-nspawn SIGTERM means to power the machine off, which takes a moment; SIGKILL ends all of it.
     kill -TERM "$nspawn" 2>/dev/null || true
     for _ in $(seq 100); do kill -0 "$nspawn" 2>/dev/null || break; sleep 0.1; done
-    kill -KILL "$nspawn" 2>/dev/null || true
+    # Killed, it would leave the machine running: with its first process everything in it ends.
+    kill -KILL ${pid:-} "$nspawn" 2>/dev/null || true
     wait "$nspawn" 2>/dev/null || true
   fi
   [ -z "$work" ] || rm -rf --one-file-system "$work"
