@@ -11,7 +11,6 @@ pub(super) const BALLOON: &str = "memory at the start (balloon)";
 /// The setting's name, where it has one that is better than its path.
 pub(super) fn known(path: &str, attribute: Option<&str>) -> Option<&'static str> {
     let name = match (path, attribute) {
-        ("memory", None) => "memory",
         ("currentMemory", None) => BALLOON,
         ("maxMemory", None) => "maximum memory",
         ("vcpu", None) => "vCPUs",

@@ -68,6 +68,7 @@ fn a_full_list_allows_one_saved_present() {
         assert!(planned(&vm, 3, &policy, Some(create(None))).is_ok());
         let refused = planned(&vm, 4, &policy, Some(create(None))).unwrap_err();
         assert_eq!(refused.reason(), Reason::SnapshotLimit);
+        assert!(refused.message().ends_with("the most is 3, and one more that saves the present before a revert"));
         assert!(planned(&vm, 4, &policy, None).is_ok(), "without it there is no limit");
     }
 }
