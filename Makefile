@@ -56,9 +56,11 @@ faults: setup-test web ## Kill, cut and fill while guests are worked on: N kills
 	target/debug/faults --kills $(or $(N),100) --seed $(or $(SEED),1) $(if $(STORAGE),--storage $(STORAGE))
 
 .PHONY: vm-matrix
-vm-matrix: setup-test web ## Every operation on VMs of all forms; writes docs/vm-matrix.md: FORM=word for those whose name has the word, without writing
+vm-matrix: setup-test $(if $(DEBIAN),setup-bare) web ## Every operation on VMs of all forms; writes docs/vm-matrix.md: FORM=word for those whose name has the word, without writing; DEBIAN=12, 13, 13-backports or sid for libvirt and QEMU of that release, in a root of it
 	cargo build --workspace
-	STRANGE_VMS="$(or $(FORM),all)" $(if $(FORM),,VM_MATRIX=write) cargo test -p tests --test strange_vms -- --nocapture
+	STRANGE_VMS="$(or $(FORM),all)" $(if $(FORM),,VM_MATRIX=write) \
+	  $(if $(DEBIAN),CARGO_TARGET_$(shell rustc -vV | sed -n 's/^host: //p' | tr a-z- A-Z_)_RUNNER="$(CURDIR)/packaging/test/vm-matrix.sh $(DEBIAN)") \
+	  cargo test -p tests --test strange_vms -- --nocapture
 
 .PHONY: versions-test
 versions-test: setup-test web ## Services of the last release beside those of this tree, and an upgrade and back, on real guests

@@ -15,7 +15,8 @@ codename_of() {
   case $1 in
     12) echo bookworm ;;
     13) echo trixie ;;
-    *) fail "no Debian $1: 12 or 13" ;;
+    sid) echo sid ;;
+    *) fail "no Debian $1: 12, 13 or sid" ;;
   esac
 }
 
@@ -28,7 +29,7 @@ mirror_of() {
 
 # make_base RELEASE: sets $base to the root of a Debian that has the base system alone.
 make_base() {
-  local codename mirror security new
+  local codename mirror security new sources
   codename=$(codename_of "$1")
   base=$cache/base-$1 new=$cache/base-$1.new
   [ ! -e "$base" ] || return 0
@@ -40,7 +41,12 @@ make_base() {
   # What debootstrap mounts and starts is in namespaces, which end with it, also when it is interrupted.
   unshare --mount --pid --fork --kill-child debootstrap --variant=minbase "$codename" "$new" "$mirror" \
     >"$cache/debootstrap-$1.log" 2>&1 || fail "debootstrap failed: $cache/debootstrap-$1.log"
-  printf 'deb %s main\n' "$mirror $codename" "$mirror $codename-updates" "$security $codename-security" >"$new/etc/apt/sources.list"
+  sources=("$mirror $codename")
+  # What is uploaded to sid is its update.
+  [ "$codename" = sid ] || sources+=("$mirror $codename-updates" "$security $codename-security")
+  printf 'deb %s main\n' "${sources[@]}" >"$new/etc/apt/sources.list"
+  # A mirror may be weeks behind sid, whose lists are valid for one.
+  [ "$codename" != sid ] || echo 'Acquire::Check-Valid-Until "false";' >"$new/etc/apt/apt.conf.d/90valid"
   # Nothing is started by being installed.
   printf '#!/bin/sh\nexit 101\n' >"$new/usr/sbin/policy-rc.d"
   chmod 755 "$new/usr/sbin/policy-rc.d"
@@ -59,10 +65,12 @@ in_root() {
   rm "$log"
 }
 
-# add_backports ROOT: libvirt and QEMU of a Debian 12 come from backports, as scripts/setup.sh has it.
+# add_backports ROOT: libvirt and QEMU come from that release's backports, as scripts/setup.sh has it on Debian 12.
 add_backports() {
-  printf 'deb %s bookworm-backports main\n' "$(mirror_of Debian http://deb.debian.org/debian/)" >>"$1/etc/apt/sources.list"
-  printf '%s\n' 'Package: src:libvirt src:qemu src:seabios' 'Pin: release n=bookworm-backports' 'Pin-Priority: 600' \
+  local suite
+  suite=$(. "$1/etc/os-release" && echo "$VERSION_CODENAME-backports")
+  printf 'deb %s %s main\n' "$(mirror_of Debian http://deb.debian.org/debian/)" "$suite" >>"$1/etc/apt/sources.list"
+  printf '%s\n' 'Package: src:libvirt src:qemu src:seabios' "Pin: release n=$suite" 'Pin-Priority: 600' \
     >"$1/etc/apt/preferences.d/libvirt"
 }
 

@@ -105,6 +105,15 @@ fn what_qemu_cannot_save_restricts_what_needs_it() {
     let accelerated =
         element("model", &[("type", "virtio")], vec![element("acceleration", &[("accel3d", "yes")], vec![])]);
     assert_eq!(of_device(element("video", &[], vec![accelerated])), memory);
+    // libvirt says from 12.5 on which of QEMU's devices it took.
+    let virtio = |device| {
+        let model = element("model", &[("type", "virtio"), ("primary", "yes"), ("device", device)], vec![]);
+        of_device(element("video", &[], vec![model]))
+    };
+    assert_eq!(virtio("virtio-vga"), set(&[]));
+    assert_eq!(virtio("virtio-gpu"), set(&[]));
+    assert!(virtio("virtio-vga-gl").is_superset(&memory));
+    assert!(virtio("vhost-user-vga").is_superset(&memory));
     let security = element("launchSecurity", &[("type", "sev")], vec![element("policy", &[], vec![])]);
     assert_eq!(restricted(&restrictions(&domain(vec![security]))), memory);
 }

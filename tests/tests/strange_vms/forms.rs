@@ -48,7 +48,7 @@ impl Form {
         match wanted {
             "" => self.sample,
             "all" => true,
-            word => self.name.contains(word),
+            words => words.split('|').any(|word| self.name.contains(word)),
         }
     }
 }

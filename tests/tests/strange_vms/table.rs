@@ -7,14 +7,48 @@ use tests::tools::run;
 
 use super::examine::{COLUMNS, Examined};
 use super::forms::Form;
+use super::record::{Record, Release};
 
 const BEGIN: &str = "<!-- The rows below are written by `make vm-matrix`. -->";
+const MEASURED: &str = "Measured with ";
 
-fn page() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/vm-matrix.md")
+/// The page, in parts: what people wrote, what the table was made with, and the table.
+struct Page {
+    head: String,
+    versions: String,
+    table: String,
 }
 
-fn row(form: &Form, examined: &Examined) -> String {
+impl Page {
+    fn path() -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/vm-matrix.md")
+    }
+
+    fn read() -> Self {
+        let text = std::fs::read_to_string(Self::path()).unwrap();
+        let (head, written) = text.split_once(BEGIN).unwrap();
+        let (measured, table) = written.split_once("\n## ").unwrap();
+        let versions = measured.lines().find_map(|line| line.strip_prefix(MEASURED)?.strip_suffix('.')).unwrap();
+        Self { head: head.to_owned(), versions: versions.to_owned(), table: format!("\n## {table}") }
+    }
+
+    fn text(&self) -> String {
+        let Self { head, versions, table } = self;
+        let elsewhere: String = Record::all().iter().map(|record| record.beside(table)).collect();
+        format!("{head}{BEGIN}\n\n{MEASURED}{versions}.\n{elsewhere}{table}")
+    }
+
+    fn write(&self) {
+        std::fs::write(Self::path(), self.text()).unwrap();
+    }
+}
+
+fn is_to_be_written() -> bool {
+    std::env::var("VM_MATRIX").is_ok_and(|value| value == "write")
+}
+
+/// A row of the table.
+pub fn row(form: &Form, examined: &Examined) -> String {
     let cells: Vec<String> = examined.cells.iter().map(ToString::to_string).collect();
     format!("| {} | {} |", form.name, cells.join(" | "))
 }
@@ -38,20 +72,27 @@ fn whole(forms: &[Form], examined: &[Examined]) -> String {
     text
 }
 
-/// Fails where a row is not the one on the page. With `VM_MATRIX=write` a whole table replaces that of the page.
+/// Fails where a row is not the one on the page, or in the record of the release whose libvirt and QEMU these are. With
+/// `VM_MATRIX=write` a whole table replaces that of the page, or that record.
 pub fn compare(forms: &[Form], examined: &[Examined], all: bool) {
-    let page = page();
-    let text = std::fs::read_to_string(&page).unwrap();
-    if all && std::env::var("VM_MATRIX").is_ok_and(|value| value == "write") {
-        let head = text.split(BEGIN).next().unwrap();
-        std::fs::write(&page, format!("{head}{BEGIN}\n{}\n{}", versions(), whole(forms, examined))).unwrap();
+    let (page, release) = (Page::read(), Release::of_environment());
+    if all && is_to_be_written() {
+        match release {
+            Some(release) => {
+                Record::new(release, versions(), forms, examined).write();
+                page.write();
+            }
+            None => Page { versions: versions(), table: whole(forms, examined), ..page }.write(),
+        }
         return;
     }
+    let recorded = release.and_then(|release| Record::read(&release));
+    let known = recorded.map_or(page.table, |record| record.rows.join("\n"));
     let differ: Vec<String> = forms
         .iter()
         .zip(examined)
         .map(|(form, examined)| row(form, examined))
-        .filter(|row| !text.contains(row.as_str()))
+        .filter(|row| !known.contains(row.as_str()))
         .collect();
     assert!(
         differ.is_empty(),
@@ -60,11 +101,20 @@ pub fn compare(forms: &[Form], examined: &[Examined], all: bool) {
     );
 }
 
-/// What the table was made with.
-fn versions() -> String {
+/// What the test runs with.
+pub fn versions() -> String {
     let first = |program: &str| {
         let said = run(std::process::Command::new(program).arg("--version")).unwrap_or_default();
         said.lines().next().unwrap_or_default().to_owned()
     };
-    format!("\nMeasured with {} and {}.", first("libvirtd"), first("qemu-system-x86_64"))
+    format!("{} and {}", first("libvirtd"), first("qemu-system-x86_64"))
+}
+
+#[test]
+fn the_page_tells_of_each_record() {
+    let page = Page::read();
+    if is_to_be_written() {
+        page.write();
+    }
+    assert_eq!(std::fs::read_to_string(Page::path()).unwrap(), page.text());
 }
