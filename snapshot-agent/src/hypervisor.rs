@@ -6,6 +6,7 @@
 //! None of these calls decides anything: what may be done was decided by the planner, and whether it is done already is
 //! for the caller to look at. A call that fails may all the same have had its effect, or half of it.
 
+mod beyond;
 mod block_nodes;
 mod definition;
 mod domain_xml;

@@ -74,6 +74,29 @@ struct DiskElement {
     target: Target,
     alias: Option<Alias>,
     readonly: Option<serde::de::IgnoredAny>,
+    #[serde(rename = "backingStore")]
+    backing_store: Option<Box<BackingStore>>,
+    /// What a job of libvirt's copies it to.
+    mirror: Option<Box<BackingStore>>,
+}
+
+/// An image below that of a disk, where the definition names it: libvirt takes it instead of what the image says.
+#[derive(Debug, Clone, Deserialize)]
+struct BackingStore {
+    format: Option<Driver>,
+    source: Option<Source>,
+    #[serde(rename = "backingStore")]
+    backing_store: Option<Box<BackingStore>>,
+}
+
+impl BackingStore {
+    /// The file of this one, and of those below, with their formats.
+    fn files(&self) -> Vec<(PathBuf, String)> {
+        let path = self.source.as_ref().and_then(|source| source.file.clone().or_else(|| source.dev.clone()));
+        let format = self.format.as_ref().and_then(|format| format.format.clone()).unwrap_or_default();
+        let below = self.backing_store.iter().flat_map(|below| below.files());
+        path.into_iter().map(|path| (path, format.clone())).chain(below).collect()
+    }
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -226,6 +249,12 @@ impl Domain {
     /// The files and formats of its disks.
     pub(super) fn files(&self) -> Vec<(PathBuf, String)> {
         self.disks().filter_map(|disk| Some((disk.path?, disk.format))).collect()
+    }
+
+    /// The files and formats of its disks, of the images below that the definition names, and of copies in the making.
+    pub(super) fn all_files(&self) -> Vec<(PathBuf, String)> {
+        let named = self.devices.disks.iter().flat_map(|disk| disk.backing_store.iter().chain(&disk.mirror));
+        self.files().into_iter().chain(named.flat_map(|image| image.files())).collect()
     }
 
     /// Gives each disk and medium that is a volume of a pool the path of the volume. The targets of those that have none now.

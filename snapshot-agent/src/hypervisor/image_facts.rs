@@ -16,6 +16,7 @@ use snapshot_core::restriction::{RestrictedOperation, Restriction};
 use snapshot_core::snapshot::Storage;
 use snapshot_core::vm::VmFacts;
 
+use super::beyond;
 use super::images::{Found, Images};
 use super::overlays::{resolved, text};
 use super::snapshot_xml::Recorded;
@@ -30,6 +31,16 @@ const DATA_FILE: u64 = 1 << 2;
 pub(super) struct Link {
     facts: ImageFacts,
     names: Vec<String>,
+    /// A file, with its format, that may depend on others which are no part of the chain.
+    beyond: Option<(PathBuf, String)>,
+}
+
+impl Link {
+    /// The names of all files that it depends on, itself included.
+    fn reached(&self) -> Vec<String> {
+        let beyond = self.beyond.iter().flat_map(|(path, format)| beyond::depends_on(path, format));
+        self.names.iter().cloned().chain(beyond.flat_map(|path| beyond::names(&path))).collect()
+    }
 }
 
 /// The chains that were followed, by the path and the format that they begin with.
@@ -122,7 +133,7 @@ impl Images {
         let mut uses = Uses::default();
         for disk in vm.disks.iter().filter(|disk| disk.path.starts_with('/')) {
             let chain = self.chain(Path::new(&disk.path), &disk.format);
-            uses.reached.extend(chain.iter().flat_map(|link| link.names.iter().cloned()));
+            uses.reached.extend(chain.iter().flat_map(Link::reached));
             if let Some(top) = chain.first().filter(|_| !disk.read_only) {
                 uses.changed.extend(top.names.iter().map(|name| (name.clone(), disk.target.clone())));
             }
@@ -145,8 +156,7 @@ impl Images {
             }
         }
         for (path, format) in reach {
-            let names = self.chain(&path, &format).iter().flat_map(|link| link.names.iter().cloned());
-            uses.reached.extend(names);
+            uses.reached.extend(self.chain(&path, &format).iter().flat_map(Link::reached));
         }
         uses
     }
@@ -174,16 +184,22 @@ impl Images {
             }
             let told = told.as_deref();
             if told == Some("qcow2") {
-                let (link, below) = self.qcow2(&path);
+                let (mut link, below) = self.qcow2(&path);
+                link.beyond = beyond::may_depend(&path, "qcow2").then(|| (path.clone(), "qcow2".to_owned()));
                 chain.push(link);
                 chain.extend(self.data_file(&path));
                 match below {
                     Below::Nothing => {}
                     Below::File(path, format) => next = Some((resolved(&path), format)),
-                    Below::Remote(name) => chain.push(remote(name)),
+                    // It may be a local file that is named in a way of its own.
+                    Below::Remote(name) => {
+                        chain.push(Link { beyond: Some((path, "qcow2".to_owned())), ..remote(name) });
+                    }
                 }
             } else {
-                chain.push(plain(&path, told.is_none()));
+                let format = told.unwrap_or_default();
+                let beyond = beyond::may_depend(&path, format).then(|| (path.clone(), format.to_owned()));
+                chain.push(Link { beyond, ..plain(&path, told.is_none()) });
             }
         }
         chain
@@ -247,7 +263,7 @@ fn names_of(name: String, file: &HostFile) -> Vec<String> {
 
 fn link(path: &Path, name: String, image: &Image) -> Link {
     let content = Content::Qcow2 { features: image.features.clone(), snapshots: image.tags.len() };
-    Link { facts: facts(path, content, &image.file), names: names_of(name, &image.file) }
+    Link { facts: facts(path, content, &image.file), names: names_of(name, &image.file), beyond: None }
 }
 
 fn facts(path: &Path, content: Content, file: &HostFile) -> ImageFacts {
@@ -261,7 +277,7 @@ fn facts(path: &Path, content: Content, file: &HostFile) -> ImageFacts {
 }
 
 fn without_file(path: &Path, name: Option<String>, content: Content) -> Link {
-    Link { facts: facts(path, content, &HostFile::default()), names: name.into_iter().collect() }
+    Link { facts: facts(path, content, &HostFile::default()), names: name.into_iter().collect(), beyond: None }
 }
 
 fn remote(name: String) -> Link {
@@ -284,5 +300,5 @@ fn plain(path: &Path, untold: bool) -> Link {
     };
     let is_qcow2 = untold && qcow2::read(path).is_ok();
     let content = if is_qcow2 { Content::Untold } else { Content::Plain };
-    Link { facts: facts(path, content, &file), names: names_of(name, &file) }
+    Link { facts: facts(path, content, &file), names: names_of(name, &file), beyond: None }
 }

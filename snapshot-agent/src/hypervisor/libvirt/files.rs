@@ -11,6 +11,7 @@ use snapshot_core::{Error, Reason};
 use virt::domain::Domain;
 use virt_sys as sys;
 
+use super::super::beyond;
 use super::super::images::Images;
 use super::super::overlays::{resolved, text};
 use super::super::{Failure, GUARDED, domain_xml};
@@ -80,6 +81,8 @@ fn reached_by_others(connection: &Connection, vm: VmId) -> Result<BTreeSet<(Path
 
 fn follow(files: BTreeSet<(PathBuf, String)>, folders: &Beneath) -> Result<BTreeSet<String>, Failure> {
     let (mut images, mut layers) = (Images::default(), Layers::default());
+    let beyond: BTreeSet<String> =
+        files.iter().flat_map(|(path, format)| beyond::depends_on(path, format)).map(|path| text(&path)).collect();
     // A file is followed once: first by the format that has something below it.
     let (chains, others): (Vec<_>, Vec<_>) = files.into_iter().partition(|(_, format)| format == "qcow2");
     for (path, format) in chains.into_iter().chain(others) {
@@ -91,14 +94,14 @@ fn follow(files: BTreeSet<(PathBuf, String)>, folders: &Beneath) -> Result<BTree
         }
         return Err(Failure::Unintelligible(format!("{path} is used by another machine and cannot be read")));
     }
-    Ok(layers.files.into_keys().collect())
+    Ok(layers.files.into_keys().chain(beyond).collect())
 }
 
 fn reached(connection: &Connection, domain: &Domain) -> Result<BTreeMap<PathBuf, String>, Failure> {
     let mut files = BTreeMap::new();
     for flags in [0, sys::VIR_DOMAIN_XML_INACTIVE] {
         let xml = domain_xml::parse(&domain.xml_desc(flags)?)?;
-        files.extend(xml.files());
+        files.extend(xml.all_files());
         for (pool, name, format) in xml.volumes() {
             let pool = connection.connect().lookup_storage_pool_by_name(pool)?;
             files.insert(PathBuf::from(pool.lookup_storage_vol_by_name(name)?.path()?), format);

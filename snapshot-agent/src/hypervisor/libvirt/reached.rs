@@ -54,5 +54,5 @@ pub(super) fn others(
 
 fn files(definition: &domain_xml::Domain) -> Vec<(PathBuf, String)> {
     let media = definition.media().map(|medium| (medium.path, "raw".to_owned()));
-    definition.files().into_iter().chain(media).collect()
+    definition.all_files().into_iter().chain(media).collect()
 }

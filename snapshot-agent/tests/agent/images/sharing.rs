@@ -131,3 +131,66 @@ async fn clones_of_a_golden_image_are_reverted() {
     assert_eq!(first.reads().0, 'A');
     assert_eq!(through(&second), 'G');
 }
+
+/// A loop device over an image, until this is dropped.
+struct Loop(String);
+
+impl Loop {
+    fn over(image: &Path) -> Self {
+        let made = Command::new("losetup").args(["-f", "--show"]).arg(image).output().unwrap();
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        Self(String::from_utf8(made.stdout).unwrap().trim().to_owned())
+    }
+}
+
+impl Drop for Loop {
+    fn drop(&mut self) {
+        let _ = Command::new("losetup").args(["-d", &self.0]).status();
+    }
+}
+
+/// Ways to depend on an image in which this service takes no snapshots.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn an_image_that_another_vm_depends_on_in_an_unusual_way_is_not_reverted() {
+    let case = Case::new(Guest::new(1));
+    case.write('A');
+    let ours = case.take(Content::Disks).await;
+    case.write('B');
+    let base = case.image("vda").display().to_string();
+    let other = Guest::new(1);
+    let theirs = other.domain().xml_desc(2).unwrap();
+    let own = other.dir.join("vda.qcow2").display().to_string();
+    let clone = other.dir.join("clone").display().to_string();
+    let json = format!(r#"json:{{"driver":"qcow2","file":{{"driver":"file","filename":"{base}"}}}}"#);
+    let create = |arguments: &[&str]| run(&other.dir, "qemu-img", &[&["create", "-q"], arguments].concat());
+    let on = |path: &str, format: &str| theirs.replace(&own, path).replace("type='qcow2'", &format!("type='{format}'"));
+    let device = Loop::over(&case.image("vda"));
+    let block =
+        on(&device.0, "qcow2").replace("disk type='file'", "disk type='block'").replace("source file=", "source dev=");
+    let below = format!(
+        "<backingStore type='file'><format type='qcow2'/><source file='{base}'/><backingStore/></backingStore><target "
+    );
+    let over_json = other.dir.join("over-json").display().to_string();
+    let forms: [(&str, &[&[&str]], String); 6] = [
+        ("QCOW", &[&["-f", "qcow", "-b", &base, "-F", "qcow2", &clone]], on(&clone, "qcow")),
+        ("QED", &[&["-f", "qed", "-b", &base, "-F", "qcow2", &clone]], on(&clone, "qed")),
+        ("JSON", &[&["-f", "qcow2", "-b", &json, "-F", "qcow2", &clone]], on(&clone, "qcow2")),
+        ("over JSON", &[&["-f", "qcow2", "-b", &clone, "-F", "qcow2", &over_json]], on(&over_json, "qcow2")),
+        ("definition", &[&["-f", "qcow2", &clone, "64M"]], on(&clone, "qcow2").replacen("<target ", &below, 1)),
+        ("loop device", &[], block),
+    ];
+    for (form, images, xml) in forms {
+        images.iter().for_each(|arguments| create(arguments));
+        other.define(&xml);
+        case.look();
+        case.see(&other);
+        assert_eq!(case.capability(CapabilityKind::Revert), Err(Reason::ImageInUse), "{form}");
+        case.refused(revert(&ours, RunAfter::AsRecorded), Reason::ImageInUse, &name(&other)).await;
+        // A merge would take it into account, too.
+        assert!(case.libvirt.elsewhere(case.guest.vm).unwrap().contains(&base), "{form}");
+    }
+    other.define(&theirs);
+    case.see(&other);
+    case.done(revert(&ours, RunAfter::AsRecorded)).await;
+    assert_eq!(case.reads().0, 'A');
+}

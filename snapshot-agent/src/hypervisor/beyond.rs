@@ -1,0 +1,164 @@
+//! What a disk depends on in forms that this service takes no snapshots of: images of other formats with a backing file, backing files
+//! named in JSON, and block devices over a file (a loop device, or a mapping over one).
+//!
+//! It is looked at only to know whose data a revert or a merge would change. So a dependency is believed wherever one may be: a file too
+//! many makes an operation unavailable, a file too few loses somebody's data.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::os::unix::fs::{FileExt as _, FileTypeExt as _, MetadataExt as _};
+use std::path::{Path, PathBuf};
+
+use super::overlays::resolved;
+use crate::bounded::files;
+use crate::qcow2;
+
+/// The most files of one chain that are looked at.
+const MOST: usize = 256;
+/// The most layers of block devices over each other.
+const MOST_DEVICES: usize = 16;
+/// The longest name of a backing file that QEMU takes.
+const MOST_NAME: usize = 4096;
+/// Where a VMDK image has its description, which QEMU writes into the first sectors.
+const DESCRIPTION: usize = 64 << 10;
+
+/// The files that this one, used in this format, depends on, itself included; their paths are without links.
+pub(super) fn depends_on(path: &Path, format: &str) -> BTreeSet<PathBuf> {
+    let (mut found, mut next) = (BTreeSet::new(), vec![(path.to_owned(), format.to_owned())]);
+    while let Some((path, format)) = next.pop() {
+        let path = resolved(&path);
+        if found.len() >= MOST || !found.insert(path.clone()) {
+            continue;
+        }
+        let backing = backing_name(&path, &format);
+        let beside = |name: &String| Some(path.parent()?.join(name));
+        let below = backing.as_deref().and_then(qcow2::local_path).as_ref().and_then(beside);
+        next.extend(below.into_iter().chain(behind(&path)).map(|path| {
+            let is_qcow2 = qcow2::read(&path).is_ok();
+            (path, if is_qcow2 { "qcow2" } else { "" }.to_owned())
+        }));
+    }
+    found
+}
+
+/// Whether a file of this format may depend on others in such a form.
+pub(super) fn may_depend(path: &Path, format: &str) -> bool {
+    !matches!(format, "qcow2" | "raw") || path.starts_with("/dev")
+}
+
+/// What a file goes by: its path, and the numbers of its device and inode.
+pub(super) fn names(path: &Path) -> Vec<String> {
+    let number = files::metadata(path).ok().map(|file| format!("{}:{}", file.dev(), file.ino()));
+    [path.to_string_lossy().into_owned()].into_iter().chain(number).collect()
+}
+
+/// The name of the backing file that is in an image, in the format or, where that is not told, in the one that it begins like.
+fn backing_name(path: &Path, format: &str) -> Option<String> {
+    if let Ok(image) = qcow2::read(path)
+        && format != "raw"
+    {
+        return image.backing.map(|backing| backing.name);
+    }
+    let start = files::with(path, || {
+        let (file, mut bytes) = (qcow2::open(path)?, vec![0; DESCRIPTION]);
+        let read = file.read_at(&mut bytes, 0)?;
+        bytes.truncate(read);
+        Ok(bytes)
+    });
+    if format == "raw" { None } else { in_header(&start.ok()?) }
+}
+
+/// In the first bytes of an image: QCOW version 1, QED or VMDK, as QEMU's docs/interop and block/qcow.c have them.
+fn in_header(start: &[u8]) -> Option<String> {
+    let bytes = |at: usize, count: usize| start.get(at..at.checked_add(count)?);
+    let name = |at: usize, count: usize| Some(String::from_utf8_lossy(bytes(at, count.min(MOST_NAME))?).into_owned());
+    let big = |at| Some(u32::from_be_bytes(bytes(at, 4)?.try_into().ok()?));
+    let little = |at| Some(u32::from_le_bytes(bytes(at, 4)?.try_into().ok()?));
+    let found = if start.starts_with(b"QFI\xfb") {
+        // The offset has 64 bits, of which the upper are 0 wherever QEMU writes.
+        name(big(12)? as usize, big(16)? as usize)
+    } else if start.starts_with(b"QED\0") {
+        name(little(56)? as usize, little(60)? as usize)
+    } else {
+        let text = String::from_utf8_lossy(start);
+        let hint = text.split_once("parentFileNameHint=\"")?.1.split_once('"')?.0;
+        Some(hint.to_owned())
+    };
+    found.filter(|name| !name.is_empty())
+}
+
+/// The files that a block device is over.
+fn behind(path: &Path) -> Vec<PathBuf> {
+    let at = match files::metadata(path) {
+        Ok(device) if device.file_type().is_block_device() => {
+            let number = device.rdev();
+            format!("/sys/dev/block/{}:{}", rustix::fs::major(number), rustix::fs::minor(number))
+        }
+        Ok(_) => return Vec::new(),
+        // The agent may not see the host's devices.
+        Err(_) => match path.strip_prefix("/dev").ok().and_then(Path::to_str) {
+            Some(name) if !name.contains('/') => format!("/sys/class/block/{name}"),
+            _ => return Vec::new(),
+        },
+    };
+    let (mut found, mut next) = (Vec::new(), vec![PathBuf::from(at)]);
+    for _ in 0..MOST_DEVICES {
+        let Some(device) = next.pop() else { break };
+        let Ok(device) = device.canonicalize() else { continue };
+        // A partition is a directory in that of its device.
+        for place in [Some(device.as_path()), device.parent()].into_iter().flatten() {
+            if let Ok(file) = fs::read_to_string(place.join("loop/backing_file")) {
+                let file = file.trim_end_matches('\n');
+                found.push(PathBuf::from(file.strip_suffix(" (deleted)").unwrap_or(file)));
+            }
+        }
+        let slaves = fs::read_dir(device.join("slaves")).into_iter().flatten().flatten();
+        next.extend(slaves.map(|slave| slave.path()));
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+
+    #[test]
+    fn images_of_other_formats_are_followed() {
+        let dir = tempfile::tempdir().unwrap();
+        let base = dir.path().join("base.qcow2");
+        let image = |arguments: &[&str]| {
+            let done =
+                Command::new("qemu-img").arg("create").arg("-q").args(arguments).current_dir(dir.path()).status();
+            assert!(done.unwrap().success(), "{arguments:?}");
+        };
+        image(&["-f", "qcow2", "base.qcow2", "1M"]);
+        let base = base.canonicalize().unwrap();
+        let json = format!(
+            "json:{{\"driver\":\"qcow2\",\"file\":{{\"driver\":\"file\",\"filename\":\"{}\"}}}}",
+            base.display()
+        );
+        for (format, backing) in
+            [("qcow", "base.qcow2"), ("qed", "base.qcow2"), ("qcow2", "base.qcow2"), ("qcow2", json.as_str())]
+        {
+            image(&["-f", format, "-b", backing, "-F", "qcow2", "clone"]);
+            let clone = dir.path().join("clone");
+            assert!(depends_on(&clone, format).contains(&base), "{format} {backing}");
+            // One that is over it, by a link and by the other format.
+            image(&["-f", "qcow2", "-b", "clone", "-F", format, "above"]);
+            assert!(depends_on(&dir.path().join("above"), "qcow2").contains(&base), "{format} {backing}");
+        }
+        // What a guest has written at the beginning of a raw image names nothing.
+        let qcow = dir.path().join("clone");
+        assert!(!depends_on(&qcow, "raw").contains(&base));
+    }
+
+    #[test]
+    fn a_vmdk_names_its_parent() {
+        let text = b"# Disk DescriptorFile\nversion=1\nparentFileNameHint=\"/images/base.vmdk\"\n";
+        assert_eq!(in_header(text).as_deref(), Some("/images/base.vmdk"));
+        assert_eq!(in_header(b"# Disk DescriptorFile\nparentFileNameHint=\"\"\n"), None);
+        assert_eq!(in_header(b"QED\0"), None);
+    }
+}
