@@ -104,7 +104,7 @@ fn behind(path: &Path) -> Vec<PathBuf> {
     let (mut found, mut next) = (Vec::new(), vec![PathBuf::from(at)]);
     for _ in 0..MOST_DEVICES {
         let Some(device) = next.pop() else { break };
-        let Ok(device) = device.canonicalize() else { continue };
+        let Ok(device) = files::canonicalize(&device) else { continue };
         // A partition is a directory in that of its device.
         for place in [Some(device.as_path()), device.parent()].into_iter().flatten() {
             if let Ok(file) = fs::read_to_string(place.join("loop/backing_file")) {
@@ -112,7 +112,7 @@ fn behind(path: &Path) -> Vec<PathBuf> {
                 found.push(PathBuf::from(file.strip_suffix(" (deleted)").unwrap_or(file)));
             }
         }
-        let slaves = fs::read_dir(device.join("slaves")).into_iter().flatten().flatten();
+        let slaves = files::read_dir(&device.join("slaves")).into_iter().flatten().flatten();
         next.extend(slaves.map(|slave| slave.path()));
     }
     found
