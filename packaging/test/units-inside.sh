@@ -53,7 +53,7 @@ change() {
   fail "$1 does not end: $answer"
 }
 
-has_pattern() { qemu-io -c "read -q -P $1 0 64k" "$image" >/run/qemu-io.log 2>&1 && ! grep -qi 'verification failed' /run/qemu-io.log; }
+. /test/units-snapshots.sh
 
 [ "$(cat /proc/1/comm)" = systemd ] || fail "process 1 is not systemd"
 ip link set lo up
@@ -84,18 +84,16 @@ say "the README's words"
 . ./block.2
 . /test/block.3
 uuid=$(virsh -c qemu:///system domuuid desktop)
-token=$(snapshot-api token mint --key /etc/ravada-snapshots/ravada.key --issuer ravada --kid 2026 --subject admin \
-  --vm "$uuid" --actions read,create,revert)
+mint
 all_active "after the start"
 [ "$(property libvirtd ActiveState)" = active ] || fail "libvirtd is not active"
 
 say "a snapshot, and a revert to it"
-change SnapshotService/CreateSnapshot '{"parent":"vms/'"$uuid"'","snapshot":{"displayName":"first"}}'
-snapshot=$(rpc SnapshotService/ListSnapshots '{"parent":"vms/'"$uuid"'"}' | sed -n 's/.*"name":"\(vms\/[^"]*\/snapshots\/[^"]*\)".*/\1/p')
+take first ''
 [ "$(virsh -q -c qemu:///system snapshot-list desktop --name | grep -c '^snap-')" = 1 ] || fail "libvirt has no snapshot"
-qemu-io -c 'write -q -P 66 0 64k' "$image"
-change SnapshotService/RevertToSnapshot '{"name":"'"$snapshot"'","requestId":"'"$(</proc/sys/kernel/random/uuid)"'"}'
-has_pattern 65 || fail "the disk does not have what it had at the snapshot: $(cat /run/qemu-io.log)"
+put 66
+revert first
+holds 65
 
 say "a reload"
 declare -A before
@@ -115,14 +113,13 @@ all_active "after a restart"
 for unit in "${units[@]}"; do
   [ "$(property "$unit" MainPID)" != "${before[$unit]}" ] || fail "$unit was not restarted"
 done
-change SnapshotService/CreateSnapshot '{"parent":"vms/'"$uuid"'","snapshot":{"displayName":"second"}}'
+take second ''
 
 say "a restart of libvirt"
 systemctl restart libvirtd
 all_active "after a restart of libvirt"
-change SnapshotService/CreateSnapshot '{"parent":"vms/'"$uuid"'","snapshot":{"displayName":"third"}}'
-
-. /test/units-snapshots.sh
+take third ''
+every_kind_of_step
 
 # What systemd has to say about a unit's lines, it says when it loads it.
 ! journalctl --no-pager -b -t systemd | grep -E 'snapshot-(agent|api|gateway)\.service:[0-9]+:' || fail "systemd does not understand a unit"

@@ -13,7 +13,7 @@ case $release in 12 | 13 | 13-backports | sid) ;; *) fail "no Debian $release: 1
 
 # Without these nothing works.
 needed="libvirt-daemon libvirt-daemon-driver-qemu libvirt-clients qemu-system-x86 qemu-utils binutils curl e2fsprogs iproute2"
-# Without one of these some forms are told to be wrong: pools, encryption, SPICE, UEFI, TPM.
+# Without one of these some forms fail: pools, encryption, SPICE, UEFI, TPM.
 wanted="libvirt-daemon-driver-storage libvirt-daemon-driver-secret qemu-system-modules-spice ovmf swtpm swtpm-tools"
 
 root=$cache/vm-matrix-$release
@@ -36,7 +36,7 @@ in_root "$root" "apt-get update -qq
   apt-get install -y -qq --no-install-recommends $needed \$(printf '%s\n' $wanted | grep -vxFf /missing-packages)
   apt-get clean"
 missing=$(xargs <"$root/missing-packages")
-[ -z "$missing" ] || say "Debian $release has no $missing: forms that need it will be told to be wrong"
+[ -z "$missing" ] || say "Debian $release has no $missing: forms that need it fail"
 
 # What QEMU can do libvirt keeps in the cache, which is not this host's. Only the record and the page are changed in the tree.
 mkdir -p "$root$PWD" "$root/opt/test-cache"

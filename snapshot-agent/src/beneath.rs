@@ -5,9 +5,9 @@
 //! path's way, also in the moment between a look and the deed. So every effect on a file goes through here:
 //!
 //! 1. The configured folders are opened once, when the agent starts. Links on the way to them are an administrator's.
-//! 2. A path has to begin with one of them, and is looked up from there, one folder in the other. No link is followed and there is no
-//!    `..`, so it leads to nothing outside, whatever others do to the folders meanwhile. `openat2` would do it in one call, but under
-//!    `RestrictSUIDSGID=` systemd answers it with ENOSYS.
+//! 2. A path has to begin with one of them, and its directories are opened from there, one after the other. No symbolic link is
+//!    followed and no `..` is accepted, so the path cannot leave `image_dirs`, whatever others rename meanwhile. `openat2` would
+//!    resolve it in one call, but systemd makes that fail with ENOSYS under `RestrictSUIDSGID=`.
 //! 3. The deed is done in the folder that was found, on a name that is not followed either (`unlinkat`, `linkat`, `renameat`,
 //!    `O_NOFOLLOW`).
 //!
@@ -186,18 +186,18 @@ impl Beneath {
     fn parent(&self, path: &Path) -> io::Result<(OwnedFd, OsString)> {
         let (root, rest) = self.split(path)?;
         let name = rest.file_name().ok_or_else(|| refused(path, "names no file"))?.to_owned();
-        let mut folder = root.folder.try_clone()?;
+        let mut directory = root.folder.try_clone()?;
         for part in rest.parent().into_iter().flat_map(Path::components) {
             // What is mounted there on demand is mounted for a directory alone.
             let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-            folder = match openat(&folder, part.as_os_str(), flags, Mode::empty()) {
-                Err(Errno::NOTDIR | Errno::LOOP) if is_link(&folder, part.as_os_str()) => {
+            directory = match openat(&directory, part.as_os_str(), flags, Mode::empty()) {
+                Err(Errno::NOTDIR | Errno::LOOP) if is_link(&directory, part.as_os_str()) => {
                     return Err(refused(path, "leads through a link"));
                 }
                 opened => opened?,
             };
         }
-        Ok((folder, name))
+        Ok((directory, name))
     }
 
     /// The folder that a path begins with, and the rest of it.
@@ -223,8 +223,8 @@ fn folder(path: &Path) -> rustix::io::Result<OwnedFd> {
     open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
 }
 
-fn is_link(folder: &OwnedFd, name: &OsStr) -> bool {
-    let found = statat(folder, name, AtFlags::SYMLINK_NOFOLLOW);
+fn is_link(directory: &OwnedFd, name: &OsStr) -> bool {
+    let found = statat(directory, name, AtFlags::SYMLINK_NOFOLLOW);
     found.is_ok_and(|found| FileType::from_raw_mode(found.st_mode) == FileType::Symlink)
 }
 

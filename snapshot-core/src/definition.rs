@@ -136,7 +136,7 @@ enum Part<'a> {
     Domain,
     /// The disk with this target: what is in it decides about its content.
     Disk(&'a str),
-    /// Anything else.
+    /// Outside of disks: it decides about the running state alone.
     Other,
 }
 

@@ -79,9 +79,8 @@ async fn case_9_the_plan_names_what_the_revert_then_does_to_the_definition() {
     assert_eq!(inactive(&lab, &guest), before, "nothing else was changed");
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn case_9_a_policy_leaves_the_definition_to_administrators() {
-    let lab = Lab::with_policy("definition_on_revert = \"deny\"\n").unwrap();
+/// A VM that is off, a snapshot of its disks, and a client that may revert and is no administrator.
+async fn desk_of_a_student(lab: &Lab) -> (Guest, v1::Snapshot, Client) {
     let guest = lab.guest("desk").await.unwrap();
     guest.write('A').unwrap();
     lab.set(&guest, Power::Off).await.unwrap();
@@ -89,6 +88,13 @@ async fn case_9_a_policy_leaves_the_definition_to_administrators() {
     let identity = lab.cluster.identity();
     let token = identity.token("student", &guest.uuid().to_string(), &["read", "create", "revert"]).unwrap();
     let student = Client::grpc(&lab.cluster, token).unwrap();
+    (guest, snapshot, student)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn case_9_a_policy_leaves_the_definition_to_administrators() {
+    let lab = Lab::with_policy("definition_on_revert = \"deny\"\n").unwrap();
+    let (guest, snapshot, student) = desk_of_a_student(&lab).await;
     // As long as nothing differs, anybody may go back.
     student.done(student.revert_as(revert(&snapshot)).await).await.unwrap();
     guest.write('B').unwrap();
@@ -114,15 +120,9 @@ async fn case_9_a_policy_leaves_the_definition_to_administrators() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn case_9_a_policy_keeps_the_definition_and_reverts_the_disks() {
     let lab = Lab::with_policy("definition_on_revert = \"keep\"\n").unwrap();
-    let guest = lab.guest("desk").await.unwrap();
-    guest.write('A').unwrap();
-    lab.set(&guest, Power::Off).await.unwrap();
-    let snapshot = lab.take(&guest, "plain").await.unwrap();
+    let (guest, snapshot, student) = desk_of_a_student(&lab).await;
     isolate(&lab, &guest);
     let isolated = inactive(&lab, &guest);
-    let identity = lab.cluster.identity();
-    let token = identity.token("student", &guest.uuid().to_string(), &["read", "create", "revert"]).unwrap();
-    let student = Client::grpc(&lab.cluster, token).unwrap();
     for before in [Power::Running, Power::Off] {
         lab.set(&guest, Power::Running).await.unwrap();
         guest.write('B').unwrap();

@@ -6,7 +6,8 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::os::unix::fs::{FileExt as _, FileTypeExt as _, MetadataExt as _};
+use std::io::Read as _;
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
 use super::overlays::resolved;
@@ -20,52 +21,37 @@ const MOST_DEVICES: usize = 16;
 /// The longest name of a backing file that QEMU takes.
 const MOST_NAME: usize = 4096;
 /// Where a VMDK image has its description, which QEMU writes into the first sectors.
-const DESCRIPTION: usize = 64 << 10;
+const DESCRIPTION: u64 = 64 << 10;
 
 /// The files that this one, used in this format, depends on, itself included; their paths are without links.
 pub(super) fn depends_on(path: &Path, format: &str) -> BTreeSet<PathBuf> {
-    let (mut found, mut next) = (BTreeSet::new(), vec![(path.to_owned(), format.to_owned())]);
-    while let Some((path, format)) = next.pop() {
+    let (mut found, mut next) = (BTreeSet::new(), vec![(path.to_owned(), format == "raw")]);
+    while let Some((path, is_raw)) = next.pop() {
         let path = resolved(&path);
         if found.len() >= MOST || !found.insert(path.clone()) {
             continue;
         }
-        let backing = backing_name(&path, &format);
-        let beside = |name: &String| Some(path.parent()?.join(name));
-        let below = backing.as_deref().and_then(qcow2::local_path).as_ref().and_then(beside);
-        next.extend(below.into_iter().chain(behind(&path)).map(|path| {
-            let is_qcow2 = qcow2::read(&path).is_ok();
-            (path, if is_qcow2 { "qcow2" } else { "" }.to_owned())
-        }));
+        let backing = if is_raw { None } else { backing_file(&path) };
+        let beside = backing.and_then(|name| Some(path.parent()?.join(name)));
+        next.extend(beside.into_iter().chain(behind(&path)).map(|path| (path, false)));
     }
     found
 }
 
-/// Whether a file of this format may depend on others in such a form.
-pub(super) fn may_depend(path: &Path, format: &str) -> bool {
-    !matches!(format, "qcow2" | "raw") || path.starts_with("/dev")
+/// A file with its format, where it may depend on others in such a form.
+pub(super) fn start(path: &Path, format: &str) -> Option<(PathBuf, String)> {
+    let may_depend = !matches!(format, "qcow2" | "raw") || path.starts_with("/dev");
+    may_depend.then(|| (path.to_owned(), format.to_owned()))
 }
 
-/// What a file goes by: its path, and the numbers of its device and inode.
-pub(super) fn names(path: &Path) -> Vec<String> {
-    let number = files::metadata(path).ok().map(|file| format!("{}:{}", file.dev(), file.ino()));
-    [path.to_string_lossy().into_owned()].into_iter().chain(number).collect()
-}
-
-/// The name of the backing file that is in an image, in the format or, where that is not told, in the one that it begins like.
-fn backing_name(path: &Path, format: &str) -> Option<String> {
-    if let Ok(image) = qcow2::read(path)
-        && format != "raw"
-    {
-        return image.backing.map(|backing| backing.name);
+/// The path of the backing file as it is written in an image of any format.
+fn backing_file(path: &Path) -> Option<String> {
+    if let Ok(backing) = qcow2::backing_file(path) {
+        return backing;
     }
-    let start = files::with(path, || {
-        let (file, mut bytes) = (qcow2::open(path)?, vec![0; DESCRIPTION]);
-        let read = file.read_at(&mut bytes, 0)?;
-        bytes.truncate(read);
-        Ok(bytes)
-    });
-    if format == "raw" { None } else { in_header(&start.ok()?) }
+    let mut bytes = Vec::new();
+    files::with(path, || qcow2::open(path)?.take(DESCRIPTION).read_to_end(&mut bytes)).ok()?;
+    qcow2::local_path(&in_header(&bytes)?)
 }
 
 /// In the first bytes of an image: QCOW version 1, QED or VMDK, as QEMU's docs/interop and block/qcow.c have them.

@@ -39,7 +39,7 @@ impl Link {
     /// The names of all files that it depends on, itself included.
     fn reached(&self) -> Vec<String> {
         let beyond = self.beyond.iter().flat_map(|(path, format)| beyond::depends_on(path, format));
-        self.names.iter().cloned().chain(beyond.flat_map(|path| beyond::names(&path))).collect()
+        self.names.iter().cloned().chain(beyond.flat_map(|path| plain(&path, false).names)).collect()
     }
 }
 
@@ -185,7 +185,7 @@ impl Images {
             let told = told.as_deref();
             if told == Some("qcow2") {
                 let (mut link, below) = self.qcow2(&path);
-                link.beyond = beyond::may_depend(&path, "qcow2").then(|| (path.clone(), "qcow2".to_owned()));
+                link.beyond = beyond::start(&path, "qcow2");
                 chain.push(link);
                 chain.extend(self.data_file(&path));
                 match below {
@@ -197,8 +197,7 @@ impl Images {
                     }
                 }
             } else {
-                let format = told.unwrap_or_default();
-                let beyond = beyond::may_depend(&path, format).then(|| (path.clone(), format.to_owned()));
+                let beyond = beyond::start(&path, told.unwrap_or_default());
                 chain.push(Link { beyond, ..plain(&path, told.is_none()) });
             }
         }

@@ -19,8 +19,8 @@ use snapshot_core::tree::SnapshotTree;
 use snapshot_core::{Error, Reason};
 
 use crate::daemon::{Daemon, connected};
+use crate::directory::Directory;
 use crate::external::Bench;
-use crate::folder::Folder;
 use crate::guest::{Guest, HOST, run};
 use crate::served::{create, id};
 
@@ -217,7 +217,7 @@ async fn case_10_the_space_behind_an_image_on_a_block_device_is_known() {
 #[tokio::test(flavor = "multi_thread")]
 async fn case_10_images_out_of_reach_are_told_before_they_are_refused() {
     let daemon = Daemon::start("reach");
-    let other = Folder::new();
+    let other = Directory::new();
     let folders = Beneath::open(&[other.path().to_owned()], &[]);
     let libvirt = Arc::new(Libvirt::within(&daemon.host.uri, folders).unwrap());
     connected(&libvirt, true).await;

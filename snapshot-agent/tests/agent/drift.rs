@@ -21,7 +21,7 @@ use snapshot_core::snapshot::SnapshotFacts;
 use tonic::Streaming;
 
 use crate::daemon::{Daemon, connected};
-use crate::folder::Folder;
+use crate::directory::Directory;
 use crate::guest::Guest;
 use crate::served::{Agent, with_token};
 
@@ -66,13 +66,13 @@ impl Scene {
     }
 
     /// Stops the agent; what it has to remember stays.
-    async fn leave(self) -> (Daemon, Arc<Folder>) {
+    async fn leave(self) -> (Daemon, Arc<Directory>) {
         drop(self.told);
         (self.daemon, self.agent.stop().await)
     }
 
     /// Starts the next one.
-    async fn come_back(daemon: Daemon, dir: Arc<Folder>) -> Self {
+    async fn come_back(daemon: Daemon, dir: Arc<Directory>) -> Self {
         let libvirt = Arc::new(Libvirt::new(&daemon.host.uri).unwrap());
         let hypervisor = Arc::clone(&libvirt) as Arc<dyn Hypervisor>;
         let agent = Agent::start_in(dir, hypervisor, &settings(&daemon)).await;

@@ -25,7 +25,7 @@ use snapshot_core::policy::HostPolicy;
 use snapshot_core::snapshot::{Content, Storage};
 use uuid::Uuid;
 
-use crate::folder::Folder;
+use crate::directory::Directory;
 use crate::guest::{Guest, HOST};
 use crate::operations::{permit_for, permit_for_action};
 use crate::served::{create, id};
@@ -35,7 +35,7 @@ pub(crate) struct Bench {
     pub(crate) guest: Guest,
     libvirt: Arc<Libvirt>,
     pub(crate) executor: Executor,
-    journal: Folder,
+    journal: Directory,
     /// What the guest read when each snapshot was taken.
     pub(crate) expected: BTreeMap<SnapshotId, char>,
     /// What it has written since.
@@ -45,7 +45,7 @@ pub(crate) struct Bench {
 /// Longer than any test.
 const SILENCE: Duration = Duration::from_secs(600);
 
-fn executor(libvirt: &Arc<Libvirt>, journal: &Folder, silence: Duration) -> Executor {
+fn executor(libvirt: &Arc<Libvirt>, journal: &Directory, silence: Duration) -> Executor {
     let policy = HostPolicy { stable_paths: false, ..HostPolicy::default() };
     let hypervisor = Arc::clone(libvirt) as Arc<dyn Hypervisor>;
     let journal = Journal::open(journal.path()).unwrap();
@@ -65,7 +65,7 @@ impl Bench {
     pub(crate) fn patient_for(libvirt: &Arc<Libvirt>, guest: Guest, silence: Duration) -> Self {
         let filter = tracing_subscriber::EnvFilter::from_default_env();
         let _ = tracing_subscriber::fmt().with_env_filter(filter).with_test_writer().try_init();
-        let dir = Folder::new();
+        let dir = Directory::new();
         let executor = executor(libvirt, &dir, silence);
         let libvirt = Arc::clone(libvirt);
         Self { guest, libvirt, executor, journal: dir, expected: BTreeMap::new(), now: '-' }

@@ -35,7 +35,7 @@ use snapshot_core::vm::VmState;
 use snapshot_core::{Error, Reason};
 use uuid::Uuid;
 
-use crate::folder::Folder;
+use crate::directory::Directory;
 use crate::guest::{Guest, HOST, run};
 use crate::operations::permit_for_action;
 use crate::served::{create, id};
@@ -46,7 +46,7 @@ struct Case {
     libvirt: Arc<Libvirt>,
     machines: Arc<Machines>,
     executor: Executor,
-    _journal: Folder,
+    _journal: Directory,
 }
 
 impl Case {
@@ -55,7 +55,7 @@ impl Case {
     }
 
     fn on(libvirt: &Arc<Libvirt>, guest: Guest) -> Self {
-        let (journal, machines) = (Folder::new(), Arc::new(Machines::default()));
+        let (journal, machines) = (Directory::new(), Arc::new(Machines::default()));
         let hypervisor = Arc::clone(libvirt) as Arc<dyn Hypervisor>;
         let kept = Journal::open(journal.path()).unwrap();
         let (locks, policy) = (Arc::new(Locks::new(2)), HostPolicy::default());

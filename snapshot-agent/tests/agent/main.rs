@@ -14,10 +14,10 @@ mod all_or_none;
 mod contract;
 mod daemon;
 mod definition;
+mod directory;
 mod drift;
 mod external;
 mod fake;
-mod folder;
 mod guest;
 mod hanging;
 #[path = "../../../tests/src/hung.rs"]

@@ -29,8 +29,8 @@ use snapshot_core::vm::VmState;
 use snapshot_core::{Error, Reason};
 use uuid::Uuid;
 
+use crate::directory::Directory;
 use crate::fake::{Fake, Fault, Machine, World, lock, vm_facts};
-use crate::folder::Folder;
 
 /// One process of an agent, and the state folder that outlives it.
 struct Agent {
@@ -40,7 +40,7 @@ struct Agent {
 }
 
 impl Agent {
-    fn start(world: &Arc<Mutex<World>>, dir: &Folder, fault: Option<(usize, Fault)>) -> Self {
+    fn start(world: &Arc<Mutex<World>>, dir: &Directory, fault: Option<(usize, Fault)>) -> Self {
         let fake = Arc::new(Fake::new(world, fault));
         let journal = Journal::open(dir.path()).unwrap();
         let machines = Arc::new(Machines::default());
@@ -139,12 +139,12 @@ fn machine(world: &Arc<Mutex<World>>) -> Machine {
 }
 
 /// A host whose machine has the chain 1 -> 2 -> 3, taken with 'A' on the disks, while 'B' is on them now.
-async fn with_chain(state: VmState, dir: &Folder) -> Arc<Mutex<World>> {
+async fn with_chain(state: VmState, dir: &Directory) -> Arc<Mutex<World>> {
     with_chain_of(state, Storage::Internal, 2, dir).await
 }
 
 /// The same of this kind, with so many disks.
-async fn with_chain_of(state: VmState, storage: Storage, disks: usize, dir: &Folder) -> Arc<Mutex<World>> {
+async fn with_chain_of(state: VmState, storage: Storage, disks: usize, dir: &Directory) -> Arc<Mutex<World>> {
     let world = World::with_disks(state, disks);
     let agent = Agent::start(&world, dir, None);
     lock(&world).machines.get_mut(&vm_facts().id).unwrap().disks = vec!['A'; disks];
@@ -159,7 +159,7 @@ async fn with_chain_of(state: VmState, storage: Storage, disks: usize, dir: &Fol
 
 #[tokio::test]
 async fn the_story() {
-    let dir = Folder::new();
+    let dir = Directory::new();
     let world = with_chain(VmState::Running, &dir).await;
     let agent = Agent::start(&world, &dir, None);
     agent.executor.settle().await.unwrap();
@@ -188,7 +188,7 @@ async fn the_story() {
 /// The versions are those that the watch found, by which hosts and machines are told, too.
 #[tokio::test]
 async fn live_and_in_place_an_older_qemu_is_asked_for_libvirts_own_ways() {
-    let dir = Folder::new();
+    let dir = Directory::new();
     let world = with_chain(VmState::Running, &dir).await;
     let agent = Agent::start(&world, &dir, None);
     agent.executor.settle().await.unwrap();
@@ -211,7 +211,7 @@ async fn live_and_in_place_an_older_qemu_is_asked_for_libvirts_own_ways() {
 
 #[tokio::test]
 async fn a_refusal_changes_nothing_and_is_not_remembered() {
-    let dir = Folder::new();
+    let dir = Directory::new();
     let world = World::with_machine(VmState::Running);
     let agent = Agent::start(&world, &dir, None);
     let before = machine(&world);
@@ -230,7 +230,7 @@ async fn a_refusal_changes_nothing_and_is_not_remembered() {
 
 #[tokio::test]
 async fn a_repeat_follows_the_first_and_another_request_is_told_apart() {
-    let dir = Folder::new();
+    let dir = Directory::new();
     let world = World::with_machine(VmState::Shutoff);
     let agent = Agent::start(&world, &dir, None);
     let spec = spec(Request::Create(create(1)));
@@ -253,7 +253,7 @@ async fn a_repeat_follows_the_first_and_another_request_is_told_apart() {
 
 #[tokio::test]
 async fn a_deletion_stops_between_two_steps() {
-    let dir = Folder::new();
+    let dir = Directory::new();
     let world = with_chain(VmState::Shutoff, &dir).await;
     let agent = Agent::start(&world, &dir, None);
     agent.fake.stall_at(1);
@@ -274,7 +274,7 @@ async fn a_deletion_stops_between_two_steps() {
 
 #[tokio::test]
 async fn one_operation_has_a_machine_for_itself_and_a_single_step_cannot_be_stopped() {
-    let dir = Folder::new();
+    let dir = Directory::new();
     let world = World::with_machine(VmState::Shutoff);
     let agent = Agent::start(&world, &dir, None);
     agent.fake.stall_at(0);
@@ -291,7 +291,7 @@ async fn one_operation_has_a_machine_for_itself_and_a_single_step_cannot_be_stop
 
 #[tokio::test]
 async fn a_stop_leaves_a_deletion_for_the_next_start() {
-    let dir = Folder::new();
+    let dir = Directory::new();
     let world = with_chain(VmState::Shutoff, &dir).await;
     let agent = Agent::start(&world, &dir, None);
     agent.fake.stall_at(0);
@@ -316,7 +316,7 @@ async fn a_stop_leaves_a_deletion_for_the_next_start() {
 
 #[tokio::test]
 async fn a_revert_that_was_not_begun_in_time_is_not_begun() {
-    let dir = Folder::new();
+    let dir = Directory::new();
     let world = with_chain(VmState::Running, &dir).await;
     let agent = Agent::start(&world, &dir, Some((0, Fault::Dies)));
     let spec = spec(revert(2, RunAfter::AsRecorded, None));
@@ -338,7 +338,7 @@ async fn a_revert_that_was_not_begun_in_time_is_not_begun() {
 /// guest keeps what it has done.
 #[tokio::test]
 async fn in_place_a_revert_that_is_not_marked_as_current_is_no_success() {
-    let dir = Folder::new();
+    let dir = Directory::new();
     let world = with_chain(VmState::Running, &dir).await;
     let agent = Agent::start(&world, &dir, None);
     agent.executor.settle().await.unwrap();

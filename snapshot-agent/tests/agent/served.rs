@@ -26,14 +26,14 @@ use tonic::metadata::MetadataValue;
 use tonic::{Status, Streaming};
 use uuid::Uuid;
 
-use crate::folder::Folder;
+use crate::directory::Directory;
 use crate::guest::HOST;
 
 const DEADLINE: Duration = Duration::from_secs(60);
 
 pub(crate) struct Agent {
     pub(crate) client: AgentServiceClient<PeerChannel>,
-    dir: Arc<Folder>,
+    dir: Arc<Directory>,
     port: u16,
     stop: Option<oneshot::Sender<()>>,
     serving: JoinHandle<bool>,
@@ -63,7 +63,7 @@ impl Agent {
         // With RUST_LOG a test tells what the agent does.
         let filter = tracing_subscriber::EnvFilter::from_default_env();
         let _ = tracing_subscriber::fmt().with_env_filter(filter).with_test_writer().try_init();
-        let dir = Arc::new(Folder::new());
+        let dir = Arc::new(Directory::new());
         let leaf = |stem: &str, path: &str| Leaf {
             file_stem: stem.to_owned(),
             spiffe_path: path.to_owned(),
@@ -76,7 +76,7 @@ impl Agent {
         Self::start_in(dir, hypervisor, settings).await
     }
 
-    pub(crate) async fn start_in(dir: Arc<Folder>, hypervisor: Arc<dyn Hypervisor>, settings: &str) -> Self {
+    pub(crate) async fn start_in(dir: Arc<Directory>, hypervisor: Arc<dyn Hypervisor>, settings: &str) -> Self {
         let at = |name: &str| dir.path().join(name).display().to_string();
         let toml = format!(
             r#"
@@ -123,7 +123,7 @@ impl Agent {
     }
 
     /// Stops it; what it has to remember stays for the next.
-    pub(crate) async fn stop(mut self) -> Arc<Folder> {
+    pub(crate) async fn stop(mut self) -> Arc<Directory> {
         drop(self.stop.take());
         assert!(tokio::time::timeout(DEADLINE, self.serving).await.unwrap().unwrap());
         self.dir

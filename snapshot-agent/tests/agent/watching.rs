@@ -16,8 +16,8 @@ use snapshot_core::vm::VmState;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+use crate::directory::Directory;
 use crate::fake::{Fake, World, lock, vm_facts};
-use crate::folder::Folder;
 
 struct Fixture {
     world: Arc<Mutex<World>>,
@@ -153,7 +153,7 @@ async fn a_machine_that_cannot_be_read_does_not_keep_the_host_from_being_served(
 /// What a full disk did not let an operation remove is removed later; what somebody had libvirt forget is not touched.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_failed_snapshot_left_is_removed_later_and_nothing_else() {
-    let dir = Folder::new();
+    let dir = Directory::new();
     let world = World::with_machine(VmState::Shutoff);
     let (failed, forgotten) = (SnapshotId::from_uuid(Uuid::from_u128(1)), SnapshotId::from_uuid(Uuid::from_u128(2)));
     let owned = Owned::open(dir.path()).unwrap();

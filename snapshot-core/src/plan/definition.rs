@@ -6,7 +6,7 @@
 //! A definition is kept by reverting to off, restoring it, and starting the VM. A running state is not loaded into other hardware, and
 //! a definition does not fit disks that are others than it names: then there is nothing to keep it by.
 
-use super::{Loss, Plan, PowerState, Situation, Step};
+use super::{Loss, Plan, PowerState, Situation, Step, in_place};
 use crate::definition_change::DefinitionChange;
 use crate::error::{Error, Reason};
 use crate::policy::DefinitionOnRevert;
@@ -76,12 +76,9 @@ fn keep(
     if let Some(why) = against_keeping(target, &of_definition) {
         return Err(denied(situation, target, &of_definition, Some(&why)));
     }
-    let revert = plan.steps.iter_mut().enumerate().find_map(|(place, step)| match step {
-        Step::RevertInternal { snapshot, then } => Some((place, snapshot.clone(), then)),
-        _ => None,
-    });
-    if let Some((place, snapshot, then)) = revert {
-        let start = std::mem::replace(then, PowerState::Off) == PowerState::Running;
+    if let Some((place, snapshot, then)) = in_place::revert(plan) {
+        let (snapshot, start) = (snapshot.clone(), then == PowerState::Running);
+        plan.steps[place] = Step::RevertInternal { snapshot: snapshot.clone(), then: PowerState::Off };
         plan.steps.insert(place + 1, Step::KeepDefinition { snapshot, start });
     }
     Ok(of_images)

@@ -76,7 +76,7 @@ pub fn go_in_place(situation: Situation<'_>, plan: &mut Plan, hardware: &Compari
 }
 
 /// libvirt's own revert in a plan: its place, to what, and what the machine does then.
-fn revert(plan: &Plan) -> Option<(usize, &SnapshotId, PowerState)> {
+pub(super) fn revert(plan: &Plan) -> Option<(usize, &SnapshotId, PowerState)> {
     plan.steps.iter().enumerate().find_map(|(place, step)| match step {
         Step::RevertInternal { snapshot, then } => Some((place, snapshot, *then)),
         _ => None,

@@ -19,8 +19,8 @@ use snapshot_core::vm::VmState;
 use snapshot_core::{Error, Reason};
 use uuid::Uuid;
 
+use crate::directory::Directory;
 use crate::fake::{Fake, World, lock, vm_facts};
-use crate::folder::Folder;
 use crate::operations::permit_for;
 use crate::served::{create, id};
 
@@ -32,7 +32,7 @@ struct Agent {
 }
 
 impl Agent {
-    fn start(world: &Arc<Mutex<World>>, dir: &Folder) -> Self {
+    fn start(world: &Arc<Mutex<World>>, dir: &Directory) -> Self {
         let fake = Arc::new(Fake::new(world, None));
         let owned = Owned::open(&dir.path().join("owned")).unwrap();
         let machines = Arc::new(Machines::remembering(owned));
@@ -68,7 +68,7 @@ fn revert(id: &SnapshotId) -> Request {
 }
 
 /// 'A' is in the snapshot and 'B' on the disks; libvirt reverts the first disk and no more, and nothing can be restored.
-async fn mixed(dir: &Folder) -> (Arc<Mutex<World>>, SnapshotId, Ended) {
+async fn mixed(dir: &Directory) -> (Arc<Mutex<World>>, SnapshotId, Ended) {
     let world = World::with_machine(VmState::Shutoff);
     let set =
         |change: &dyn Fn(&mut crate::fake::Machine)| change(lock(&world).machines.get_mut(&vm_facts().id).unwrap());
@@ -88,7 +88,7 @@ fn disks(world: &Arc<Mutex<World>>) -> (Vec<char>, Vec<BTreeMap<SnapshotId, char
 
 #[tokio::test]
 async fn mixed_disks_are_told_and_nobody_takes_a_snapshot_of_them() {
-    let dir = Folder::new();
+    let dir = Directory::new();
     let (world, snapshot, ended) = mixed(&dir).await;
     assert_eq!(disks(&world).0, ['A', 'B']);
     let error = ended.error.unwrap();
@@ -112,7 +112,7 @@ async fn mixed_disks_are_told_and_nobody_takes_a_snapshot_of_them() {
 #[tokio::test]
 async fn mixed_disks_can_be_driven_to_either_end() {
     for to_snapshot in [true, false] {
-        let dir = Folder::new();
+        let dir = Directory::new();
         let (world, snapshot, _) = mixed(&dir).await;
         let agent = Agent::start(&world, &dir);
         agent.executor.settle().await.unwrap();

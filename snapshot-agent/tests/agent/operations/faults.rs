@@ -274,7 +274,7 @@ fn prepare(case: &Case, world: &Arc<Mutex<World>>) {
 async fn run(case: &Case, (storage, disks): (Storage, usize), call: usize, fault: Fault) -> Option<()> {
     // In memory: what a power cut leaves of the journal is not what this is about, and syncing it thousands of times is
     // most of the work.
-    let dir = Folder::in_memory();
+    let dir = Directory::in_memory();
     let world = with_chain_of(case.state, storage, disks, &dir).await;
     prepare(case, &world);
     let before = machine(&world);
@@ -333,7 +333,7 @@ async fn every_call_of_every_operation_goes_wrong_in_every_way() {
 async fn the_cases_have_every_kind_of_step() {
     let mut seen = BTreeSet::new();
     for (case, (storage, disks)) in cases() {
-        let dir = Folder::new();
+        let dir = Directory::new();
         let world = with_chain_of(case.state, storage, disks, &dir).await;
         prepare(case, &world);
         let agent = Agent::start(&world, &dir, None);
@@ -378,7 +378,7 @@ async fn the_cases_have_every_kind_of_step() {
 #[tokio::test]
 async fn every_step_may_be_carried_out_twice() {
     for (case, (storage, disks)) in cases() {
-        let dir = Folder::new();
+        let dir = Directory::new();
         let world = with_chain_of(case.state, storage, disks, &dir).await;
         prepare(case, &world);
         let agent = Agent::start(&world, &dir, None);

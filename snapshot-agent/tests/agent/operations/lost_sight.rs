@@ -13,7 +13,7 @@ use super::*;
 /// The request to begin it may be in a connection that its sender has given up, and be read after the question.
 #[tokio::test]
 async fn what_was_said_not_to_be_known_is_not_taken_on_later() {
-    let dir = Folder::new();
+    let dir = Directory::new();
     let world = World::with_machine(VmState::Shutoff);
     let agent = Agent::start(&world, &dir, None);
     let late = spec(Request::Create(create(1)));
@@ -32,7 +32,7 @@ async fn what_was_said_not_to_be_known_is_not_taken_on_later() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_operation_that_is_refused_while_it_is_followed_ends_the_stream() {
-    let dir = Folder::new();
+    let dir = Directory::new();
     let world = World::with_machine(VmState::Shutoff);
     let agent = Agent::start(&world, &dir, None);
     let (locked, is_locked) = channel();
@@ -69,7 +69,7 @@ async fn an_operation_that_is_refused_while_it_is_followed_ends_the_stream() {
 /// An end without the machine would read as if the snapshot that was taken were not there.
 #[tokio::test]
 async fn an_end_that_an_earlier_process_brought_about_waits_for_the_machine_to_be_seen() {
-    let dir = Folder::new();
+    let dir = Directory::new();
     let world = World::with_machine(VmState::Shutoff);
     let before = Agent::start(&world, &dir, None);
     let begun = before.executor.start(&permit(), spec(Request::Create(create(1))), String::new()).await.unwrap();
@@ -94,7 +94,7 @@ async fn an_end_that_an_earlier_process_brought_about_waits_for_the_machine_to_b
 /// A damaged journal is no promise that nothing was done: the operation was accepted, and may be half done.
 #[tokio::test]
 async fn an_operation_whose_journal_entry_is_torn_is_known_and_has_failed() {
-    let dir = Folder::new();
+    let dir = Directory::new();
     let world = World::with_machine(VmState::Shutoff);
     let agent = Agent::start(&world, &dir, None);
     let begun = agent.executor.start(&permit(), spec(Request::Create(create(1))), String::new()).await.unwrap();

@@ -11,7 +11,7 @@ async fn a_merge_that_finds_no_room_is_left_to_the_next_deletion() {
     for state in [VmState::Shutoff, VmState::Running] {
         // The first of two disks has no room, or only the second.
         for merged in 0..2 {
-            let dir = Folder::new();
+            let dir = Directory::new();
             let world = with_chain_of(state, Storage::External, 2, &dir).await;
             let before = machine(&world);
             let agent = Agent::start(&world, &dir, None);
@@ -54,7 +54,7 @@ async fn a_merge_that_finds_no_room_is_left_to_the_next_deletion() {
 /// What is taken back has to be taken back, however little room there is.
 #[tokio::test]
 async fn a_create_that_failed_halfway_is_taken_back_on_a_full_disk() {
-    let dir = Folder::new();
+    let dir = Directory::new();
     let world = World::with_machine(VmState::Running);
     let agent = Agent::start(&world, &dir, Some((0, Fault::RefusedHalfway)));
     agent.fake.answer_free(&[0; 10]);

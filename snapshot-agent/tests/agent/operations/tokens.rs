@@ -22,7 +22,7 @@ async fn ends(agent: &Agent, permit: &Permit, spec: Spec) -> Result<Ended, Error
 
 #[tokio::test]
 async fn a_token_destroys_so_often_and_no_more_also_after_a_restart() {
-    let dir = Folder::new();
+    let dir = Directory::new();
     let world = with_chain(VmState::Shutoff, &dir).await;
     let agent = Agent::start(&world, &dir, None);
     agent.executor.settle().await.unwrap();
@@ -64,7 +64,7 @@ async fn a_token_destroys_so_often_and_no_more_also_after_a_restart() {
 #[tokio::test]
 async fn the_journal_keeps_what_counts_against_a_token() {
     const MORE_THAN_ARE_KEPT: u128 = 1010;
-    let dir = Folder::new();
+    let dir = Directory::new();
     let world = with_chain(VmState::Shutoff, &dir).await;
     let journal = Journal::open(dir.path()).unwrap();
     journal.load().unwrap();
@@ -107,7 +107,7 @@ async fn the_journal_keeps_what_counts_against_a_token() {
 
 #[tokio::test]
 async fn the_services_own_deletes_what_was_made_by_it() {
-    let dir = Folder::new();
+    let dir = Directory::new();
     let world = with_chain(VmState::Shutoff, &dir).await;
     let agent = Agent::start(&world, &dir, None);
     let issuer = |n: u128| {
@@ -157,7 +157,7 @@ async fn the_services_own_deletes_what_was_made_by_it() {
 /// theirs, by a right to take snapshots alone.
 #[tokio::test]
 async fn a_new_snapshot_under_the_id_of_another_takes_nothing_of_that_away() {
-    let dir = Folder::new();
+    let dir = Directory::new();
     let world = with_chain(VmState::Shutoff, &dir).await;
     let agent = Agent::start(&world, &dir, None);
     {

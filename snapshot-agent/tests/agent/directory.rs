@@ -1,4 +1,4 @@
-//! A test's own folder.
+//! A test's own directory.
 //!
 //! An agent may still make files in it when the test ends: it prepares its journal on a thread of its own. So the removal is repeated
 //! until it succeeds.
@@ -7,13 +7,13 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use std::{fs, thread};
 
-/// How long an agent may go on writing.
+/// The longest that an agent may go on writing after the end of its test.
 const LONGEST: Duration = Duration::from_secs(10);
 
 #[derive(Debug)]
-pub(crate) struct Folder(PathBuf);
+pub(crate) struct Directory(PathBuf);
 
-impl Folder {
+impl Directory {
     /// Where temporary files go.
     pub(crate) fn new() -> Self {
         Self(tempfile::tempdir().unwrap().keep())
@@ -21,9 +21,9 @@ impl Folder {
 
     /// In memory, where syncing costs nothing. Without such a place, where temporary files go.
     pub(crate) fn in_memory() -> Self {
-        // Folders of this name are looked for after the tests (scripts/leftovers.py).
+        // Directories of this name are looked for after the tests (scripts/leftovers.py).
         let made = tempfile::Builder::new().prefix("rs-").tempdir_in("/dev/shm");
-        made.map_or_else(|_| Self::new(), |folder| Self(folder.keep()))
+        made.map_or_else(|_| Self::new(), |directory| Self(directory.keep()))
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -31,7 +31,7 @@ impl Folder {
     }
 }
 
-impl Drop for Folder {
+impl Drop for Directory {
     fn drop(&mut self) {
         let begun = Instant::now();
         while fs::remove_dir_all(&self.0).is_err() && self.0.exists() && begun.elapsed() < LONGEST {
@@ -41,15 +41,15 @@ impl Drop for Folder {
 }
 
 #[test]
-fn a_folder_is_removed_while_files_are_made_in_it() {
+fn a_directory_is_removed_while_files_are_made_in_it() {
     for _ in 0..20 {
-        let folder = Folder::new();
-        let path = folder.path().to_owned();
+        let directory = Directory::new();
+        let path = directory.path().to_owned();
         let at = path.clone();
         let writer =
             thread::spawn(move || (0..2000).take_while(|n| fs::write(at.join(n.to_string()), "").is_ok()).count());
         while fs::read_dir(&path).unwrap().count() < 20 {}
-        drop(folder);
+        drop(directory);
         writer.join().unwrap();
         assert!(!path.exists());
     }
