@@ -114,8 +114,8 @@ deb-test: deb ## Install, start, upgrade, remove and purge the packages in a bar
 	packaging/test/packages.sh $(DEBS)
 
 .PHONY: bare-test
-bare-test: setup-bare ## What is quick of make test in a Debian 12 and a Debian 13 with nothing but the base system (as root), and the units under their own systemd; DEBIAN=12 for one
-	packaging/test/bare.sh $(or $(DEBIAN),12 13)
+bare-test: setup-bare ## What is quick of make test in a Debian 12 and a Debian 13 with nothing but the base system (as root), and the units under their own systemd; DEBIAN=12 for one, WHOLE=1 for all of make test
+	WHOLE=$(WHOLE) packaging/test/bare.sh $(or $(DEBIAN),12 13)
 
 .PHONY: page
 page: setup-build

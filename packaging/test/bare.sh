@@ -3,7 +3,7 @@
 # from scripts/setup.sh. Needs root, a mirror of Debian, and the registries that pip, npm and cargo use here.
 #
 # For each release: a copy of its base system (root.sh), a clean clone of HEAD in it, and in there bare-inside.sh, with processes and
-# mounts of its own. Then the packages that were built there are installed in a second copy, which its own systemd boots (units.sh).
+# mounts of its own; with WHOLE=1 it runs all of `make test` instead. Then the packages that were built there are installed in a second copy, which its own systemd boots (units.sh).
 # Each part goes on after the failure of another, if it can; the failed ones are listed at the end.
 #
 # The logs, and the lists of what was installed (name, version, origin, source package), are target/bare-test/debian-N*.
@@ -52,7 +52,7 @@ configure() {
 environment() {
   printf '%s\n' HOME=/root CARGO_HOME=/opt/cargo LC_ALL=C.UTF-8 PATH=/opt/rust/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
   printf '%s=/opt/registries.crt\n' SSL_CERT_FILE CURL_CA_BUNDLE PIP_CERT NODE_EXTRA_CA_CERTS npm_config_cafile CARGO_HTTP_CAINFO GIT_SSL_CAINFO
-  env | grep -iE '^(https?_proxy|no_proxy|pip_(index|extra_index)_url|npm_config_registry|cargo_(registries|source)_.*)=' || true
+  env | grep -iE '^(whole|https?_proxy|no_proxy|pip_(index|extra_index)_url|npm_config_registry|cargo_(registries|source)_.*)=' || true
 }
 
 # mounts ROOT: what of this host is seen in it, one a line: read-only or not, from, to.

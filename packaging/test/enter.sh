@@ -13,7 +13,8 @@ mkdir "$root/dev/shm" "$root/dev/pts"
 mount -t tmpfs -o mode=1777 tmpfs "$root/dev/shm"
 mount -t devpts -o newinstance,ptmxmode=0666,mode=620 devpts "$root/dev/pts"
 ln -s pts/ptmx "$root/dev/ptmx"
-for node in null zero full random urandom tty fuse; do
+mkdir "$root/dev/net"
+for node in null zero full random urandom tty fuse kvm net/tun; do
   [ -e "/dev/$node" ] || continue
   touch "$root/dev/$node"
   mount --bind "/dev/$node" "$root/dev/$node"
