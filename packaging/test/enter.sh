@@ -19,6 +19,15 @@ for node in null zero full random urandom tty fuse kvm net/tun; do
   touch "$root/dev/$node"
   mount --bind "/dev/$node" "$root/dev/$node"
 done
+# Of those the kernel makes more when they are asked for, in its own /dev.
+if [ -e /dev/loop-control ]; then
+  mknod "$root/dev/loop-control" c 10 237
+  for number in {0..63}; do mknod "$root/dev/loop$number" b 7 "$number"; done
+fi
 for link in fd fd/0:stdin fd/1:stdout fd/2:stderr; do ln -s "/proc/self/${link%:*}" "$root/dev/${link#*:}"; done
 mount -t tmpfs -o mode=755 tmpfs "$root/run"
-exec chroot "$root" "$@"
+# Not by chroot alone, which tests that enter a mount namespace of their own would leave.
+cd "$root"
+pivot_root . .
+umount -l .
+exec chroot . "$@"

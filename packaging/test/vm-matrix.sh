@@ -50,7 +50,5 @@ exec unshare --mount --pid --fork --kill-child --ipc --net bash -euo pipefail -c
   ip link set lo up
   exec env -i "${@:1:count}" packaging/test/enter.sh "$root" "${@:count+1}"' bash "$root" "${#variables[@]}" "${variables[@]}" \
   bash -euo pipefail -c '
-    mknod /dev/loop-control c 10 237
-    for number in {0..63}; do mknod "/dev/loop$number" b 7 "$number"; done
     # As process 1 the shell reaps the guests that libvirt has let go of.
     "$@" || exit' bash "$program" "$@"

@@ -257,9 +257,9 @@ pub struct Observed {
     pub paused_by: Option<PausedBy>,
     /// Snapshots in the images of the machine's disks that libvirt does not list, by their ids.
     pub strays: BTreeSet<String>,
-    /// The qcow2 images of its disks and of its snapshots, each with the names of the snapshots in it; `None` for one that
-    /// is not there, or cannot be read now.
-    pub images: BTreeMap<PathBuf, Option<BTreeSet<String>>>,
+    /// The qcow2 images of its disks and of its snapshots, each with the names of the snapshots in it and when they were taken; `None`
+    /// for one that is not there, or cannot be read now.
+    pub images: BTreeMap<PathBuf, Option<BTreeMap<String, crate::qcow2::Stamp>>>,
     /// The qcow2 file with its UEFI variables.
     pub nvram: Option<PathBuf>,
     /// The files that it reaches, and those that a revert changes.

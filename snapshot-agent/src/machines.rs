@@ -143,7 +143,10 @@ impl Machines {
     fn publish_seen(&self, seen: &Observed) {
         let mut inventory = seen.inventory();
         inventory.vm.restrictions.retain(|restriction| restriction.reason != Reason::DisksMixed);
-        inventory.vm.restrictions.extend(self.owned.iter().flat_map(|owned| owned.restrictions(seen.vm.id)));
+        if let Some(owned) = &self.owned {
+            inventory.vm.restrictions.extend(owned.restrictions(seen.vm.id));
+            owned.mark_replaced(seen, &mut inventory.snapshots);
+        }
         self.publish(inventory, &seen.uses, Listed::with_deleted(seen));
     }
 

@@ -19,6 +19,7 @@ mod files;
 mod lease;
 mod prepared;
 mod removal;
+mod replaced;
 mod safety;
 mod spare;
 
@@ -39,6 +40,7 @@ use snapshot_core::vm::{Nvram, VmFacts, VmState};
 
 use crate::clock::unix_now;
 use crate::hypervisor::Observed;
+use crate::qcow2::Stamp;
 use crate::safety::{Mixed, Safety};
 use files::{Files, Kind};
 pub use files::{Identity, Made};
@@ -61,8 +63,8 @@ pub struct Record {
     pub vanished: Option<i64>,
     /// The snapshots.
     pub snapshots: BTreeMap<SnapshotId, Kept>,
-    /// Which of them are in which image.
-    pub images: BTreeMap<PathBuf, BTreeSet<SnapshotId>>,
+    /// Which of them are in which image, and when they were taken; `None` until libvirt has listed them.
+    pub images: BTreeMap<PathBuf, BTreeMap<SnapshotId, Option<Stamp>>>,
     /// The files that this service made for external ones.
     #[serde(default)]
     pub files: Files,
@@ -126,12 +128,18 @@ impl Record {
         let mut images = previous.map(|record| record.images.clone()).unwrap_or_default();
         for (path, names) in &seen.images {
             let Some(names) = names else { continue };
-            let ids = names.iter().filter_map(|name| name.parse::<SnapshotId>().ok());
+            let found = names.iter().filter_map(|(name, stamp)| Some((name.parse::<SnapshotId>().ok()?, *stamp)));
             let is_known = |id: &SnapshotId| is_inside(id) || before(id).is_some();
-            images.insert(path.clone(), ids.filter(|id| id.is_ours() && is_known(id)).collect());
+            let known = images.get(path).cloned().unwrap_or_default();
+            // The first that was listed is the one that was taken; what has its name later may be another one.
+            let stamped = found.filter(|(id, _)| id.is_ours() && is_known(id)).map(|(id, stamp)| {
+                let first = known.get(&id).copied().flatten().or_else(|| is_inside(&id).then_some(stamp));
+                (id, first)
+            });
+            images.insert(path.clone(), stamped.collect());
         }
-        images.retain(|_, ids: &mut BTreeSet<SnapshotId>| !ids.is_empty());
-        let ids: BTreeSet<&SnapshotId> = images.values().flatten().collect();
+        images.retain(|_, ids: &mut BTreeMap<SnapshotId, Option<Stamp>>| !ids.is_empty());
+        let ids: BTreeSet<&SnapshotId> = images.values().flat_map(BTreeMap::keys).collect();
         // A file may outlive its snapshot: another branch lies on it, or its deletion is not finished.
         let is_deleted = |id: &SnapshotId| seen.layers.snapshots.get(id).is_some_and(|parts| parts.deleted);
         let outside = files.values().map(|made| &made.snapshot).filter(|id| !is_deleted(id));
@@ -155,7 +163,7 @@ impl Record {
     /// Strikes out snapshots of an image, and all that is then in no image.
     fn strike(&mut self, image: &Path, gone: impl Fn(&SnapshotId) -> bool) {
         if let Some(ids) = self.images.get_mut(image) {
-            ids.retain(|id| !gone(id));
+            ids.retain(|id, _| !gone(id));
         }
         self.images.retain(|_, ids| !ids.is_empty());
         self.forget_the_gone();
@@ -163,7 +171,7 @@ impl Record {
 
     fn forget_the_gone(&mut self) {
         let outside = self.files.values().map(|made| &made.snapshot);
-        let left: BTreeSet<&SnapshotId> = self.images.values().flatten().chain(outside).collect();
+        let left: BTreeSet<&SnapshotId> = self.images.values().flat_map(BTreeMap::keys).chain(outside).collect();
         self.snapshots.retain(|id, _| left.contains(id));
     }
 
@@ -182,7 +190,7 @@ impl Record {
             missing_medium: None,
             restrictions: Vec::new(),
         };
-        let inside: BTreeSet<&SnapshotId> = self.images.values().flatten().collect();
+        let inside: BTreeSet<&SnapshotId> = self.images.values().flat_map(BTreeMap::keys).collect();
         let snapshot = |(id, kept): (&SnapshotId, &Kept)| SnapshotFacts {
             id: id.clone(),
             parent: None,
@@ -248,7 +256,7 @@ impl Owned {
             let mut record = Record::after(record, seen).unwrap_or_else(|| Record::empty(&seen.vm));
             record.snapshots.insert(id.clone(), Kept { label: label.clone(), create_time: unix_now() });
             for disk in seen.vm.writable_disks().filter(|disk| disk.format == "qcow2" && !disk.path.is_empty()) {
-                record.images.entry(PathBuf::from(&disk.path)).or_default().insert(id.clone());
+                record.images.entry(PathBuf::from(&disk.path)).or_default().insert(id.clone(), None);
             }
             Some(record)
         });

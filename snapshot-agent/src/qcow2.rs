@@ -19,11 +19,13 @@ mod file;
 mod header;
 mod table;
 
+use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
+use serde::{Deserialize, Serialize};
 use snapshot_core::images::Features;
 
 pub use active::held;
@@ -50,14 +52,25 @@ pub struct Tag {
     pub id: String,
     /// Its name: libvirt's name of the snapshot.
     pub name: String,
-    /// When it was taken, in seconds of the Unix epoch.
-    pub date: u32,
+    /// When it was taken.
+    pub stamp: Stamp,
     /// Bytes of running state in this image; 0 on all disks but the first, and in snapshots of the disks alone.
     pub vm_state_bytes: u64,
     /// Bytes of the snapshot's own L1 table.
     pub l1_bytes: u64,
     /// The size that the guest saw then, in bytes; `None` in images of before QEMU wrote it down.
     pub capacity_bytes: Option<u64>,
+}
+
+/// When a snapshot inside an image was taken. Another that is taken with its name has another stamp.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Stamp {
+    /// Seconds of the Unix epoch.
+    pub seconds: u32,
+    /// Nanoseconds beside them.
+    pub nanoseconds: u32,
+    /// How long the guest had run, in nanoseconds; 0 where it did not run.
+    pub vm_clock: u64,
 }
 
 /// What an image says about itself.
@@ -77,6 +90,13 @@ pub struct Image {
     pub features: Features,
     /// What the host says about the file.
     pub file: HostFile,
+}
+
+impl Image {
+    /// The names of the snapshots in it, and when they were taken: of two with one name that of the first, which QEMU takes.
+    pub fn stamps(&self) -> BTreeMap<String, Stamp> {
+        self.tags.iter().rev().map(|tag| (tag.name.clone(), tag.stamp)).collect()
+    }
 }
 
 /// What an image says of the one it lies on.

@@ -12,6 +12,7 @@
 //! | an external data file | internal ones are refused | refused | |
 //! | a counter of n bits | refused above 2^n - 2 snapshots | refused above 2^n - 3, of which one is the present that is kept meanwhile | done |
 //! | locked by another process, VM off | refused | refused, after earlier disks were reverted | the same |
+//! | not locked, VM on: not the file that QEMU has open | refused, or in the other file | the same | the same |
 //! | immutable, or on a read-only file system | refused | refused, after earlier disks were reverted | the same |
 //! | a backing file that cannot be opened | running: done | refused, and a VM that ran is off | off: refused |
 //! | dirty (lazy counters), zstd, extended L2, version 2 | done | done | done |
@@ -41,6 +42,8 @@ pub struct Entry {
     pub id: String,
     /// Its name.
     pub name: String,
+    /// When it was taken, in seconds and nanoseconds of the Unix epoch.
+    pub taken: (u32, u32),
 }
 
 /// What is found where an image should be.
@@ -74,6 +77,8 @@ pub struct ImageFacts {
     pub content: Content,
     /// Whether it is marked as immutable, or its file system is mounted read-only.
     pub fixed: bool,
+    /// Whether a process that has it open for writing is seen by its locks.
+    pub lockable: bool,
     /// Whether another process has locked it against being opened for writing.
     pub locked: bool,
     /// Whether another process has locked it against being opened as a backing file.
@@ -186,7 +191,10 @@ impl Checker<'_> {
             return Some(self.restriction(RestrictedOperation::ALL, Reason::ImageUnavailable, what));
         }
         if self.disk.held {
-            return None;
+            let is_another = writable && self.image.lockable && !self.image.locked;
+            let what = "is not the file that the VM has open, which was replaced or moved: put that one back, or copy the disk with virsh \
+                        blockcopy, before the VM is switched off";
+            return is_another.then(|| self.restriction(RestrictedOperation::ALL, Reason::ImageUnavailable, what));
         }
         if writable && self.image.locked {
             let what = "is open in another process, which has locked it: ask again when that has ended";

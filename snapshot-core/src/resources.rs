@@ -70,6 +70,13 @@ pub enum Resource {
         /// The hypervisor, such as `kvm`.
         hypervisor: String,
     },
+    /// A libvirt that converts a template of UEFI variables to another format.
+    NvramConversion {
+        /// The format of the template, such as `raw`.
+        from: String,
+        /// The format of the variables, such as `qcow2`.
+        to: String,
+    },
     /// Something that is not understood.
     Unknown(String),
 }
@@ -91,6 +98,12 @@ impl fmt::Display for Resource {
             Self::ScsiHost(name) => write!(f, "SCSI adapter {name}"),
             Self::TpmEmulator => write!(f, "TPM emulator swtpm"),
             Self::Machine { machine, emulator, .. } => write!(f, "machine type {machine} of {emulator}"),
+            Self::NvramConversion { from, to } => {
+                write!(
+                    f,
+                    "libvirt before 12.1, which starts a VM with UEFI variables in {to} and their template in {from}"
+                )
+            }
             Self::Unknown(what) => write!(f, "{what}, which is not understood"),
         }
     }

@@ -121,6 +121,9 @@ impl Shared {
             let known = owned.restrictions(seen.vm.id);
             seen.vm.restrictions.retain(|restriction| restriction.reason != Reason::DisksMixed);
             seen.vm.restrictions.extend(known);
+            let mut snapshots = std::mem::take(&mut seen.snapshots);
+            owned.mark_replaced(&seen, &mut snapshots);
+            seen.snapshots = snapshots;
         }
         seen
     }

@@ -13,7 +13,7 @@ use snapshot_core::images::{
     Content, DiskImages, Entry, ImageFacts, MAX_CHAIN, SnapshotImages, Uses, of_snapshot, restrictions,
 };
 use snapshot_core::restriction::{RestrictedOperation, Restriction};
-use snapshot_core::snapshot::Storage;
+use snapshot_core::snapshot::{Content as RecordedContent, Storage};
 use snapshot_core::vm::VmFacts;
 
 use super::beyond;
@@ -21,7 +21,7 @@ use super::images::{Found, Images};
 use super::overlays::{resolved, text};
 use super::snapshot_xml::Recorded;
 use crate::bounded::files;
-use crate::qcow2::{self, HostFile, Image};
+use crate::qcow2::{self, HostFile, Image, Stamp};
 
 /// The bit of an image whose data is in another file.
 const DATA_FILE: u64 = 1 << 2;
@@ -101,7 +101,9 @@ impl Images {
         }
         let present: Vec<&str> = vm.disks.iter().map(|disk| disk.target.as_str()).collect();
         let (name, disks) = (recorded.name.as_str(), recorded.disks.as_slice());
-        found.extend(of_snapshot(SnapshotImages { name, tables: &tables, disks, present: &present, is_on }));
+        let has_memory = recorded.content == RecordedContent::DisksAndMemory;
+        let present = present.as_slice();
+        found.extend(of_snapshot(SnapshotImages { name, tables: &tables, disks, present, is_on, has_memory }));
         found
     }
 
@@ -109,7 +111,10 @@ impl Images {
         match self.read(path) {
             Found::Image(image) => {
                 let entries = image.tags.iter();
-                entries.map(|tag| Entry { id: tag.id.clone(), name: tag.name.clone() }).collect()
+                let taken = |stamp: Stamp| (stamp.seconds, stamp.nanoseconds);
+                entries
+                    .map(|tag| Entry { id: tag.id.clone(), name: tag.name.clone(), taken: taken(tag.stamp) })
+                    .collect()
             }
             Found::Gone(_) | Found::Unknown(_) => Vec::new(),
         }
@@ -270,6 +275,7 @@ fn facts(path: &Path, content: Content, file: &HostFile) -> ImageFacts {
         path: text(path),
         content,
         fixed: file.immutable || file.read_only,
+        lockable: file.lockable,
         locked: file.locked,
         written: file.written,
     }

@@ -15,7 +15,7 @@ use super::domain_xml::{Disk, Medium};
 use super::image_facts::Chains;
 use super::snapshot_xml::Recorded;
 use crate::bounded::files;
-use crate::qcow2::{self, Image, ImageError, Tag};
+use crate::qcow2::{self, Image, ImageError, Stamp, Tag};
 use crate::safety;
 
 /// The images that one look at a machine needs, each read once, however many snapshots are in it.
@@ -163,10 +163,10 @@ impl Images {
         strays
     }
 
-    /// The names of the snapshots in each image that was read; `None` for those that could not be.
-    pub(super) fn contents(&self) -> BTreeMap<PathBuf, Option<BTreeSet<String>>> {
+    /// The names of the snapshots in each image that was read, and when they were taken; `None` for those that could not be.
+    pub(super) fn contents(&self) -> BTreeMap<PathBuf, Option<BTreeMap<String, Stamp>>> {
         let names = |found: &Found| match found {
-            Found::Image(image) => Some(image.tags.iter().map(|tag| tag.name.clone()).collect()),
+            Found::Image(image) => Some(image.stamps()),
             Found::Gone(_) | Found::Unknown(_) => None,
         };
         self.read.iter().map(|(path, found)| (path.clone(), names(found))).collect()

@@ -22,6 +22,12 @@ impl Versions {
         is_since(&self.qemu, (6, 0))
     }
 
+    /// Whether libvirt starts a VM whose UEFI variables have another format than their template: until 12.0 it looks at the template
+    /// only where the file with the variables does not exist.
+    pub fn convert_nvram(&self) -> bool {
+        !self.libvirt.is_empty() && !is_since(&self.libvirt, (12, 1))
+    }
+
     /// What of the policy can be had here.
     pub fn limit(&self, policy: &HostPolicy) -> HostPolicy {
         HostPolicy {
@@ -61,6 +67,16 @@ mod tests {
             ("", "", (false, false)),
         ] {
             assert_eq!(had_of(libvirt, qemu), had, "libvirt {libvirt:?}, QEMU {qemu:?}");
+        }
+    }
+
+    #[test]
+    fn formats_of_uefi_variables() {
+        for (libvirt, is_converted) in
+            [("11.3.0", true), ("12.0.0", true), ("12.1.0", false), ("12.9.0", false), ("", false)]
+        {
+            let versions = Versions { libvirt: libvirt.to_owned(), qemu: String::new() };
+            assert_eq!(versions.convert_nvram(), is_converted, "{libvirt:?}");
         }
     }
 

@@ -8,11 +8,11 @@
 //! 3. `qemu-img` deletes what is left, one snapshot at a time, and is not believed: the image is read again. QEMU's own
 //!    lock on images keeps it away from one that a machine of another host has open.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
-use snapshot_core::ids::VmId;
+use snapshot_core::ids::{SnapshotId, VmId};
 use snapshot_core::vm::DiskFacts;
 use snapshot_core::{Error, Reason};
 
@@ -21,7 +21,7 @@ use super::{Owned, abandoned};
 use crate::beneath::out_of_reach;
 use crate::bounded::files;
 use crate::hypervisor::{Failure, Hypervisor, Reread};
-use crate::qcow2::{self, ImageError};
+use crate::qcow2::{self, ImageError, Stamp};
 use crate::qemu_img::snapshots;
 
 /// The most images in a chain; QEMU itself opens no more than 200.
@@ -56,14 +56,20 @@ fn clear_images(hypervisor: &dyn Hypervisor, owned: &Owned, vm: VmId) -> Result<
             continue;
         }
         let tags = tags(&image).map_err(|error| failed(vm, &image, &error))?;
-        for id in ids.iter().filter(|id| tags.contains(id.as_str())) {
+        // What another tool took with the name of ours since is not ours to remove.
+        let is_ours = |id: &SnapshotId| match (tags.get(id.as_str()), ids.get(id)) {
+            (Some(found), Some(taken)) => taken.is_none_or(|taken| taken == *found),
+            _ => false,
+        };
+        owned.strike(vm, &image, |id| !is_ours(id));
+        for id in ids.keys().filter(|id| is_ours(id)) {
             tracing::info!(%vm, %id, image = %image.display(), "removing a snapshot that a machine left behind");
             snapshots::delete(hypervisor.folders(), &canonical, id.as_str())
                 .map_err(|error| failed(vm, &image, &error))?;
         }
         let left = self::tags(&image).map_err(|error| failed(vm, &image, &error))?;
-        owned.strike(vm, &image, |id| !left.contains(id.as_str()));
-        if ids.iter().any(|id| left.contains(id.as_str())) {
+        owned.strike(vm, &image, |id| !left.contains_key(id.as_str()));
+        if ids.keys().any(|id| is_ours(id) && left.contains_key(id.as_str())) {
             return Err(failed(vm, &image, &io::Error::other("qemu-img has deleted them, and they are there")));
         }
     }
@@ -79,7 +85,7 @@ pub(crate) fn sweep(owned: &Owned) {
                 continue;
             }
             if let Ok(tags) = tags(&image) {
-                owned.strike(vm, &image, |id| !tags.contains(id.as_str()));
+                owned.strike(vm, &image, |id| !tags.contains_key(id.as_str()));
             }
         }
         for (path, made) in owned.files(vm) {
@@ -112,7 +118,7 @@ fn used(hypervisor: &dyn Hypervisor) -> Result<BTreeSet<PathBuf>, Failure> {
             return Err(Failure::Unintelligible(message));
         }
         let disks = seen.vm.disks.iter().map(|disk| PathBuf::from(&disk.path));
-        for top in disks.chain(seen.images.into_keys()).filter(|path| path.is_absolute()) {
+        for top in disks.chain(seen.images.into_keys()).filter(|path: &PathBuf| path.is_absolute()) {
             below(&top, &mut used).map_err(|error| match hypervisor.folders().may_read(&top) {
                 true => Failure::Unintelligible(format!("the images below {} cannot be read: {error}", top.display())),
                 false => Failure::Precondition(out_of_reach(&top, "read_dirs")),
@@ -150,12 +156,12 @@ fn canonical(path: &Path) -> io::Result<Option<PathBuf>> {
     }
 }
 
-/// The names of the snapshots in an image; none where something else is in its place.
-fn tags(image: &Path) -> io::Result<BTreeSet<String>> {
+/// The names of the snapshots in an image, and when they were taken; none where something else is in its place.
+fn tags(image: &Path) -> io::Result<BTreeMap<String, Stamp>> {
     match qcow2::read(image) {
-        Ok(image) => Ok(image.tags.into_iter().map(|tag| tag.name).collect()),
-        Err(ImageError::Format(_)) => Ok(BTreeSet::new()),
-        Err(ImageError::Io(error)) if error.kind() == ErrorKind::NotFound => Ok(BTreeSet::new()),
+        Ok(image) => Ok(image.stamps()),
+        Err(ImageError::Format(_)) => Ok(BTreeMap::new()),
+        Err(ImageError::Io(error)) if error.kind() == ErrorKind::NotFound => Ok(BTreeMap::new()),
         Err(ImageError::Io(error)) => Err(error),
         Err(ImageError::Unsteady) => Err(io::Error::other("it changes while it is read")),
     }

@@ -24,7 +24,7 @@ pub(crate) fn seen(listed: &[SnapshotId], images: &[(&Path, Option<&[SnapshotId]
     let record = Record { snapshots: all, ..Record::empty(&crate::machines::tests::vm(1, "desk")) };
     let mut seen = record.recalled();
     seen.snapshots.iter_mut().for_each(|snapshot| snapshot.storage = Storage::Internal);
-    let names = |ids: &[SnapshotId]| ids.iter().map(ToString::to_string).collect();
+    let names = |ids: &[SnapshotId]| ids.iter().map(|id| (id.to_string(), Stamp::default())).collect();
     seen.images = images.iter().map(|(path, ids)| (path.to_path_buf(), ids.map(names))).collect();
     seen.vm.disks = images.iter().map(|(path, _)| disk(path)).collect();
     seen
@@ -76,7 +76,7 @@ pub(super) fn qemu_img(args: &[&str]) {
 fn held(owned: &Owned) -> BTreeMap<PathBuf, Vec<SnapshotId>> {
     let record = owned.get(vm());
     let images = record.into_iter().flat_map(|record| record.images);
-    images.map(|(path, ids)| (path, ids.into_iter().collect())).collect()
+    images.map(|(path, ids)| (path, ids.into_keys().collect())).collect()
 }
 
 #[test]

@@ -4,7 +4,7 @@
 use std::fs::File;
 
 use super::fields::{Fields, read_up_to};
-use super::{Header, ImageError, Tag};
+use super::{Header, ImageError, Stamp, Tag};
 
 pub(super) const ENTRY_BYTES: usize = 40;
 /// The most bytes of a snapshot table that are read; an entry of libvirt's making has about 140.
@@ -54,8 +54,7 @@ pub(super) fn parse_entries(bytes: &[u8], snapshots: u32) -> Option<Vec<Entry>> 
         let before = fields.0.len();
         let (l1_offset, l1_entries) = (fields.u64()?, fields.u32()?);
         let (id_bytes, name_bytes) = (fields.u16()?, fields.u16()?);
-        let date = fields.u32()?;
-        fields.skip(12)?;
+        let stamp = Stamp { seconds: fields.u32()?, nanoseconds: fields.u32()?, vm_clock: fields.u64()? };
         let small_state = fields.u32()?;
         let extra_bytes = fields.u32()?;
         // The first extra field is the wide form of the state's size; older images have none.
@@ -67,7 +66,7 @@ pub(super) fn parse_entries(bytes: &[u8], snapshots: u32) -> Option<Vec<Entry>> 
         let padding = (before - fields.0.len()).wrapping_neg() % 8;
         // The padding after the last entry may lie beyond the end of the file.
         fields.skip(padding.min(fields.0.len()))?;
-        let tag = Tag { id, name, date, vm_state_bytes, l1_bytes: u64::from(l1_entries) * 8, capacity_bytes };
+        let tag = Tag { id, name, stamp, vm_state_bytes, l1_bytes: u64::from(l1_entries) * 8, capacity_bytes };
         entries.push(Entry { tag, l1_offset, l1_entries });
     }
     Some(entries)

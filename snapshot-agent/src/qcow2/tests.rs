@@ -30,7 +30,7 @@ fn an_image_tells_its_size_its_backing_and_its_snapshots() {
     assert_eq!(names, ["zwölf 🎓", "snap-0191f7a0000070008000000000000001"]);
     for tag in &clone.tags {
         assert_eq!(tag.vm_state_bytes, 0);
-        assert!(tag.l1_bytes >= 8 && tag.date > 1_600_000_000);
+        assert!(tag.l1_bytes >= 8 && tag.stamp.seconds > 1_600_000_000);
     }
 }
 

@@ -24,6 +24,7 @@ use snapshot_agent::hypervisor::{Hypervisor, Observed, Reread};
 use snapshot_agent::journal::{Ended, Journal};
 use snapshot_agent::locks::Locks;
 use snapshot_agent::machines::Machines;
+use snapshot_agent::owned::Owned;
 use snapshot_core::ids::{OperationId, SnapshotId};
 use snapshot_core::layers::Layers;
 use snapshot_core::operation::{Create, DeleteScope, Outcome, Request, RunAfter};
@@ -55,7 +56,8 @@ impl Case {
     }
 
     fn on(libvirt: &Arc<Libvirt>, guest: Guest) -> Self {
-        let (journal, machines) = (Directory::new(), Arc::new(Machines::default()));
+        let journal = Directory::new();
+        let machines = Arc::new(Machines::remembering(Owned::open(&journal.path().join("owned")).unwrap()));
         let hypervisor = Arc::clone(libvirt) as Arc<dyn Hypervisor>;
         let kept = Journal::open(journal.path()).unwrap();
         let (locks, policy) = (Arc::new(Locks::new(2)), HostPolicy::default());
@@ -88,6 +90,12 @@ impl Case {
         let all = capabilities(Situation { vm: &told.vm, tree: &tree, layers: &layers, policy: &policy });
         let one = all.into_iter().find(|one| one.kind == kind).unwrap();
         one.outcome.map(drop).map_err(|error| error.reason())
+    }
+
+    async fn plan(&self, request: Request) -> Result<(), Reason> {
+        let permit = permit_for_action(self.guest.vm, request.kind().into());
+        let spec = Spec { operation: OperationId::from_uuid(Uuid::now_v7()), vm: self.guest.vm, request };
+        self.executor.plan(&permit, spec).await.map(drop).map_err(|error| error.reason())
     }
 
     async fn run(&self, request: Request) -> Result<Ended, Error> {

@@ -93,7 +93,7 @@ fn live_is_of_all_disks_or_of_none() {
     assert!(matches!(refused, Err(Failure::Refused { .. })), "{refused:?}");
     let seen = look(&guest);
     assert!(seen.snapshots.is_empty() && seen.vm.state == VmState::Running);
-    let named: Vec<_> = seen.images.values().map(|names| names.as_ref().unwrap().contains(id.as_str())).collect();
+    let named: Vec<_> = seen.images.values().map(|names| names.as_ref().unwrap().contains_key(id.as_str())).collect();
     assert_eq!(named, [false, true], "the first disk was left without it");
     guest.write('B');
     HOST.libvirt.remove_stray(&seen.vm, &id).unwrap();

@@ -21,7 +21,12 @@ pub struct SnapshotImages<'a> {
     pub present: &'a [&'a str],
     /// Whether the VM is on.
     pub is_on: bool,
+    /// Whether it has the memory of the VM: QEMU then gives its part of each disk the same time.
+    pub has_memory: bool,
 }
+
+/// Seconds between the parts of one snapshot without memory, which are taken disk by disk, at most.
+const LONGEST_CREATION: u32 = 600;
 
 /// What makes operations on an internal snapshot unavailable.
 pub fn of_snapshot(snapshot: SnapshotImages<'_>) -> Vec<Restriction> {
@@ -45,6 +50,7 @@ pub fn of_snapshot(snapshot: SnapshotImages<'_>) -> Vec<Restriction> {
             found.push(Restriction::new(operations, Reason::SnapshotNameAmbiguous, message).on_disk(target));
         }
     }
+    found.extend(parts_of_two(snapshot));
     let absent = snapshot.disks.iter().find(|disk| !snapshot.present.contains(&disk.as_str()));
     if let Some(absent) = absent.filter(|_| snapshot.is_on) {
         let message = format!(
@@ -53,4 +59,25 @@ pub fn of_snapshot(snapshot: SnapshotImages<'_>) -> Vec<Restriction> {
         found.push(Restriction::new([Delete], Reason::VmStateUnsupported, message).on_disk(absent));
     }
     found
+}
+
+/// A part that was taken at another time than the others is of another snapshot with the same name.
+fn parts_of_two(snapshot: SnapshotImages<'_>) -> Option<Restriction> {
+    let parts = snapshot.tables.iter().filter_map(|(target, entries)| {
+        Some((target, entries.iter().find(|entry| entry.name == snapshot.name)?.taken))
+    });
+    let (first, last) = (parts.clone().min_by_key(|(_, taken)| *taken)?, parts.max_by_key(|(_, taken)| *taken)?);
+    let is_one = match snapshot.has_memory {
+        true => first.1 == last.1,
+        false => last.1.0 - first.1.0 <= LONGEST_CREATION,
+    };
+    let message = format!(
+        "snapshot {:?} cannot be reverted to: its part of disk {} was taken {} s after that of disk {}, so it is of another snapshot with \
+         the same name: delete it",
+        snapshot.name,
+        last.0,
+        last.1.0 - first.1.0,
+        first.0
+    );
+    (!is_one).then(|| Restriction::new(RestrictedOperation::REVERT, Reason::SnapshotBroken, message).on_disk(last.0))
 }

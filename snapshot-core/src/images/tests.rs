@@ -7,7 +7,14 @@ use crate::restriction::first;
 
 fn image(features: Features, snapshots: usize) -> ImageFacts {
     let content = Content::Qcow2 { features, snapshots };
-    ImageFacts { path: "/i/vda.qcow2".to_owned(), content, fixed: false, locked: false, written: false }
+    ImageFacts {
+        path: "/i/vda.qcow2".to_owned(),
+        content,
+        fixed: false,
+        lockable: false,
+        locked: false,
+        written: false,
+    }
 }
 
 fn at(content: Content) -> ImageFacts {
@@ -168,6 +175,23 @@ fn what_the_host_says_of_files() {
 }
 
 #[test]
+fn the_image_of_a_vm_that_is_on_is_the_one_that_it_has_open() {
+    let file = |locked| ImageFacts { lockable: true, locked, ..image(Features::default(), 0) };
+    assert_eq!(unavailable(vec![file(true)], true), (vec![], None));
+    assert_eq!(unavailable(vec![file(false)], true), (ALL.to_vec(), Some(Reason::ImageUnavailable)));
+    assert_eq!(unavailable(vec![file(false)], false), (vec![], None), "nobody has it open");
+    assert_eq!(
+        unavailable(vec![file(true), file(false)], true),
+        (vec![], None),
+        "a backing file is opened for reading"
+    );
+    let shared = DiskImages { read_only: true, ..disk(vec![file(false)], true) };
+    assert_eq!(of(&shared, true), (vec![], None));
+    let raw = ImageFacts { content: Content::Plain, ..file(false) };
+    assert_eq!(unavailable(vec![raw], true), (ALL.to_vec(), Some(Reason::ImageUnavailable)));
+}
+
+#[test]
 fn a_chain_is_as_long_as_libvirt_starts() {
     let chain = |depth| vec![image(Features::default(), 0); depth];
     assert_eq!(unavailable(chain(MAX_CHAIN), false), (vec![], None));
@@ -187,7 +211,7 @@ fn delete<'a>(entries: &'a [Entry], name: &str) -> Option<&'a Entry> {
 
 fn entry() -> impl Strategy<Value = Entry> {
     let text = || prop_oneof![Just("0"), Just("1"), Just("2"), Just("3"), Just("01"), Just("snap"), Just("")];
-    (text(), text()).prop_map(|(id, name)| Entry { id: id.to_owned(), name: name.to_owned() })
+    (text(), text()).prop_map(|(id, name)| Entry { id: id.to_owned(), name: name.to_owned(), taken: (0, 0) })
 }
 
 proptest! {
@@ -201,7 +225,8 @@ proptest! {
     ) {
         let tables = [("vda".to_owned(), first_disk), ("vdb".to_owned(), second_disk)];
         let disks = ["vda".to_owned(), "vdb".to_owned()];
-        let snapshot = SnapshotImages { name, tables: &tables, disks: &disks, present: &["vda", "vdb"], is_on: true };
+        let present = &["vda", "vdb"];
+        let snapshot = SnapshotImages { name, tables: &tables, disks: &disks, present, is_on: true, has_memory: true };
         let found = of_snapshot(snapshot);
         let restricted = |operation| first(&found, operation).is_some();
         prop_assert_eq!(restricted(Op::Revert), restricted(Op::RevertInPlace));
@@ -219,6 +244,36 @@ proptest! {
 }
 
 #[test]
+fn parts_that_were_taken_at_different_times_are_of_different_snapshots() {
+    let disks = ["vda".to_owned(), "vdb".to_owned()];
+    let of = |first, second, has_memory| {
+        let entry = |taken| Entry { id: "1".to_owned(), name: "s".to_owned(), taken };
+        let other = Entry { id: "2".to_owned(), name: "other".to_owned(), taken: (9, 9) };
+        let tables = [("vda".to_owned(), vec![other, entry(first)]), ("vdb".to_owned(), vec![entry(second)])];
+        let present = &["vda", "vdb"];
+        of_snapshot(SnapshotImages { name: "s", tables: &tables, disks: &disks, present, is_on: false, has_memory })
+    };
+    for (first, second, has_memory, is_one) in [
+        ((5000, 7), (5000, 7), true, true),
+        ((5000, 7), (5000, 8), true, false),
+        ((5001, 7), (5000, 7), true, false),
+        ((5000, 7), (5000, 8), false, true),
+        ((5000, 0), (5600, 9), false, true),
+        ((5600, 9), (5000, 0), false, true),
+        ((5000, 0), (5601, 0), false, false),
+        ((5601, 0), (5000, 0), false, false),
+    ] {
+        let found = of(first, second, has_memory);
+        assert_eq!(found.is_empty(), is_one, "{first:?} {second:?} {has_memory}: {found:?}");
+        for one in found {
+            assert_eq!((one.operations.as_slice(), one.reason), (&Op::REVERT[..], Reason::SnapshotBroken));
+            let later = if first > second { "vda" } else { "vdb" };
+            assert_eq!(one.disk.as_deref(), Some(later));
+        }
+    }
+}
+
+#[test]
 fn a_disk_that_is_gone_keeps_a_running_vm_from_deleting() {
     let disks = ["vda".to_owned(), "vdb".to_owned()];
     for (present, is_on, expected) in [
@@ -227,7 +282,8 @@ fn a_disk_that_is_gone_keeps_a_running_vm_from_deleting() {
         (&["vda"], false, false),
         (&["vda", "vdc"], true, true),
     ] {
-        let found = of_snapshot(SnapshotImages { name: "s", tables: &[], disks: &disks, present, is_on });
+        let (tables, has_memory) = (&[], false);
+        let found = of_snapshot(SnapshotImages { name: "s", tables, disks: &disks, present, is_on, has_memory });
         assert_eq!(found.len(), usize::from(expected), "{present:?} {is_on}");
         for one in found {
             assert_eq!((one.operations.as_slice(), one.reason), (&[Op::Delete][..], Reason::VmStateUnsupported));

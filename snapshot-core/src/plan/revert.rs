@@ -21,7 +21,7 @@ pub(super) fn plan(
         let why = match reason {
             Reason::DisksDiffer => "it holds the running state and not every disk",
             Reason::MediumMissing => "the medium that was in a drive then does not exist any more",
-            _ => "a disk or its running state has lost its part of it",
+            _ => "a disk or its running state has lost its part of it, or has another one in its place",
         };
         return Err(situation
             .refuse(Reason::SnapshotBroken, format!("snapshot {id} cannot be reverted to: {why}"))

@@ -57,7 +57,8 @@ pub(super) fn parent(value: &str, needed: &mut BTreeSet<Resource>) {
     }
 }
 
-/// A file with the variables of the UEFI that does not exist is made from its template.
+/// A file with the variables of the UEFI that does not exist is made from its template. libvirt since 12.1 compares their formats
+/// even where the file exists.
 pub(super) fn nvram(element: &Element, needed: &mut BTreeSet<Resource>) {
     let file = child(element, "source").map_or(element.text.as_str(), |source| attribute(source, "file"));
     match attribute(element, "template") {
@@ -65,6 +66,11 @@ pub(super) fn nvram(element: &Element, needed: &mut BTreeSet<Resource>) {
         template => {
             parent(file, needed);
             path(template, needed);
+            let format = |name| Some(attribute(element, name)).filter(|format| !format.is_empty()).unwrap_or("raw");
+            let (from, to) = (format("templateFormat").to_owned(), format("format").to_owned());
+            if from != to {
+                needed.insert(Resource::NvramConversion { from, to });
+            }
         }
     }
 }

@@ -118,3 +118,30 @@ fn the_firmware_the_kernel_and_the_machine_type() {
     ];
     assert_eq!(found, expected);
 }
+
+#[test]
+fn uefi_variables_in_another_format_than_their_template() {
+    for (format, template, conversion) in [
+        (Some("qcow2"), Some("raw"), Some(("raw", "qcow2"))),
+        (Some("qcow2"), None, Some(("raw", "qcow2"))),
+        (Some("raw"), Some("qcow2"), Some(("qcow2", "raw"))),
+        (None, Some("qcow2"), Some(("qcow2", "raw"))),
+        (Some("qcow2"), Some("qcow2"), None),
+        (Some("raw"), Some("raw"), None),
+        (None, None, None),
+    ] {
+        let mut nvram = text("nvram", "/nvram/desk.fd");
+        let attributes = [("format", format), ("templateFormat", template), ("template", Some("/usr/share/vars.fd"))];
+        let attributes = attributes.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?.to_owned())));
+        nvram.attributes.extend(attributes);
+        let domain = |nvram| element("domain", &[], vec![element("os", &[], vec![nvram])]);
+        let found = |nvram| needed(&domain(nvram), &BTreeSet::new());
+        let conversions = |nvram| found(nvram).into_iter().find(|one| matches!(one, Resource::NvramConversion { .. }));
+        let expected =
+            conversion.map(|(from, to)| Resource::NvramConversion { from: from.to_owned(), to: to.to_owned() });
+        assert_eq!(conversions(nvram.clone()), expected, "{format:?} {template:?}");
+        // What has no template was not made from one.
+        nvram.attributes.remove("template");
+        assert_eq!(conversions(nvram), None, "{format:?} {template:?}");
+    }
+}

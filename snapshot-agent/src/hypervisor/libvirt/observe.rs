@@ -11,7 +11,7 @@ use snapshot_core::ids::{SnapshotId, VmId};
 use snapshot_core::layers::Layers;
 use snapshot_core::restriction::Restriction;
 use snapshot_core::snapshot::{SnapshotFacts, Storage};
-use snapshot_core::vm::{VmFacts, VmState};
+use snapshot_core::vm::{Nvram, VmFacts, VmState};
 use virt::connect::Connect;
 use virt::domain::Domain;
 use virt::domain_snapshot::DomainSnapshot;
@@ -65,6 +65,8 @@ pub(super) struct Told {
     /// The files that it uses beside its disks.
     others: Vec<(PathBuf, String)>,
     checkpoints: Option<Restriction>,
+    /// What a template of the UEFI variables makes unavailable.
+    variables: Option<Restriction>,
     listed: Listed,
 }
 
@@ -75,8 +77,13 @@ pub(super) fn ask(connection: &Connection, vm: VmId, written: &Written, reread: 
     let is_on = moment.xml.id.is_some();
     let others = reached::others(&domain, &moment.xml, persistent)?;
     let checkpoints = reached::checkpoints(&domain, is_on)?;
-    let listed = Listed::of((connection.connect(), &domain), vm, is_on && persistent, written, reread)?;
-    Ok(Told { vm, moment, persistent, has_managed_save, others, checkpoints, listed })
+    let connect = connection.connect();
+    let variables = match moment.xml.nvram() {
+        Nvram::Absent => None,
+        Nvram::Raw | Nvram::Qcow2 => Host::new(connect, &domain).nvram_restriction(),
+    };
+    let listed = Listed::of((connect, &domain), vm, is_on && persistent, written, reread)?;
+    Ok(Told { vm, moment, persistent, has_managed_save, others, checkpoints, variables, listed })
 }
 
 impl Told {
@@ -103,7 +110,7 @@ impl Told {
             block_job_disk: moment.busy_disk,
         };
         let nvram = xml.qcow2_nvram();
-        facts.restrictions.extend(self.checkpoints);
+        facts.restrictions.extend(self.checkpoints.into_iter().chain(self.variables));
         let found = self.listed.examine(&facts, (&mut images, nvram.as_deref()));
         let uses = images.uses(&facts, found.recorded.values(), self.others);
         let defined = facts.restrictions.clone();
@@ -292,7 +299,10 @@ impl Moment {
 }
 
 pub(super) fn versions(connection: &Connection) -> Result<Versions, Failure> {
-    let connect = connection.connect();
+    Ok(versions_of(connection.connect())?)
+}
+
+pub(super) fn versions_of(connect: &Connect) -> Result<Versions, virt::error::Error> {
     let dotted = |version: u32| format!("{}.{}.{}", version / 1_000_000, version / 1000 % 1000, version % 1000);
     Ok(Versions { libvirt: dotted(connect.lib_version()?), qemu: dotted(connect.hyp_version()?) })
 }

@@ -21,7 +21,7 @@ use virt_sys as sys;
 use super::super::snapshot_xml::Recorded;
 use super::super::{Failure, hardware_xml};
 use super::link::Connection;
-use super::{action, volumes};
+use super::{action, observe, volumes};
 use crate::bounded::files;
 
 /// Where a TPM is emulated by.
@@ -105,6 +105,7 @@ impl<'a> Host<'a> {
                         .domain_capabilities(Some(emulator), Some(arch), Some(machine), Some(hypervisor), 0)
                         .is_ok()
             }
+            Resource::NvramConversion { .. } => observe::versions_of(connect)?.convert_nvram(),
             Resource::Unknown(_) => false,
         })
     }
@@ -120,13 +121,33 @@ impl<'a> Host<'a> {
         Ok(false)
     }
 
-    fn is_of_the_present(&mut self, resource: &Resource) -> bool {
+    /// What the definition of the present needs.
+    fn present(&mut self) -> &BTreeSet<Resource> {
         let domain = self.domain;
-        let present = self.present.get_or_insert_with(|| {
+        self.present.get_or_insert_with(|| {
             let xml = domain.xml_desc(0).ok();
             let element = xml.and_then(|xml| hardware_xml::read(&xml).ok().flatten());
             element.map(|domain| snapshot_core::resources::needed(&domain, &BTreeSet::new())).unwrap_or_default()
-        });
+        })
+    }
+
+    /// What the formats of the UEFI variables and of their template make unavailable: this libvirt does not start the VM again, so no
+    /// snapshot of it could be reverted to.
+    pub(super) fn nvram_restriction(&mut self) -> Option<Restriction> {
+        let is_conversion = |resource: &&Resource| matches!(resource, Resource::NvramConversion { .. });
+        let conversion = self.present().iter().find(is_conversion)?.clone();
+        let Resource::NvramConversion { from, to } = &conversion else { return None };
+        let message = format!(
+            "the UEFI variables of the VM are in {to} and their template is in {from}: libvirt on this host does not start such a VM, so \
+             snapshots of it could not be reverted to: convert the template (qemu-img convert -O {to}) and name it in the definition, \
+             with templateFormat='{to}'"
+        );
+        (!self.exists(&conversion))
+            .then(|| Restriction::new(RestrictedOperation::CREATE, Reason::FeatureUnsupported, message))
+    }
+
+    fn is_of_the_present(&mut self, resource: &Resource) -> bool {
+        let present = self.present();
         match resource {
             Resource::Machine { .. } => present.contains(resource),
             Resource::Path(path) | Resource::Medium { path, .. } => present.iter().any(|other| match other {

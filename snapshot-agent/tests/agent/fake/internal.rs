@@ -1,5 +1,7 @@
 //! Internal snapshots of the host of variables.
 
+use snapshot_agent::qcow2::Stamp;
+
 use super::*;
 
 impl Machine {
@@ -107,8 +109,9 @@ impl Machine {
         Ok(())
     }
 
-    pub(super) fn contents(&self) -> BTreeMap<PathBuf, Option<BTreeSet<String>>> {
-        let names = |image: &BTreeMap<SnapshotId, char>| image.keys().map(ToString::to_string).collect();
+    pub(super) fn contents(&self) -> BTreeMap<PathBuf, Option<BTreeMap<String, Stamp>>> {
+        let names =
+            |image: &BTreeMap<SnapshotId, char>| image.keys().map(|id| (id.to_string(), Stamp::default())).collect();
         let paths = self.vm.disks.iter().map(|disk| PathBuf::from(&disk.path));
         paths.zip(self.images.iter().map(|image| Some(names(image)))).collect()
     }

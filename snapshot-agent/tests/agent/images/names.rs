@@ -131,3 +131,33 @@ async fn a_snapshot_of_a_disk_that_is_gone_is_deleted_when_the_vm_is_off() {
     case.done(delete(&ours)).await;
     assert!(in_image(&case.image("vda")).is_empty() && in_image(&case.image("vdb")).is_empty());
 }
+
+/// One disk's part was deleted by hand, and another taken with its name: a revert would mix two moments.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_part_of_a_snapshot_that_was_taken_again_by_hand_is_another_one() {
+    let case = Case::new(Guest::new(2));
+    case.write('A');
+    let offline = case.take(Content::Disks).await;
+    case.guest.start();
+    let with_memory = case.take(Content::DisksAndMemory).await;
+    case.virsh_like_snapshot("foreign");
+    let foreign = SnapshotId::of_name("foreign");
+    case.libvirt.power_off(case.guest.vm).unwrap();
+    case.write('B');
+    for id in [&offline, &with_memory, &foreign] {
+        assert_eq!(case.plan(revert(id, RunAfter::Off)).await, Ok(()));
+        for how in ["-d", "-c"] {
+            run(&case.guest.dir, "qemu-img", &["snapshot", how, id.as_str(), "vdb.qcow2"]);
+        }
+    }
+    for id in [&offline, &with_memory, &foreign] {
+        case.refused(revert(id, RunAfter::Off), Reason::SnapshotBroken, "cannot be reverted to").await;
+    }
+    assert_eq!(case.capability(CapabilityKind::Revert), Err(Reason::SnapshotBroken));
+    assert_eq!(case.reads(), ('B', Some('B')));
+    for id in [&offline, &with_memory, &foreign] {
+        case.done(delete(id)).await;
+    }
+    assert!(["vda", "vdb"].iter().all(|disk| in_image(&case.image(disk)).is_empty()));
+    assert_eq!(case.reads(), ('B', Some('B')));
+}

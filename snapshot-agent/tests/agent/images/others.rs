@@ -182,3 +182,31 @@ async fn the_images_of_then_are_checked_as_well() {
     case.done(revert(&ours, RunAfter::AsRecorded)).await;
     assert_eq!(case.reads(), ('A', Some('A')));
 }
+
+/// The image was replaced by a copy while the VM runs: what is done by its path is not done to the disk.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn an_image_that_is_replaced_under_a_running_vm_is_not_touched() {
+    let case = Case::new(Guest::new(2));
+    case.guest.start();
+    case.guest.write('A');
+    let ours = case.take(Content::DisksAndMemory).await;
+    case.guest.write('B');
+    let (image, original) = (case.image("vdb"), case.guest.dir.join("original"));
+    fs::rename(&image, &original).unwrap();
+    fs::copy(&original, &image).unwrap();
+    let replaced = fs::read(&image).unwrap();
+    let with_memory = creation(&id(), Content::DisksAndMemory);
+    for request in [creation(&id(), Content::Disks), with_memory, revert(&ours, RunAfter::Running), delete(&ours)] {
+        case.refused(request, Reason::ImageUnavailable, "not the file that the VM has open").await;
+    }
+    for kind in [CapabilityKind::Revert, CapabilityKind::CreateDisks, CapabilityKind::CreateDisksAndMemory] {
+        assert_eq!(case.capability(kind), Err(Reason::ImageUnavailable));
+    }
+    assert_eq!((fs::read(&image).unwrap() == replaced, case.guest.report().second), (true, Some('B')));
+    fs::rename(&original, &image).unwrap();
+    let later = case.take(Content::Disks).await;
+    case.done(revert(&ours, RunAfter::Running)).await;
+    assert_eq!(case.guest.report().second, Some('A'));
+    case.done(revert(&later, RunAfter::Running)).await;
+    assert_eq!(case.guest.report().second, Some('B'));
+}

@@ -29,6 +29,19 @@ fn uefi(draft: Draft, format: Format) -> Result<Machine> {
     draft.boot().os(&os).feature("<acpi/>").never_started().finish()
 }
 
+/// The same, with variables in qcow2 that were made from a template in qcow2.
+fn uefi_of_qcow2(draft: Draft) -> Result<Machine> {
+    let nvram = Disk::uefi_variables(&draft.path("variables.img"), Format::Qcow2)?;
+    let template = Disk::uefi_variables(&draft.path("template.img"), Format::Qcow2)?;
+    let os = format!(
+        "<loader readonly='yes' type='pflash'>{UEFI}</loader>\
+         <nvram template='{}' templateFormat='qcow2' format='qcow2'>{}</nvram>",
+        template.path().display(),
+        nvram.path().display()
+    );
+    draft.boot().os(&os).feature("<acpi/>").never_started().finish()
+}
+
 /// A desktop as Ravada makes one.
 const DESKTOP: &str = "<graphics type='spice'><listen type='socket'/></graphics><video><model type='qxl'/></video>\
     <sound model='ich6'/><controller type='usb' model='ich9-ehci1'/><redirdev bus='usb' type='spicevmc'/>\
@@ -58,6 +71,7 @@ pub fn forms() -> Vec<Form> {
         Form::new("machine type q35", |draft| draft.boot().finish_as("q35")),
         Form::new("UEFI with raw variables", |draft| uefi(draft, Format::Raw)),
         Form::new("UEFI with qcow2 variables", |draft| uefi(draft, Format::Qcow2)),
+        Form::new("UEFI with qcow2 variables of a qcow2 template", uefi_of_qcow2),
         Form::new("an emulated TPM 2.0", |draft| {
             defined_with(draft, "<tpm model='tpm-crb'><backend type='emulator' version='2.0'/></tpm>")
         }),
