@@ -14,6 +14,7 @@
 //! Where a machine is given a path that leads through links its images are called by their one true path
 //! (`hypervisor/overlays.rs`), which has none.
 
+use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, ErrorKind};
@@ -70,6 +71,12 @@ impl Beneath {
             Beneath { roots: roots.into_iter().collect(), read: Vec::new(), is_anywhere: true }
         });
         &ANYWHERE
+    }
+
+    /// The directories of images that are known, by their true paths; those of an agent that may touch everything are not.
+    pub fn directories(&self) -> BTreeSet<PathBuf> {
+        let roots = self.roots.iter().filter(|_| !self.is_anywhere).map(|root| root.real.clone());
+        roots.chain(self.read.iter().cloned()).collect()
     }
 
     /// Whether a path, by its spelling, is one of an image that may be touched.

@@ -1,14 +1,14 @@
 //! What the agent asks of a hypervisor, in the agent's own types.
 //!
-//! Everything here blocks and is called on blocking threads only. [`libvirt`] is the one implementation; a fake stands
-//! in for it in tests, to fail or stall at a chosen call.
+//! Everything here blocks and is called on blocking threads only. [`libvirt`] implements it; tests have a fake that fails or stalls.
 //!
-//! None of these calls decides anything: what may be done was decided by the planner, and whether it is done already is
-//! for the caller to look at. A call that fails may all the same have had its effect, or half of it.
+//! None of these calls decides anything: the planner decides what may be done, and the caller looks whether it is done already. A call
+//! that fails may have had its effect, or half of it.
 
 mod beyond;
 mod block_nodes;
 mod definition;
+pub(crate) mod directory_images;
 mod domain_xml;
 #[cfg(fuzzing)]
 pub mod fuzzing;
@@ -73,7 +73,7 @@ pub trait Hypervisor: Send + Sync + 'static {
     fn create_live(&self, vm: &VmFacts, id: &SnapshotId, label: &Label, quiesce: Freeze) -> Result<Duration, Failure>;
 
     /// Replaces what is written about a snapshot.
-    fn write_label(&self, vm: VmId, id: &SnapshotId, label: &Label) -> Result<(), Failure>;
+    fn write_label(&self, vm: VmId, layers: &Layers, id: &SnapshotId, label: &Label) -> Result<(), Failure>;
 
     /// Takes the machine back to a snapshot inside its images.
     fn revert_internal(&self, vm: VmId, id: &SnapshotId, then: PowerState) -> Result<(), Failure>;
@@ -151,7 +151,7 @@ pub trait Hypervisor: Send + Sync + 'static {
     fn revert_external(&self, vm: VmId, layers: &Layers, id: &SnapshotId, then: PowerState) -> Result<(), Failure>;
 
     /// Writes about a snapshot that it is deleted: from then on it is not listed.
-    fn mark_deleted(&self, vm: VmId, id: &SnapshotId) -> Result<(), Failure>;
+    fn mark_deleted(&self, vm: VmId, layers: &Layers, id: &SnapshotId) -> Result<(), Failure>;
 
     /// Copies what is above a base into it. Of a disk that runs, the machine uses the base from then on.
     fn commit(&self, vm: &VmFacts, layers: &Layers, merge: &Merge, watch: &dyn Watch) -> Result<(), Failure>;

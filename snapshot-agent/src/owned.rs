@@ -22,6 +22,7 @@ mod removal;
 mod replaced;
 mod safety;
 mod spare;
+mod strangers;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, DirBuilder, File, OpenOptions};
@@ -47,6 +48,7 @@ pub use files::{Identity, Made};
 pub(crate) use prepared::Prepared;
 pub(crate) use removal::{clear, sweep};
 pub(crate) use spare::clear_spare;
+pub(crate) use strangers::{own, reached_by_strangers};
 
 const EXTENSION: &str = "json";
 const SET_ASIDE: &str = "unreadable";
@@ -116,7 +118,7 @@ impl Record {
 
     /// The record after a look at the machine; `None` when nothing of ours is left.
     fn after(previous: Option<&Self>, seen: &Observed) -> Option<Self> {
-        let files = files::after(previous.map_or(&Files::new(), |record| &record.files), seen);
+        let files = files::after(previous, seen);
         Self::with_files(previous, seen, files)
     }
 
@@ -291,7 +293,7 @@ impl Owned {
     /// The machine was taken back to an external snapshot: libvirt has laid new overlays.
     pub fn reverted(&self, seen: &Observed, id: &SnapshotId) {
         self.change(seen.vm.id, |record| {
-            let files = files::after_revert(record.map_or(&Files::new(), |record| &record.files), seen, id);
+            let files = files::after_revert(record, seen, id);
             Record::with_files(record, seen, files)
         });
     }

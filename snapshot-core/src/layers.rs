@@ -6,7 +6,8 @@
 //! Deleting snapshots leaves two kinds of file behind. One that no root reaches is removed. One that a root reaches
 //! through an overlay is *merged*: the boundary between an overlay `f` and its backing file `g` goes when
 //!
-//! 1. `g` is the frozen file of a deleted snapshot, or an overlay that a deletion had to leave,
+//! 1. `g` is the frozen file of a deleted snapshot, or an overlay that a deletion had to leave, and `f` is on record as created by a
+//!    snapshot,
 //! 2. no disk and no snapshot that stays has `g` itself as its root,
 //! 3. `f` is the only file on top of `g` that anybody on the host reaches, and
 //! 4. neither has to stay as it is for another reason.
@@ -16,6 +17,11 @@
 //! The base changes at once, which is why the deleted snapshots are marked before anything is merged: from then on
 //! nobody is offered them.
 //!
+//! Who created a file is known by a record, never by its name: by that of the agent ([`Layers::ours`]), or by libvirt's of snapshots that
+//! are not ours. A file is removed only where somebody has asked for that: by deleting the snapshot whose disk it is, or by a
+//! revert that gives up the active file. What became unused in another way (a disk that was detached, or that got another image)
+//! stays.
+//!
 //! Two things are put off to a later operation, because libvirt 11.3 would destroy data:
 //!
 //! - dropping the *current* snapshot where its parent's overlay is another branch: libvirt's next revert removes the
@@ -24,10 +30,12 @@
 //!   (`<revertDisks>`) cannot be written through its API.
 
 mod abandoned;
+mod remains;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 pub use abandoned::{Abandoned, abandoned};
+pub use remains::Remains;
 use serde::{Deserialize, Serialize};
 
 use crate::ids::SnapshotId;
@@ -81,6 +89,8 @@ pub struct Layers {
     pub kept: BTreeSet<String>,
     /// Overlays that are on record as made for this machine: what they lie on was its active file.
     pub ours: BTreeSet<String>,
+    /// Those among them that somebody has asked to be removed, by an operation that could not do it yet.
+    pub discarded: BTreeSet<String>,
     /// A file that could not be read: then nothing is known for certain, and nothing may be removed.
     pub unreadable: Option<String>,
 }
@@ -98,15 +108,6 @@ pub struct Merge {
     pub above: Vec<String>,
     /// The most bytes that are written.
     pub bytes: u64,
-}
-
-/// What can be removed now.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Remains {
-    /// Files, each before what it lies on.
-    pub files: Vec<String>,
-    /// Deleted snapshots, each before its parent.
-    pub snapshots: Vec<SnapshotId>,
 }
 
 impl Layers {
@@ -183,12 +184,13 @@ impl Layers {
         }
     }
 
-    /// By file, what lies on it and is needed when these are gone. A file that nothing reaches will be removed, and nobody will
-    /// miss what it lay on.
+    /// By file, what lies on it and stays when these are gone. A file that nothing reaches and that was given up will be removed, and
+    /// nobody will miss what it lay on.
     fn on_top(&self, gone: &BTreeSet<SnapshotId>) -> BTreeMap<&str, Vec<&str>> {
-        let reached = self.reached(gone);
+        let (reached, given_up) = (self.reached(gone), self.given_up(gone));
+        let stays = |path: &String| reached.contains(path.as_str()) || !self.is_removable(path, &given_up);
         let mut on_top: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
-        for (path, layer) in self.files.iter().filter(|(path, _)| reached.contains(path.as_str())) {
+        for (path, layer) in self.files.iter().filter(|(path, _)| stays(path)) {
             if let Some(backing) = &layer.backing {
                 on_top.entry(backing).or_default().push(path);
             }
@@ -199,7 +201,7 @@ impl Layers {
     /// The boundaries, from an overlay to its backing file, that the deletion of `gone` leaves without a purpose.
     /// `elsewhere` is what others on the host reach.
     fn boundaries(&self, gone: &BTreeSet<SnapshotId>, elsewhere: &BTreeSet<String>) -> BTreeMap<&str, (&str, &str)> {
-        let on_top = self.on_top(gone);
+        let (on_top, reached) = (self.on_top(gone), self.reached(gone));
         let staying = self.snapshots.iter().filter(|(id, _)| !gone.contains(*id));
         let roots: BTreeSet<&str> = staying
             .flat_map(|(_, parts)| parts.frozen.values())
@@ -214,27 +216,30 @@ impl Layers {
         let mut found = BTreeMap::new();
         for (base, target) in purposes {
             let [top] = on_top.get(base).map_or(&[][..], Vec::as_slice) else { continue };
-            if !roots.contains(base) && !pinned(base) && !pinned(top) {
+            if self.is_created(top) && reached.contains(top) && !roots.contains(base) && !pinned(base) && !pinned(top) {
                 found.insert(*top, (base, target));
             }
         }
         found
     }
 
+    /// Whether a file is on record as created by a snapshot: in the agent's record, or in libvirt's of a snapshot that is not ours.
+    fn is_created(&self, path: &str) -> bool {
+        let foreign = self.snapshots.iter().filter(|(id, _)| !id.is_ours());
+        self.ours.contains(path)
+            || foreign.flat_map(|(_, parts)| parts.overlays.values()).any(|overlay| overlay == path)
+    }
+
     /// Files that no snapshot has as its frozen file any more, because another branch lay on them when theirs was
-    /// deleted, and the disks they belong to. Known by their names, and by those of what lies on them: an image that a
-    /// disk was cloned from is no such thing, whatever it is called. The machine's own image is known by what lies on it being
-    /// on record as made for this machine.
+    /// deleted, and the disks they belong to. They are on record as created by snapshots, or all that lies on them is: that is
+    /// the machine's own image. An image that a disk was cloned from is no such thing, whatever it is called.
     fn unnamed<'a>(&'a self, on_top: &BTreeMap<&'a str, Vec<&'a str>>) -> BTreeMap<&'a str, &'a str> {
         let disks = self.live.iter().chain(self.snapshots.values().flat_map(|parts| &parts.frozen));
         let mut found = BTreeMap::new();
         for (target, root) in disks {
             for path in self.chain(root) {
-                let related = |top: &&str| is_made_by_snapshots(top) && stem(top) == stem(path);
-                let is_ours = |top: &&str| self.ours.contains(*top);
                 let tops = on_top.get(path).map_or(&[][..], Vec::as_slice);
-                let is_known = is_made_by_snapshots(path) || tops.iter().all(is_ours);
-                if is_known && !tops.is_empty() && tops.iter().all(related) {
+                if !tops.is_empty() && tops.iter().all(|top| self.is_created(top) && stem(top) == stem(path)) {
                     found.insert(path, target.as_str());
                 }
             }
@@ -267,56 +272,6 @@ impl Layers {
         let frozen = parts.frozen.values().any(|path| path == top);
         frozen && self.has_branch(parts, gone, elsewhere)
     }
-
-    /// What can be removed once nothing more can be merged: deleted snapshots, and files that nothing reaches. `left` are
-    /// files that were active before a revert.
-    pub fn remains(&self, elsewhere: &BTreeSet<String>, left: &BTreeSet<String>) -> Remains {
-        let deleted = self.deleted();
-        let put_off = self.put_off(&deleted, elsewhere);
-        let gone: BTreeSet<SnapshotId> = deleted.difference(&put_off).cloned().collect();
-        let boundaries = self.boundaries(&gone, elsewhere);
-        let waiting: BTreeSet<&str> = boundaries.values().map(|(base, _)| *base).collect();
-        let is_waiting = |parts: &Parts| parts.frozen.values().any(|path| waiting.contains(path.as_str()));
-        // One whose data is still to be merged is kept: without it nobody would know that the data may go.
-        let ids: BTreeSet<SnapshotId> =
-            gone.into_iter().filter(|id| !self.snapshots.get(id).is_some_and(is_waiting)).collect();
-        Remains { files: self.unreached(&deleted, &ids, elsewhere, left), snapshots: self.leaf_first(ids) }
-    }
-
-    /// Files that were made by taking snapshots and that nothing reaches, each before what it lies on. An image that was
-    /// there before any snapshot is never among them.
-    fn unreached(
-        &self,
-        deleted: &BTreeSet<SnapshotId>,
-        dropped: &BTreeSet<SnapshotId>,
-        elsewhere: &BTreeSet<String>,
-        left: &BTreeSet<String>,
-    ) -> Vec<String> {
-        let reached = self.reached(dropped);
-        let overlays: BTreeSet<&String> = self.snapshots.values().flat_map(|parts| parts.overlays.values()).collect();
-        let free = |path: &String| !reached.contains(path.as_str()) && !elsewhere.contains(path);
-        let made = |path: &String| overlays.contains(path) || left.contains(path) || is_made_by_snapshots(path);
-        let mut files: Vec<String> = self
-            .files
-            .iter()
-            .filter(|(path, layer)| !layer.pinned && free(path) && made(path))
-            .map(|(path, _)| path.clone())
-            .collect();
-        files.sort_by_key(|path| std::cmp::Reverse(self.chain(path).count()));
-        let memory = deleted.intersection(dropped).filter_map(|id| self.snapshots.get(id));
-        files.extend(memory.filter_map(|parts| parts.memory_file.clone()).filter(|path| !elsewhere.contains(path)));
-        files
-    }
-
-    fn leaf_first(&self, ids: BTreeSet<SnapshotId>) -> Vec<SnapshotId> {
-        let depth = |id: &SnapshotId| {
-            let parent = |id: &&SnapshotId| self.snapshots.get(*id).and_then(|parts| parts.parent.as_ref());
-            std::iter::successors(Some(id), parent).take(MOST_LAYERS).count()
-        };
-        let mut ids: Vec<SnapshotId> = ids.into_iter().collect();
-        ids.sort_by_key(|id| std::cmp::Reverse(depth(id)));
-        ids
-    }
 }
 
 /// The name of a file without its folder and without what follows the last dot, as libvirt shortens it for the overlays
@@ -329,13 +284,6 @@ fn stem(path: &str) -> (&str, &str) {
 /// Whether this is a number of seconds of the Unix epoch.
 fn is_time(text: &str) -> bool {
     (10..=11).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_digit())
-}
-
-/// Whether a file has a name that only taking a snapshot gives: ours, or the one of libvirt's reverts, which end in the
-/// seconds of the Unix epoch.
-fn is_made_by_snapshots(path: &str) -> bool {
-    let last = path.rsplit_once('/').map_or(path, |(_, name)| name).rsplit_once('.').map(|(_, last)| last);
-    last.is_some_and(|last| is_time(last) || last.parse::<SnapshotId>().is_ok_and(|id| id.is_ours()))
 }
 
 /// Where the overlays of a new snapshot go: beside the files they lie on, `<stem>.<id>`. `disks` are targets and paths.

@@ -236,7 +236,7 @@ impl Work<'_> {
         let reverted = self.revert(id, then, true);
         if !matches!(reverted, Err(Halt::LeftOff)) {
             let seen = self.look()?;
-            self.unguard(&guardable(&seen.layers));
+            self.unguard(&self.guardable(&seen));
         }
         reverted
     }
@@ -249,7 +249,12 @@ impl Work<'_> {
     ) -> Result<Result<(), Failure>, Halt> {
         let seen = self.seen()?;
         let hypervisor = &self.shared.hypervisor;
-        let endangered = endangered(&seen.layers);
+        let mut endangered = endangered(&seen.layers);
+        // libvirt has on the current snapshot, beside its XML, which file its next revert removes. The disk may have got another image
+        // since, and that file is an orphan.
+        let reached = seen.layers.reached(&BTreeSet::new());
+        let wanted = self.shared.machines.owned().map(|owned| owned.wanted(self.entry.vm)).unwrap_or_default();
+        endangered.extend(wanted.into_iter().filter(|path| !reached.contains(path.as_str())));
         // The second names of an earlier try stay: libvirt may be at it still, and goes on to remove files.
         if let Err(failure) = hypervisor.guard(&endangered) {
             return Err(self.error(&failure, Some(id), "what the revert could lose cannot be guarded").into());
@@ -264,6 +269,13 @@ impl Work<'_> {
             self.wait_for_libvirt()?;
         }
         Ok(reverted)
+    }
+
+    /// Files that a revert may have left guarded: the machine has moved since, and may be on one of them. Those on record are, too:
+    /// libvirt has other overlays on a snapshot after a revert to it.
+    pub(super) fn guardable(&self, seen: &Observed) -> Vec<String> {
+        let on_record = self.shared.machines.owned().map(|owned| owned.wanted(seen.vm.id)).unwrap_or_default();
+        seen.layers.paths().into_iter().map(str::to_owned).chain(on_record).collect()
     }
 
     /// What cannot be brought back now stays under its second name, and is brought back by the next revert or clean-up.
@@ -281,8 +293,9 @@ impl Work<'_> {
         let vm = self.entry.vm;
         let mut tries = Tries::new(1);
         loop {
+            let layers = self.seen()?.layers;
             self.stale = true;
-            let failure = match self.shared.hypervisor.mark_deleted(vm, id) {
+            let failure = match self.shared.hypervisor.mark_deleted(vm, &layers, id) {
                 Ok(()) | Err(Failure::SnapshotGone) => return Ok(()),
                 Err(failure) => failure,
             };
@@ -302,9 +315,4 @@ pub(super) fn endangered(layers: &Layers) -> Vec<String> {
     let live: BTreeSet<&String> = layers.live.values().collect();
     let overlays = layers.snapshots.values().flat_map(|parts| parts.overlays.values());
     overlays.filter(|path| !live.contains(path)).cloned().collect()
-}
-
-/// Files that an interrupted revert may have left guarded: the machine has moved since, and may be on one of them.
-pub(super) fn guardable(layers: &Layers) -> Vec<String> {
-    layers.paths().into_iter().map(str::to_owned).collect()
 }

@@ -15,7 +15,6 @@ use snapshot_core::operation::Request;
 use snapshot_core::plan::{Step, check_merge};
 use snapshot_core::{Error, Reason};
 
-use super::external::guardable;
 use super::waiting::Tries;
 use super::work::{Halt, Work};
 use crate::hypervisor::{Failure, Observed};
@@ -36,7 +35,7 @@ impl Work<'_> {
         }
         for _ in 0..MOST_MERGES {
             let seen = self.look()?;
-            let elsewhere = self.elsewhere()?;
+            let elsewhere = self.elsewhere(&seen, &BTreeSet::new())?;
             self.check_readable(&seen)?;
             let merges = seen.layers.merges(&seen.layers.deleted(), &elsewhere);
             let Some(merge) = merges.into_iter().find(|merge| merge.disk == disk) else { return Ok(()) };
@@ -138,6 +137,10 @@ impl Work<'_> {
                 return Err(self.error(&failure, None, "the files of the disk could not be merged").into());
             }
         };
+        if let Some(owned) = self.shared.machines.owned() {
+            // What they hold is in the base.
+            owned.discard(&seen, &merge.above.iter().cloned().collect());
+        }
         self.unlink_merged(merge, &seen)?;
         self.merging.retain(|noted| noted.merge != *merge);
         Ok(())
@@ -149,7 +152,7 @@ impl Work<'_> {
         let mut attempt = 0;
         loop {
             attempt += 1;
-            let unlinked = self.elsewhere().and_then(|elsewhere| {
+            let unlinked = self.elsewhere(seen, &merge.above.iter().cloned().collect()).and_then(|elsewhere| {
                 let free = |path: &&String| !reached.contains(path.as_str()) && !elsewhere.contains(*path);
                 // Those that deleted snapshots froze are reached until these are dropped.
                 let files: Vec<String> = merge.above.iter().filter(free).cloned().collect();
@@ -196,10 +199,13 @@ impl Work<'_> {
     fn try_clean_up(&mut self) -> Result<(), Halt> {
         let mut seen = self.look()?;
         self.check_readable(&seen)?;
-        self.unguard(&guardable(&seen.layers));
-        let elsewhere = self.elsewhere()?;
-        let reverted = matches!(self.entry.request, Request::Revert { .. });
-        let left: BTreeSet<String> = self.entry.active.iter().filter(|_| reverted).cloned().collect();
+        self.unguard(&self.guardable(&seen));
+        let left = self.given_up_by_revert(&seen);
+        let given_up = seen.layers.given_up(&seen.layers.deleted()).union(&left).cloned().collect();
+        if let Some(owned) = self.shared.machines.owned() {
+            owned.discard(&seen, &given_up);
+        }
+        let elsewhere = self.elsewhere(&seen, &given_up)?;
         for path in &left {
             seen.layers.files.entry(path.clone()).or_default();
         }
@@ -233,6 +239,17 @@ impl Work<'_> {
         Ok(())
     }
 
+    /// What a revert has taken disks from: of those that the snapshot holds, the files that were active before.
+    fn given_up_by_revert(&self, seen: &Observed) -> BTreeSet<String> {
+        let Request::Revert { snapshot, .. } = &self.entry.request else { return BTreeSet::new() };
+        let Some(parts) = seen.layers.snapshots.get(snapshot) else { return BTreeSet::new() };
+        let was_reverted = |target: &String, path: &String| {
+            parts.frozen.contains_key(target) && seen.layers.live.get(target) != Some(path)
+        };
+        let active = self.entry.active.iter().filter(|(target, path)| was_reverted(target, path));
+        active.map(|(_, path)| path.clone()).collect()
+    }
+
     /// What the record has and nobody needs any more. What cannot be removed now is, when the machine is looked at later.
     pub(super) fn clear_spare(&mut self) {
         let Ok(seen) = self.seen() else { return };
@@ -243,10 +260,17 @@ impl Work<'_> {
         }
     }
 
-    fn elsewhere(&mut self) -> Result<BTreeSet<String>, Halt> {
+    /// What others keep: the VMs of the host, and images that belong to none of them. `given_up` are files of this one that somebody has
+    /// asked to be removed.
+    fn elsewhere(&mut self, seen: &Observed, given_up: &BTreeSet<String>) -> Result<BTreeSet<String>, Halt> {
         let vm = self.entry.vm;
         let elsewhere = self.patiently(|hypervisor| hypervisor.elsewhere(vm))?;
-        elsewhere.map_err(|failure| self.error(&failure, None, "what other machines use could not be found out").into())
+        let mut elsewhere = elsewhere
+            .map_err(|failure| self.error(&failure, None, "what other machines use could not be found out"))?;
+        let (files, own) = (seen.layers.paths(), owned::own(seen, given_up));
+        let folders = self.shared.hypervisor.folders();
+        elsewhere.extend(owned::reached_by_strangers(vm, folders, files, &own)?);
+        Ok(elsewhere)
     }
 
     fn check_readable(&self, seen: &Observed) -> Result<(), Halt> {

@@ -23,7 +23,7 @@ use snapshot_core::vm::VmState;
 use snapshot_core::{Error, Reason};
 use tokio::task::spawn_blocking;
 
-use super::external::{After, guardable};
+use super::external::After;
 use super::in_place::is_in_place;
 use super::operation::{Operation, Phase, Progress};
 use super::safety::Protection;
@@ -238,7 +238,7 @@ impl Work<'_> {
                 let settled = self.settle_revert(next, begun, &snapshot, then);
                 if !matches!(settled, Err(Halt::LeftOff)) {
                     let seen = self.look()?;
-                    self.unguard(&guardable(&seen.layers));
+                    self.unguard(&self.guardable(&seen));
                 }
                 settled
             }

@@ -165,7 +165,7 @@ impl Work<'_> {
             return Ok(());
         }
         self.stale = true;
-        let result = self.shared.hypervisor.write_label(seen.vm.id, id, &label);
+        let result = self.shared.hypervisor.write_label(seen.vm.id, &seen.layers, id, &label);
         let now = if result.is_ok() { self.look_again()? } else { self.look()? };
         let written = now.snapshot(id).is_some_and(|snapshot| snapshot.label == label);
         match result {

@@ -4,6 +4,7 @@
 //! A purge takes them, too. Of a machine that is gone it is planned by what is remembered ([`crate::owned`]), so that
 //! protected snapshots are; whichever of its steps finds that there is no such machine removes all that is left of it.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use snapshot_core::authority::Permit;
@@ -79,12 +80,24 @@ impl Shared {
         }
         self.revert_definition(situation, &mut plan, permit)?;
         permit.check_plan(&tree, &plan)?;
+        self.check_neighbours(&seen, &plan)?;
         if let Some(create) = create(&spec.request)
             && seen.has_stray(&create.snapshot)
         {
             return Err(id_in_use(&create.snapshot));
         }
         Ok((seen, plan))
+    }
+
+    /// What others keep has to be known before a snapshot is marked as deleted: from then on nobody sees it any more.
+    fn check_neighbours(&self, seen: &Observed, plan: &Plan) -> Result<(), Error> {
+        if !plan.steps.iter().any(|step| matches!(step, Step::MarkDeleted { .. })) || seen.layers.live.is_empty() {
+            return Ok(());
+        }
+        let elsewhere = self.hypervisor.elsewhere(seen.vm.id);
+        elsewhere.map_err(|failure| failure.to_error(seen.vm.id, None, "what other VMs use could not be found out"))?;
+        let own = owned::own(seen, &BTreeSet::new());
+        owned::reached_by_strangers(seen.vm.id, self.hypervisor.folders(), seen.layers.paths(), &own).map(drop)
     }
 
     /// The machine; where it is recalled, also whether protected snapshots go.
@@ -118,6 +131,7 @@ impl Shared {
     pub(super) fn with_record(&self, mut seen: Observed) -> Observed {
         if let Some(owned) = self.machines.owned() {
             seen.layers.ours = owned.overlays(seen.vm.id);
+            seen.layers.discarded = owned.discarded(seen.vm.id);
             let known = owned.restrictions(seen.vm.id);
             seen.vm.restrictions.retain(|restriction| restriction.reason != Reason::DisksMixed);
             seen.vm.restrictions.extend(known);

@@ -78,7 +78,7 @@ impl<'a> Work<'a> {
             cancellable: plan.cancellable(),
             steps: plan.steps,
             before: Before { state: seen.vm.state, instance: seen.instance },
-            active: seen.layers.live.values().cloned().collect(),
+            active: seen.layers.live.clone(),
             accepted: Moment::now(),
         };
         let looked = started.elapsed();

@@ -132,8 +132,9 @@ impl Hypervisor for Libvirt {
         live::create((&self.actions, &self.looks), vm, id, label, quiesce)
     }
 
-    fn write_label(&self, vm: VmId, id: &SnapshotId, label: &Label) -> Result<(), Failure> {
-        self.rewriting(vm, id, "write_label", |connection| action::write_label(connection, vm, id, label))
+    fn write_label(&self, vm: VmId, layers: &Layers, id: &SnapshotId, label: &Label) -> Result<(), Failure> {
+        let write = |connection: &Connection| external::write_description(connection, vm, layers, id, &label.encode());
+        self.rewriting(vm, id, "write_label", write)
     }
 
     fn revert_internal(&self, vm: VmId, id: &SnapshotId, then: PowerState) -> Result<(), Failure> {
@@ -232,8 +233,8 @@ impl Hypervisor for Libvirt {
         reverted
     }
 
-    fn mark_deleted(&self, vm: VmId, id: &SnapshotId) -> Result<(), Failure> {
-        self.rewriting(vm, id, "mark_deleted", |connection| external::mark_deleted(connection, vm, id))
+    fn mark_deleted(&self, vm: VmId, layers: &Layers, id: &SnapshotId) -> Result<(), Failure> {
+        self.rewriting(vm, id, "mark_deleted", |connection| external::mark_deleted(connection, vm, layers, id))
     }
 
     fn commit(&self, vm: &VmFacts, layers: &Layers, merge: &Merge, watch: &dyn Watch) -> Result<(), Failure> {

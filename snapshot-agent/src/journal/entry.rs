@@ -1,5 +1,7 @@
 //! What an operation's file in the journal tells.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 use snapshot_core::Error;
 use snapshot_core::ids::{OperationId, VmId};
@@ -40,9 +42,9 @@ pub struct Entry {
     pub predicted_pause_ms: Option<u64>,
     /// What the machine did.
     pub before: Before,
-    /// The files its disks were on.
+    /// The files its disks were on, by target.
     #[serde(default)]
-    pub active: Vec<String>,
+    pub active: BTreeMap<String, String>,
     /// When it was taken on.
     pub accepted: Moment,
 }

@@ -25,7 +25,7 @@ fn entry(n: u128) -> Entry {
         cancellable: true,
         predicted_pause_ms: None,
         before: Before { state: VmState::Running, instance: Some(7) },
-        active: vec!["/images/vda.qcow2".to_owned()],
+        active: [("vda".to_owned(), "/images/vda.qcow2".to_owned())].into(),
         accepted: Moment::now(),
     }
 }

@@ -7,7 +7,7 @@
 //! 3. One that somebody has open is in use. QEMU locks its images, also towards other hosts; those who lock nothing are
 //!    found by a lease, which the kernel gives only on a file that nobody else on this host has open. Looking through what
 //!    processes have open would take the right to look into any process, and does not see into containers.
-//! 4. The images in the same folders are read for what they lie on. What is in use keeps all that is below it, and so does
+//! 4. The images in the same directories, and in those of the host, are read for what they lie on ([`super::strangers`]). What is in use keeps all that is below it, and so does
 //!    an image that we did not make (`snapshot_core::layers::abandoned`).
 //! 5. The rest is removed, each before what it lies on, and struck out. Ended anywhere, the same is done again for what is
 //!    left.
@@ -15,7 +15,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, OFlags, fcntl_lock};
@@ -25,8 +25,9 @@ use snapshot_core::layers::abandoned;
 use snapshot_core::{Error, Reason};
 
 use super::Owned;
-use super::files::{Files, Standing, backing, guarded, resolved};
+use super::files::{Files, Holds, Standing, backing, guarded, resolved};
 use super::lease;
+use super::strangers::reached_by_strangers;
 use crate::beneath::Beneath;
 use crate::bounded::files;
 use crate::hypervisor::{Failure, Hypervisor};
@@ -50,7 +51,9 @@ pub(super) struct Host<'a> {
 
 /// Removes the files that the record of a machine names.
 pub(super) fn clear(hypervisor: &dyn Hypervisor, owned: &Owned, vm: VmId) -> Result<(), Error> {
-    let files = owned.files(vm);
+    let mut files = owned.files(vm);
+    // A disk that was taken out of the machine before is not part of it.
+    files.retain(|_, made| made.holds != Holds::Orphaned);
     if files.is_empty() {
         return Ok(());
     }
@@ -99,8 +102,8 @@ pub(super) fn remove(owned: &Owned, vm: VmId, files: &Files, host: &Host<'_>) ->
         }
         ours.insert(name, (path, made));
     }
-    let strangers = images_beside(ours.keys().map(Path::new)).map_err(|(path, error)| failed(vm, &path, &error))?;
-    strangers.into_iter().for_each(|(path, below)| _ = on_top.entry(path).or_insert(below));
+    let own = ours.keys().cloned().collect();
+    used.extend(reached_by_strangers(vm, host.folders, ours.keys().map(String::as_str), &own)?);
     let found = abandoned(&ours.keys().cloned().collect(), &used, &on_top);
     for (path, made) in found.removable.iter().filter_map(|name| ours.get(name)) {
         // A machine can be defined at any moment, and what was decided is as old as the last file took.
@@ -148,32 +151,6 @@ fn lies_on(path: &Path) -> io::Result<Option<String>> {
         Err(ImageError::Io(error)) => Err(error),
         Err(ImageError::Unsteady) => Err(io::Error::other("it changes while it is read")),
     }
-}
-
-/// The images in the folders of these files, and what they lie on; not those that are second names of these files.
-fn images_beside<'a>(
-    files: impl Iterator<Item = &'a Path> + Clone,
-) -> Result<BTreeMap<String, String>, (PathBuf, io::Error)> {
-    let seconds: BTreeSet<PathBuf> = files.clone().map(guarded).collect();
-    let mut images = BTreeMap::new();
-    for folder in files.filter_map(Path::parent).collect::<BTreeSet<_>>() {
-        let entries = files::read_dir(folder).map_err(|error| (folder.to_owned(), error))?;
-        for entry in entries.flatten() {
-            // Another name of an image is the image.
-            let path = match files::canonicalize(&entry.path()) {
-                Ok(path) => path,
-                Err(error) if error.kind() == io::ErrorKind::TimedOut => return Err((entry.path(), error)),
-                Err(_) => continue,
-            };
-            if seconds.contains(&path) || !files::metadata(&path).is_ok_and(|found| found.is_file()) {
-                continue;
-            }
-            if let Some(below) = lies_on(&path).map_err(|error| (path.clone(), error))? {
-                images.insert(text(&path), below);
-            }
-        }
-    }
-    Ok(images)
 }
 
 /// Which files these are. One that is not there is none; one whose storage does not respond may be any.

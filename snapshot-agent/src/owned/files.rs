@@ -5,7 +5,7 @@
 //! remembered, too, which inode it is and when that was made (what is copied, restored or moved in from elsewhere has
 //! another), and what it lies on. The number of the device is left out: it changes from boot to boot.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::Metadata;
 use std::io::{self, ErrorKind, Read as _};
 use std::path::{Path, PathBuf};
@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use snapshot_core::ids::SnapshotId;
 use snapshot_core::layers::{is_memory_of, is_overlay_of, is_reverted_from};
 
+use super::Record;
 use crate::bounded::files;
 use crate::hypervisor::{GUARDED, Observed};
 use crate::qcow2::{self, ImageError};
@@ -36,6 +37,31 @@ pub struct Made {
     pub identity: Option<Identity>,
     /// What it lies on.
     pub backing: Option<PathBuf>,
+    /// What would be lost with it.
+    #[serde(default)]
+    pub holds: Holds,
+}
+
+/// What would be lost with a file that nothing needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Holds {
+    /// Nothing: it never was the active file of a disk, nor a disk as a snapshot has it.
+    #[default]
+    Nothing,
+    /// A state of a disk or of the memory, which the VM or a snapshot is on.
+    State,
+    /// A state of a disk that was detached, or that got another image. It is not removed until somebody asks for that.
+    Orphaned,
+    /// A state that somebody has asked to be removed.
+    Discarded,
+}
+
+impl Holds {
+    /// Whether nobody has asked for it to be removed.
+    pub(super) fn is_wanted(self) -> bool {
+        matches!(self, Self::State | Self::Orphaned)
+    }
 }
 
 /// What a file is.
@@ -162,9 +188,16 @@ pub(super) fn resolved(path: &Path) -> PathBuf {
     files::canonicalize(path).ok().or_else(folder).unwrap_or_else(|| path.to_owned())
 }
 
+/// What holds a state that somebody may want: the active files of the disks, and the files of snapshots that are not deleted.
+pub(super) fn states(seen: &Observed) -> BTreeSet<String> {
+    let staying = seen.layers.snapshots.values().filter(|parts| !parts.deleted);
+    let of_snapshots = staying.flat_map(|parts| parts.frozen.values().chain(&parts.memory_file));
+    seen.layers.live.values().chain(&seen.layers.kept).chain(of_snapshots).cloned().collect()
+}
+
 /// The files after a look at the machine.
-pub(super) fn after(previous: &Files, seen: &Observed) -> Files {
-    let mut files = previous.clone();
+pub(super) fn after(previous: Option<&Record>, seen: &Observed) -> Files {
+    let mut files = previous.map(|record| record.files.clone()).unwrap_or_default();
     files.retain(|path, made| match made.looks(path) {
         Ok(Standing::Gone) => files::may_exist(&guarded(path)),
         Ok(Standing::Other) => {
@@ -189,11 +222,30 @@ pub(super) fn after(previous: &Files, seen: &Observed) -> Files {
         let memory = parts.memory_file.iter().filter(|path| is_memory_of(path, id));
         memory.for_each(|path| see(&mut files, path, id, Kind::Memory, seen));
     }
+    hold(files, previous, seen)
+}
+
+/// Notes which of them hold a state now, and which do so though nothing uses it any more. Those of a snapshot that libvirt has lost its
+/// word of, because the machine was defined anew, go on being that snapshot's.
+fn hold(mut files: Files, previous: Option<&Record>, seen: &Observed) -> Files {
+    let is_lost = |id: &SnapshotId| {
+        let is_on_record = previous.is_some_and(|record| record.snapshots.contains_key(id));
+        is_on_record && !seen.layers.snapshots.contains_key(id)
+    };
+    let (states, reached) = (states(seen), seen.layers.reached(&BTreeSet::new()));
+    for (path, made) in &mut files {
+        let path = path.to_string_lossy();
+        if states.contains(&*path) {
+            made.holds = Holds::State;
+        } else if made.holds == Holds::State && !reached.contains(&*path) && !is_lost(&made.snapshot) {
+            made.holds = Holds::Orphaned;
+        }
+    }
     files
 }
 
 /// The files after a revert to this snapshot: the machine is on overlays that libvirt has just laid.
-pub(super) fn after_revert(previous: &Files, seen: &Observed, id: &SnapshotId) -> Files {
+pub(super) fn after_revert(previous: Option<&Record>, seen: &Observed, id: &SnapshotId) -> Files {
     let mut files = after(previous, seen);
     let Some(parts) = seen.layers.snapshots.get(id).filter(|_| id.is_ours()) else { return files };
     for (target, frozen) in &parts.frozen {
@@ -203,7 +255,7 @@ pub(super) fn after_revert(previous: &Files, seen: &Observed, id: &SnapshotId) -
             see(&mut files, live, id, Kind::Reverted, seen);
         }
     }
-    files
+    hold(files, previous, seen)
 }
 
 /// The files after a call that was to take the machine back to this snapshot, whatever came of it: libvirt lays overlays in
@@ -222,8 +274,8 @@ pub(super) fn after_laying(previous: &Files, seen: &Observed, id: &SnapshotId, s
                 continue;
             }
             if let Ok(found) = files::symlink_metadata(&path).map(|found| Identity::of(&found)) {
-                let made = Made { snapshot: id.clone(), kind: Kind::Reverted, identity: Some(found), backing: below };
-                files.insert(path, made);
+                let (snapshot, kind, holds) = (id.clone(), Kind::Reverted, Holds::Nothing);
+                files.insert(path, Made { snapshot, kind, identity: Some(found), backing: below, holds });
             }
         }
     }
@@ -235,7 +287,8 @@ fn see(files: &mut Files, path: &str, id: &SnapshotId, kind: Kind, seen: &Observ
     let Ok(found) = files::symlink_metadata(Path::new(path)) else { return };
     if found.is_file() {
         let backing = seen.layers.files.get(path).and_then(|layer| layer.backing.as_ref()).map(PathBuf::from);
-        let made = Made { snapshot: id.clone(), kind, identity: Some(Identity::of(&found)), backing };
+        let holds = files.get(Path::new(path)).map_or(Holds::Nothing, |made| made.holds);
+        let made = Made { snapshot: id.clone(), kind, identity: Some(Identity::of(&found)), backing, holds };
         files.insert(PathBuf::from(path), made);
     }
 }
@@ -245,6 +298,6 @@ pub(super) fn expect(files: &mut Files, path: &str, id: &SnapshotId, kind: Kind,
     let path = resolved(Path::new(path));
     if matches!(files::symlink_metadata(&path), Err(error) if error.kind() == ErrorKind::NotFound) {
         let backing = below.map(|below| resolved(Path::new(below)));
-        files.insert(path, Made { snapshot: id.clone(), kind, identity: None, backing });
+        files.insert(path, Made { snapshot: id.clone(), kind, identity: None, backing, holds: Holds::Nothing });
     }
 }

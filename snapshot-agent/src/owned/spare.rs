@@ -1,5 +1,6 @@
-//! Files on record that a machine which is there has no use for: branches that it has left, overlays of reverts that were
-//! interrupted, and what was brought back for nothing.
+//! Files on record that a machine which is there has no use for: what was given up by a revert or a deletion, overlays of reverts that
+//! were interrupted, and what was brought back for nothing. A file that holds a state which nobody has given up, because its disk
+//! was detached or got another image, is kept.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -8,7 +9,7 @@ use snapshot_core::Error;
 use snapshot_core::ids::{SnapshotId, VmId};
 
 use super::abandoned::{Host, remove};
-use super::files::{self, Files, Kind, Made, Standing};
+use super::files::{self, Files, Holds, Kind, Made, Standing};
 use super::{Owned, Record};
 use crate::bounded;
 use crate::hypervisor::{Hypervisor, Observed};
@@ -39,6 +40,37 @@ impl Owned {
         overlays.map(|(path, _)| path.to_string_lossy().into_owned()).collect()
     }
 
+    /// The files on record that hold a state which nobody has asked to be removed.
+    pub fn wanted(&self, vm: VmId) -> BTreeSet<String> {
+        let wanted = self.files(vm).into_iter().filter(|(_, made)| made.holds.is_wanted());
+        wanted.map(|(path, _)| path.to_string_lossy().into_owned()).collect()
+    }
+
+    /// Those among the overlays that somebody has asked to be removed.
+    pub fn discarded(&self, vm: VmId) -> BTreeSet<String> {
+        let discarded = self.files(vm).into_iter().filter(|(_, made)| made.holds == Holds::Discarded);
+        discarded.map(|(path, _)| path.to_string_lossy().into_owned()).collect()
+    }
+
+    /// Somebody has asked for these files to be removed. What holds a state that is still needed is not given up by that. When this
+    /// returns, a power cut does not forget it.
+    pub fn discard(&self, seen: &Observed, paths: &BTreeSet<String>) {
+        let states = files::states(seen);
+        let changed = self.change(seen.vm.id, |record| {
+            let mut record = record?.clone();
+            for (path, made) in &mut record.files {
+                let path = path.to_string_lossy();
+                if paths.contains(&*path) && !states.contains(&*path) {
+                    made.holds = Holds::Discarded;
+                }
+            }
+            Some(record)
+        });
+        if changed {
+            self.sync(seen.vm.id);
+        }
+    }
+
     /// Whether files of the record are there that a machine has no use for, as it was seen.
     pub fn has_spare(&self, seen: &Observed) -> bool {
         let is_there = |path: &PathBuf| bounded::files::exists(path) || bounded::files::exists(&files::guarded(path));
@@ -54,7 +86,9 @@ impl Owned {
         let (known, needed) = (&seen.layers.snapshots, needed(seen));
         let is_lost = |id: &SnapshotId| record.snapshots.contains_key(id) && !known.contains_key(id);
         let mut files = record.files.clone();
-        files.retain(|path, made| !is_lost(&made.snapshot) && !needed.contains(&*path.to_string_lossy()));
+        files.retain(|path, made| {
+            !made.holds.is_wanted() && !is_lost(&made.snapshot) && !needed.contains(&*path.to_string_lossy())
+        });
         files
     }
 }

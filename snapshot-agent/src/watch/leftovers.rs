@@ -5,7 +5,7 @@
 //! Only what was noted as such ([`crate::owned`]) is removed. That an image holds something which libvirt does not list says
 //! nothing: somebody may have had libvirt forget it for a moment.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::sync::Arc;
@@ -94,14 +94,22 @@ pub(super) struct Left {
 impl Left {
     /// Looks for them.
     pub(super) fn of(owned: Option<&Owned>, seen: &Observed) -> Self {
-        Self { guarded: guarded(seen), has_spare: owned.is_some_and(|owned| owned.has_spare(seen)) }
+        let wanted = owned.map(|owned| owned.wanted(seen.vm.id)).unwrap_or_default();
+        Self { guarded: guarded(seen, &wanted), has_spare: owned.is_some_and(|owned| owned.has_spare(seen)) }
     }
 }
 
-fn guarded(seen: &Observed) -> Vec<String> {
+/// Those with both names, and those on record that have the second alone.
+fn guarded(seen: &Observed, wanted: &BTreeSet<String>) -> Vec<String> {
     let file = |path: &str| files::symlink_metadata(Path::new(path)).ok().map(|found| (found.dev(), found.ino()));
-    let is_guarded = |path: &&str| file(path).is_some_and(|found| file(&format!("{path}{GUARDED}")) == Some(found));
-    seen.layers.paths().into_iter().filter(is_guarded).map(str::to_owned).collect()
+    let is_guarded = |path: &&str| match (file(path), file(&format!("{path}{GUARDED}"))) {
+        (Some(first), Some(second)) => first == second,
+        (None, Some(_)) => wanted.contains(*path),
+        (_, None) => false,
+    };
+    let on_record = wanted.iter().map(String::as_str);
+    let paths: BTreeSet<&str> = seen.layers.paths().into_iter().chain(on_record).collect();
+    paths.into_iter().filter(is_guarded).map(str::to_owned).collect()
 }
 
 /// By a look of its own: the one from before may be older than the last operation.

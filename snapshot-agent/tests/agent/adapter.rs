@@ -3,6 +3,7 @@
 use snapshot_agent::hypervisor::{Failure, Hypervisor, PausedBy, Reread};
 use snapshot_core::description::Label;
 use snapshot_core::ids::SnapshotId;
+use snapshot_core::layers::Layers;
 use snapshot_core::plan::PowerState;
 use snapshot_core::snapshot::{Content, RecordedState};
 use snapshot_core::text::{Description, DisplayName};
@@ -60,7 +61,7 @@ fn the_story_off_and_running_and_paused() {
         };
         assert_eq!(snapshot.vm_state, recorded);
 
-        libvirt.write_label(guest.vm, &id, &label("renamed")).unwrap();
+        libvirt.write_label(guest.vm, &Layers::default(), &id, &label("renamed")).unwrap();
         let seen = libvirt.observe(guest.vm, Reread::New).unwrap();
         assert_eq!(seen.snapshot(&id).unwrap().label, label("renamed"));
         assert!(seen.snapshot(&id).unwrap().is_current);

@@ -12,6 +12,7 @@ use snapshot_agent::hypervisor::{Failure, Hypervisor, Load, Observed, PausedBy, 
 use snapshot_core::description::Label;
 use snapshot_core::hardware::Comparison;
 use snapshot_core::ids::{SnapshotId, VmId};
+use snapshot_core::layers::Layers;
 use snapshot_core::plan::{Freeze, PowerState};
 use snapshot_core::snapshot::{Consistency, Content, RecordedState};
 use snapshot_core::vm::VmState;
@@ -196,7 +197,7 @@ fn taking(asker: &Asker<'_>, [a, b, c]: [&SnapshotId; 3]) {
     assert_eq!(outline.current.as_deref(), Some(c.as_str()));
     assert!(outline.snapshots.iter().map(String::as_str).eq([a, b, c].map(SnapshotId::as_str)));
     let label = Label::foreign("renamed <&>", "\u{e9}");
-    subject.hypervisor().write_label(subject.vm(), b, &label).unwrap();
+    subject.hypervisor().write_label(subject.vm(), &Layers::default(), b, &label).unwrap();
     assert_eq!(asker.look().snapshot(b).unwrap().label.display_name, label.display_name);
     assert_eq!((asker.current().as_ref(), asker.parent(b).as_ref()), (Some(c), Some(a)));
 }
@@ -292,7 +293,7 @@ fn deleting(asker: &Asker<'_>, [a, b, c]: [&SnapshotId; 3]) {
     assert_eq!((asker.parent(c).as_ref(), asker.current().as_ref()), (Some(a), Some(c)));
     assert!(asker.look().has_whole(c) && asker.look().strays.is_empty());
     assert_eq!(hypervisor.delete_internal(vm, b), Err(Failure::SnapshotGone));
-    assert_eq!(hypervisor.write_label(vm, b, &Label::foreign("x", "")), Err(Failure::SnapshotGone));
+    assert_eq!(hypervisor.write_label(vm, &Layers::default(), b, &Label::foreign("x", "")), Err(Failure::SnapshotGone));
     assert_eq!(hypervisor.forget(vm, b), Err(Failure::SnapshotGone));
     hypervisor.delete_internal(vm, c).unwrap();
     assert_eq!(asker.current().as_ref(), Some(a));

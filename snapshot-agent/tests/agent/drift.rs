@@ -29,20 +29,20 @@ use crate::served::{Agent, with_token};
 const SOON: Duration = Duration::from_secs(20);
 
 /// A daemon, an agent on it, and what the agent tells.
-struct Scene {
-    told: Told,
-    agent: Agent,
+pub(crate) struct Scene {
+    pub(crate) told: Told,
+    pub(crate) agent: Agent,
     libvirt: Arc<Libvirt>,
-    daemon: Daemon,
+    pub(crate) daemon: Daemon,
 }
 
 impl Scene {
-    async fn start(name: &str) -> Self {
+    pub(crate) async fn start(name: &str) -> Self {
         Self::start_with(name, "").await
     }
 
     /// With more lines in the agent's configuration.
-    async fn start_with(name: &str, more: &str) -> Self {
+    pub(crate) async fn start_with(name: &str, more: &str) -> Self {
         let daemon = Daemon::start(name);
         let libvirt = Arc::new(Libvirt::new(&daemon.host.uri).unwrap());
         connected(&libvirt, true).await;
@@ -55,24 +55,24 @@ impl Scene {
     }
 
     /// A machine that is known to be there.
-    async fn guest(&mut self, disks: usize) -> Guest {
+    pub(crate) async fn guest(&mut self, disks: usize) -> Guest {
         let guest = Guest::on(&self.daemon.host, disks, "");
         self.told.until("a new machine", |told| told.vms.contains_key(&guest.vm)).await;
         guest
     }
 
-    fn virsh(&self, args: &[&str]) -> String {
+    pub(crate) fn virsh(&self, args: &[&str]) -> String {
         self.daemon.virsh(args)
     }
 
     /// Stops the agent; what it has to remember stays.
-    async fn leave(self) -> (Daemon, Arc<Directory>) {
+    pub(crate) async fn leave(self) -> (Daemon, Arc<Directory>) {
         drop(self.told);
         (self.daemon, self.agent.stop().await)
     }
 
     /// Starts the next one.
-    async fn come_back(daemon: Daemon, dir: Arc<Directory>) -> Self {
+    pub(crate) async fn come_back(daemon: Daemon, dir: Arc<Directory>) -> Self {
         let libvirt = Arc::new(Libvirt::new(&daemon.host.uri).unwrap());
         let hypervisor = Arc::clone(&libvirt) as Arc<dyn Hypervisor>;
         let agent = Agent::start_in(dir, hypervisor, &settings(&daemon)).await;
@@ -85,14 +85,14 @@ fn settings(daemon: &Daemon) -> String {
     format!("scan_seconds = 3600\nsnapshot_dir = \"{}\"", folder.display())
 }
 
-fn name(guest: &Guest) -> String {
+pub(crate) fn name(guest: &Guest) -> String {
     guest.vm.to_string()[..8].to_owned()
 }
 
 /// What an agent has told.
-struct Told {
+pub(crate) struct Told {
     stream: Streaming<WatchHostResponse>,
-    vms: BTreeMap<VmId, Inventory>,
+    pub(crate) vms: BTreeMap<VmId, Inventory>,
     left_behind: Vec<String>,
 }
 
@@ -120,7 +120,7 @@ impl Told {
         event
     }
 
-    async fn until(&mut self, what: &str, is_so: impl Fn(&Self) -> bool) {
+    pub(crate) async fn until(&mut self, what: &str, is_so: impl Fn(&Self) -> bool) {
         let wait = async {
             while !is_so(self) {
                 self.next().await;
@@ -131,7 +131,7 @@ impl Told {
     }
 
     /// Waits until the machine's snapshots are so.
-    async fn snapshots(&mut self, what: &str, guest: &Guest, are_so: impl Fn(&[SnapshotFacts]) -> bool) {
+    pub(crate) async fn snapshots(&mut self, what: &str, guest: &Guest, are_so: impl Fn(&[SnapshotFacts]) -> bool) {
         let vm = guest.vm;
         self.until(what, |told| told.vms.get(&vm).is_some_and(|inventory| are_so(&inventory.snapshots))).await;
     }

@@ -18,6 +18,7 @@ use snapshot_agent::hypervisor::{Hypervisor, Observed, Reread};
 use snapshot_agent::journal::{Ended, Journal};
 use snapshot_agent::locks::Locks;
 use snapshot_agent::machines::Machines;
+use snapshot_agent::owned::Owned;
 use snapshot_core::Error;
 use snapshot_core::ids::{OperationId, SnapshotId};
 use snapshot_core::operation::{Create, DeleteScope, Outcome, Request, RunAfter};
@@ -48,8 +49,9 @@ const SILENCE: Duration = Duration::from_secs(600);
 fn executor(libvirt: &Arc<Libvirt>, journal: &Directory, silence: Duration) -> Executor {
     let policy = HostPolicy { stable_paths: false, ..HostPolicy::default() };
     let hypervisor = Arc::clone(libvirt) as Arc<dyn Hypervisor>;
+    let machines = Machines::remembering(Owned::open(&journal.path().join("owned")).unwrap());
     let journal = Journal::open(journal.path()).unwrap();
-    Executor::new(hypervisor, journal, Arc::new(Locks::new(2)), Arc::new(Machines::default()), policy, silence)
+    Executor::new(hypervisor, journal, Arc::new(Locks::new(2)), Arc::new(machines), policy, silence)
 }
 
 impl Bench {

@@ -117,7 +117,9 @@ impl Hypervisor for Fake {
     }
 
     fn observe(&self, vm: VmId, _: Reread<'_>) -> Result<Observed, Failure> {
-        if let Some((_, after)) = lock(&self.state).unreadable.filter(|(unreadable, _)| *unreadable == vm) {
+        // Not under the lock, which would make every other call wait as long.
+        let unreadable = lock(&self.state).unreadable.filter(|(unreadable, _)| *unreadable == vm);
+        if let Some((_, after)) = unreadable {
             std::thread::sleep(after);
             return Err(Failure::Refused { code: 68, message: "cannot acquire state change lock".to_owned() });
         }
@@ -159,7 +161,7 @@ impl Hypervisor for Fake {
         self.call(|world| machine(world, vm.id)?.create_live(id, label), halfway)
     }
 
-    fn write_label(&self, vm: VmId, id: &SnapshotId, label: &Label) -> Result<(), Failure> {
+    fn write_label(&self, vm: VmId, _: &Layers, id: &SnapshotId, label: &Label) -> Result<(), Failure> {
         let write = |world: &mut World| {
             let machine = machine(world, vm)?;
             machine.listed(id)?;
@@ -289,7 +291,7 @@ impl Hypervisor for Fake {
         self.call(|world| revert(world, usize::MAX), |world| _ = revert(world, 1))
     }
 
-    fn mark_deleted(&self, vm: VmId, id: &SnapshotId) -> Result<(), Failure> {
+    fn mark_deleted(&self, vm: VmId, _: &Layers, id: &SnapshotId) -> Result<(), Failure> {
         self.call(|world| machine(world, vm)?.mark_deleted(id), |_| {})
     }
 

@@ -212,7 +212,7 @@ fn in_image(image: &Path) -> Vec<String> {
 }
 
 /// What `qemu-io` reads where the guest writes.
-fn marker(image: &Path) -> char {
+pub(crate) fn marker(image: &Path) -> char {
     let mut command = Command::new("qemu-io");
     command.args(["-r", "-U", "-f", "qcow2", "-c", "read -v 512 1"]).arg(image);
     let output = command.output().unwrap();

@@ -3,6 +3,7 @@
 use snapshot_agent::hypervisor::{Failure, Hypervisor, Observed, Reread};
 use snapshot_core::description::Label;
 use snapshot_core::ids::SnapshotId;
+use snapshot_core::layers::Layers;
 use snapshot_core::plan::{Freeze, PowerState};
 use snapshot_core::snapshot::{Consistency, Content, RecordedState, Storage};
 use snapshot_core::vm::VmState;
@@ -54,7 +55,7 @@ fn live_is_of_all_disks_while_the_guest_runs_on_and_goes_back_and_away() {
         assert_eq!(one.disks, ["vda", "vdb"]);
         assert!(one.create_time > 1_700_000_000);
         let label = Label { disks: one.label.disks, ..Label::foreign("renamed", "") };
-        libvirt.write_label(guest.vm, &first, &label).unwrap();
+        libvirt.write_label(guest.vm, &Layers::default(), &first, &label).unwrap();
         assert_eq!(look(&guest).snapshot(&first).unwrap().vm_state, RecordedState::DiskOnly);
 
         if state == VmState::Paused {

@@ -28,6 +28,7 @@ mod losses;
 mod names;
 mod nothing_left;
 mod operations;
+mod ownership;
 mod processes;
 mod served;
 mod service;

@@ -17,6 +17,8 @@ pub(super) struct Model {
     /// Clones that other machines have made.
     pub(super) elsewhere: BTreeSet<String>,
     pub(super) written: u32,
+    /// Whether an administrator has given the disk another image. From then on more stays than the machine needs.
+    pub(super) was_swapped: bool,
     names: u32,
 }
 
@@ -34,9 +36,12 @@ impl Model {
         let layer = Layer { backing: backing.map(str::to_owned), format: "qcow2".to_owned(), ..Layer::default() };
         assert!(self.layers.files.insert(path.to_owned(), layer).is_none(), "{path} is overwritten");
         self.blocks.insert(path.to_owned(), Blocks::new());
-        if is_made_by_snapshots(path) {
-            self.layers.ours.insert(path.to_owned());
-        }
+    }
+
+    /// A file that a snapshot or a revert has created, which the agent has on record.
+    fn create_overlay(&mut self, path: &str, backing: &str) {
+        self.add(path, Some(backing));
+        self.layers.ours.insert(path.to_owned());
     }
 
     /// What is read through a file; a file that is gone is a failure of the test.
@@ -105,7 +110,7 @@ impl Model {
         let id = SnapshotId::from_uuid(Uuid::from_u128(self.name().into()));
         let (frozen, parent) = (self.live(), self.current());
         let overlay = overlay_paths([("vda", frozen.as_str())], &id)["vda"].clone();
-        self.add(&overlay, Some(&frozen));
+        self.create_overlay(&overlay, &frozen);
         if let Some(parent) = &parent {
             self.revert_disks.remove(parent);
         }
@@ -120,11 +125,22 @@ impl Model {
     pub(super) fn revert(&mut self, id: &SnapshotId) {
         let frozen = self.layers.snapshots[id].frozen["vda"].clone();
         let overlay = format!("/images/desk.{}", 1_700_000_000 + self.name());
-        self.add(&overlay, Some(&frozen));
+        self.create_overlay(&overlay, &frozen);
+        let before = self.live();
+        let mut left = BTreeSet::new();
+        if self.layers.ours.contains(&before) {
+            left.insert(before);
+        } else if before.contains("/desk.16") {
+            // The image that an administrator gave the disk is nobody's to remove.
+            self.elsewhere.insert(before);
+        }
         if let Some(current) = self.current() {
             let parts = &self.layers.snapshots[&current];
             let discarded = self.revert_disks.remove(&current).unwrap_or_else(|| parts.overlays["vda"].clone());
-            self.unlink(&discarded);
+            // Every other file has a second name during a revert, and is brought back.
+            if discarded == self.live() {
+                self.unlink(&discarded);
+            }
         }
         let has_children = self.layers.snapshots.values().any(|parts| parts.parent.as_ref() == Some(id));
         if has_children {
@@ -132,14 +148,27 @@ impl Model {
         } else if let Some(parts) = self.layers.snapshots.get_mut(id) {
             parts.overlays.insert("vda".to_owned(), overlay.clone());
         }
-        let left = BTreeSet::from([self.live()]);
+        self.layers.discarded.extend(left.clone());
         self.layers.live.insert("vda".to_owned(), overlay);
         self.set_current(Some(id));
         self.clean_up(&left, &mut usize::MAX.clone());
     }
 
+    /// An administrator gives the disk another image, whose name may be one that snapshots give. What the disk was is wanted.
+    pub(super) fn swap(&mut self, backing: Option<&str>) {
+        self.was_swapped = true;
+        let path = format!("/images/desk.{}", 1_600_000_000 + self.name());
+        self.add(&path, backing);
+        let before = self.live();
+        self.elsewhere.insert(before);
+        self.layers.live.insert("vda".to_owned(), path);
+        self.keep_what_is_needed();
+    }
+
     pub(super) fn unlink(&mut self, path: &str) {
         self.layers.files.remove(path);
+        self.layers.ours.remove(path);
+        self.layers.discarded.remove(path);
         self.blocks.remove(path);
     }
 
@@ -208,6 +237,7 @@ impl Model {
             self.unlink(path);
         }
         noted.retain(|other| other != merge);
+        self.keep_what_is_needed();
         true
     }
 
@@ -262,16 +292,29 @@ impl Model {
             let below: Vec<_> = below.map(|(id, _)| id.clone()).collect();
             doomed.extend(below);
         }
+        self.layers.discarded.extend(self.layers.given_up(&doomed));
         for id in doomed {
             self.layers.snapshots.get_mut(&id).unwrap().deleted = true;
         }
+        self.keep_what_is_needed();
+    }
+
+    /// What somebody needs was not given up, whoever asked for it before.
+    fn keep_what_is_needed(&mut self) {
+        let staying = self.layers.snapshots.values().filter(|parts| !parts.deleted);
+        let roots = staying.flat_map(|parts| parts.frozen.values()).chain(self.layers.live.values());
+        let roots: BTreeSet<String> = roots.cloned().collect();
+        self.layers.discarded.retain(|path| !roots.contains(path));
     }
 
     pub(super) fn check_tidy(&self) {
+        if self.was_swapped {
+            return;
+        }
         let elsewhere = self.reached_elsewhere();
         let reached = self.layers.reached(&BTreeSet::new());
         for path in self.layers.files.keys() {
-            let known = reached.contains(path.as_str()) || elsewhere.contains(path) || path.ends_with(".qcow2");
+            let known = reached.contains(path.as_str()) || elsewhere.contains(path) || !self.layers.ours.contains(path);
             assert!(known, "{path} is left: {self:#?}");
         }
         // What is deleted and still there is what libvirt must not be told of yet, or what waits for that: somebody else

@@ -26,17 +26,51 @@ fn merged(layers: &Layers) -> Vec<(String, String)> {
 }
 
 #[test]
-fn only_a_file_that_snapshots_made_is_merged_without_a_snapshot_that_names_it() {
+fn only_a_file_on_record_is_merged_whatever_its_name() {
     let (top, base, own) = ("/i/desk.1700000000", "/i/desk.1600000000", "/i/desk.qcow2");
-    let pair = |top: &str, base: &str| vec![(top.to_owned(), base.to_owned())];
-    assert_eq!(merged(&chain(&[top, base])), pair(top, base));
-    for other in ["/i/other.1700000000", "/other/desk.1700000000", "/i/desk.img", "/i/desk.abcdefghij", "/i/desk.170"] {
-        assert_eq!(merged(&chain(&[other, base])), [], "{other} is no overlay of {base}");
+    for below in [base, own] {
+        assert_eq!(merged(&chain(&[top, below])), [], "a user may give any name");
+        let on_record = |top: &str| Layers { ours: BTreeSet::from([top.to_owned()]), ..chain(&[top, below]) };
+        assert_eq!(merged(&on_record(top)), [(top.to_owned(), below.to_owned())]);
+        for other in ["/i/other.1700000000", "/other/desk.1700000000"] {
+            assert_eq!(merged(&on_record(other)), [], "{other} is no overlay of {below}");
+        }
     }
-    // The machine's own image, which the names alone do not tell from one that it was cloned from.
-    assert_eq!(merged(&chain(&[top, own])), []);
-    let on_record = Layers { ours: BTreeSet::from([top.to_owned()]), ..chain(&[top, own]) };
-    assert_eq!(merged(&on_record), pair(top, own));
+}
+
+#[test]
+fn an_image_that_a_user_put_on_top_of_a_deleted_snapshot_is_not_merged() {
+    let mut layers = chain(&["/i/clone.qcow2", "/i/desk.qcow2"]);
+    let frozen = BTreeMap::from([("vda".to_owned(), "/i/desk.qcow2".to_owned())]);
+    layers.snapshots.insert(snapshot(1), Parts { deleted: true, frozen, ..Parts::default() });
+    assert_eq!(layers.merges(&layers.deleted(), &BTreeSet::new()), []);
+    layers.ours.insert("/i/clone.qcow2".to_owned());
+    assert_eq!(layers.merges(&layers.deleted(), &BTreeSet::new()).len(), 1);
+    // A snapshot that virsh has created is on record with libvirt.
+    layers.ours.clear();
+    let overlays = BTreeMap::from([("vda".to_owned(), "/i/clone.qcow2".to_owned())]);
+    layers.snapshots.insert(SnapshotId::of_name("by-virsh"), Parts { overlays, ..Parts::default() });
+    assert_eq!(layers.merges(&layers.deleted(), &BTreeSet::new()).len(), 1);
+}
+
+#[test]
+fn an_image_of_a_disk_that_was_detached_keeps_what_it_lies_on() {
+    let mut model = Model::new();
+    (0..2).for_each(|_| model.create());
+    let (first, second) = (snapshot(1), snapshot(2));
+    let detached = model.live();
+    // The disk was detached, and is back on its own image of then, with an overlay of a new snapshot.
+    model.layers.live.insert("vda".to_owned(), model.layers.snapshots[&first].frozen["vda"].clone());
+    for id in [&first, &second] {
+        model.mark(id, false);
+    }
+    assert_eq!(model.layers.merges(&model.layers.deleted(), &BTreeSet::new()), []);
+    let remains = model.layers.remains(&BTreeSet::new(), &BTreeSet::new());
+    assert_eq!((remains.files, remains.snapshots.len()), (vec![], 2), "{detached} has the state of the disk");
+    // Given up, it goes with all that was below it alone.
+    model.layers.discarded.insert(detached.clone());
+    let remains = model.layers.remains(&BTreeSet::new(), &BTreeSet::new());
+    assert_eq!(remains.files, [detached, format!("/images/desk.{first}")]);
 }
 
 #[test]
@@ -54,14 +88,20 @@ fn the_current_snapshot_with_a_branch_is_not_rewritten() {
 }
 
 #[test]
-fn what_is_removed_was_made_by_a_snapshot_or_left_by_a_revert_and_is_nobodys() {
+fn what_is_removed_is_on_record_was_given_up_and_is_nobodys() {
     let mut layers = chain(&["/i/desk.qcow2"]);
-    let files = ["/i/desk.mine", "/i/desk.left", "/i/desk.img", "/i/desk.mem"].map(str::to_owned);
-    files[..3].iter().for_each(|path| _ = layers.files.insert(path.clone(), Layer::default()));
-    let overlays = BTreeMap::from([("vda".to_owned(), files[0].clone())]);
+    let files = ["/i/desk.frozen", "/i/desk.left", "/i/desk.img", "/i/desk.mem", "/i/desk.ours"].map(str::to_owned);
+    files.iter().filter(|path| !path.ends_with("mem")).for_each(|path| {
+        layers.files.insert(path.clone(), Layer::default());
+    });
+    let frozen = BTreeMap::from([("vda".to_owned(), files[0].clone()), ("vdb".to_owned(), files[2].clone())]);
+    let overlays = BTreeMap::from([("vda".to_owned(), files[4].clone())]);
     let memory_file = Some(files[3].clone());
-    layers.snapshots.insert(snapshot(1), Parts { deleted: true, overlays, memory_file, ..Parts::default() });
-    let left = BTreeSet::from([files[1].clone()]);
+    let parts = Parts { deleted: true, frozen, overlays, memory_file, ..Parts::default() };
+    layers.snapshots.insert(snapshot(1), parts);
+    layers.ours.extend([0, 1, 4].map(|number: usize| files[number].clone()));
+    // What is active was given up as well, and is nobody's image any more: one that is not on record stays.
+    let left = BTreeSet::from([files[1].clone(), "/i/desk.qcow2".to_owned()]);
     let removed = |elsewhere: &[&String]| {
         let elsewhere = elsewhere.iter().map(|path| (*path).clone()).collect();
         layers.remains(&elsewhere, &left).files.into_iter().collect::<BTreeSet<_>>()

@@ -11,6 +11,7 @@ use crate::operation::{DeleteScope, Method};
 use crate::policy::HostPolicy;
 use crate::restriction::RestrictedOperation;
 use crate::snapshot::{SnapshotFacts, Storage};
+use crate::vm::VmState;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -96,6 +97,12 @@ fn collect(situation: Situation<'_>, doomed: &[SnapshotId], plan: &mut Plan) -> 
             Reason::VmHibernated,
             "the machine is hibernated: its saved memory belongs to the images as they are now; start it first",
         ));
+    }
+    // There is a process that has the images open, and that does not do as it is told.
+    if matches!(situation.vm.state, VmState::Crashed | VmState::Suspended | VmState::Unknown) {
+        let message = "the VM is crashed, asleep or in a state that is not known, and its QEMU process has the images open: the files \
+                       of external snapshots are merged when it runs or is shut off";
+        return Err(situation.refuse(Reason::VmStateUnsupported, message));
     }
     let gone: BTreeSet<SnapshotId> = doomed.iter().cloned().chain(situation.layers.deleted()).collect();
     let mut bytes: BTreeMap<String, u64> = BTreeMap::new();

@@ -23,7 +23,7 @@ fn entry(operation: u128, issuer: &str, token: &str, request: Request) -> Entry 
         cancellable: false,
         predicted_pause_ms: None,
         before: Before { state: VmState::Shutoff, instance: None },
-        active: Vec::new(),
+        active: Default::default(),
         accepted: Moment::now(),
     }
 }

@@ -48,12 +48,6 @@ pub(super) fn create_internal(
     Ok(())
 }
 
-pub(super) fn write_label(connection: &Connection, vm: VmId, id: &SnapshotId, label: &Label) -> Result<(), Failure> {
-    let (domain, snapshot) = snapshot(connection, vm, id)?;
-    let xml = snapshot_write::with_description(&full_xml(&snapshot)?, &label.encode())?;
-    redefine(&domain, &snapshot, &xml)
-}
-
 /// Without SECURE the graphics passwords of the machine at that time are left out, and would be lost.
 pub(super) fn full_xml(snapshot: &DomainSnapshot) -> Result<String, Failure> {
     Ok(snapshot.xml_desc(sys::VIR_DOMAIN_SNAPSHOT_XML_SECURE)?)

@@ -209,24 +209,46 @@ fn give_up_active(
 ) -> Result<(), Failure> {
     let (domain, snapshot) = snapshot(connection, vm, current)?;
     let before = full_xml(&snapshot)?;
-    let mut xml = snapshot_write::without_chains(&before)?;
-    for (target, path) in snapshot_xml::parse(&xml)?.files.overlays {
-        let (Some(live), Some(frozen)) = (layers.live.get(&target), parts.frozen.get(&target)) else { continue };
-        let lies_above = live != frozen && layers.chain(live).any(|path| path == frozen);
-        if lies_above && !is_same(&path, live) {
-            xml = snapshot_write::with_source(&xml, &path.to_string_lossy(), live, "qcow2")?;
-        }
-    }
+    let xml = on_active(&snapshot_write::without_chains(&before)?, layers, parts)?;
     if xml == before { Ok(()) } else { redefine(&domain, &snapshot, &xml) }
 }
 
-pub(super) fn mark_deleted(connection: &Connection, vm: VmId, id: &SnapshotId) -> Result<(), Failure> {
+/// The current snapshot with the active files as its overlays. An active file that was not created by snapshots is nobody's to give
+/// up: somebody gave the disk another image.
+fn on_active(xml: &str, layers: &Layers, parts: &Parts) -> Result<String, Failure> {
+    let mut xml = xml.to_owned();
+    for (target, path) in snapshot_xml::parse(&xml)?.files.overlays {
+        let (Some(live), Some(frozen)) = (layers.live.get(&target), parts.frozen.get(&target)) else { continue };
+        let lies_above = live != frozen && layers.chain(live).any(|path| path == frozen);
+        if lies_above && layers.ours.contains(live) && !is_same(&path, live) {
+            xml = snapshot_write::with_source(&xml, &path.to_string_lossy(), live, "qcow2")?;
+        }
+    }
+    Ok(xml)
+}
+
+/// Changes what is written about a snapshot. What libvirt has on the current one beside its XML (`<revertDisks>`: which overlays a
+/// revert gives up) it loses by that, and would take the overlays in the XML instead. So these become the active files, too.
+pub(super) fn write_description(
+    connection: &Connection,
+    vm: VmId,
+    layers: &Layers,
+    id: &SnapshotId,
+    description: &str,
+) -> Result<(), Failure> {
     let (domain, snapshot) = snapshot(connection, vm, id)?;
-    let xml = full_xml(&snapshot)?;
-    let recorded = snapshot_xml::parse(&xml)?;
+    let mut xml = snapshot_write::with_description(&full_xml(&snapshot)?, description)?;
+    if let Some(parts) = layers.snapshots.get(id).filter(|parts| parts.is_current) {
+        xml = on_active(&xml, layers, parts)?;
+    }
+    redefine(&domain, &snapshot, &xml)
+}
+
+pub(super) fn mark_deleted(connection: &Connection, vm: VmId, layers: &Layers, id: &SnapshotId) -> Result<(), Failure> {
+    let (_domain, snapshot) = snapshot(connection, vm, id)?;
+    let recorded = snapshot_xml::parse(&full_xml(&snapshot)?)?;
     if recorded.deleted {
         return Ok(());
     }
-    let marked = snapshot_write::with_description(&xml, &recorded.label.encode_deleted())?;
-    redefine(&domain, &snapshot, &marked)
+    write_description(connection, vm, layers, id, &recorded.label.encode_deleted())
 }

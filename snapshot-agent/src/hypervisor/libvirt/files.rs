@@ -14,9 +14,9 @@ use virt_sys as sys;
 use super::super::beyond;
 use super::super::images::Images;
 use super::super::overlays::{resolved, text};
-use super::super::{Failure, GUARDED, domain_xml};
+use super::super::{Failure, GUARDED, domain_xml, snapshot_xml};
 use super::link::{Connection, Link};
-use super::volumes;
+use super::volumes::{self, Place};
 use crate::beneath::{Beneath, out_of_reach};
 use crate::bounded::{Doing, Stuck, jobs};
 
@@ -61,16 +61,19 @@ fn neighbour_unresponsive(stuck: &Stuck) -> Failure {
     Failure::Precondition(Error::new(reason, message))
 }
 
-/// With the formats by which they are used: one file may be used by several.
-fn reached_by_others(connection: &Connection, vm: VmId) -> Result<BTreeSet<(PathBuf, String)>, Failure> {
-    let mut all = BTreeSet::new();
+/// With the formats by which they are used: one file may be used by several. And who uses them.
+fn reached_by_others(connection: &Connection, vm: VmId) -> Result<BTreeMap<(PathBuf, String), String>, Failure> {
+    let mut all = BTreeMap::new();
     for domain in connection.connect().list_all_domains(0)? {
         if VmId::from_uuid(domain.uuid()?) == vm {
             continue;
         }
         jobs::doing(Doing::Libvirt("elsewhere"));
         match reached(connection, &domain) {
-            Ok(files) => all.extend(files),
+            Ok(files) => {
+                let name = domain.name().unwrap_or_default();
+                all.extend(files.into_iter().map(|file| (file, name.clone())));
+            }
             // Removed by somebody else since it was listed.
             Err(Failure::VmGone) => {}
             Err(failure) => return Err(failure),
@@ -79,22 +82,33 @@ fn reached_by_others(connection: &Connection, vm: VmId) -> Result<BTreeSet<(Path
     Ok(all)
 }
 
-fn follow(files: BTreeSet<(PathBuf, String)>, folders: &Beneath) -> Result<BTreeSet<String>, Failure> {
+fn follow(files: BTreeMap<(PathBuf, String), String>, folders: &Beneath) -> Result<BTreeSet<String>, Failure> {
     let (mut images, mut layers) = (Images::default(), Layers::default());
-    let beyond: BTreeSet<String> =
-        files.iter().flat_map(|(path, format)| beyond::depends_on(path, format)).map(|path| text(&path)).collect();
+    let beyond = files.keys().flat_map(|(path, format)| beyond::depends_on(path, format));
+    let beyond: BTreeSet<String> = beyond.map(|path| text(&path)).collect();
     // A file is followed once: first by the format that has something below it.
-    let (chains, others): (Vec<_>, Vec<_>) = files.into_iter().partition(|(_, format)| format == "qcow2");
-    for (path, format) in chains.into_iter().chain(others) {
+    let (chains, others): (Vec<_>, Vec<_>) = files.into_iter().partition(|((_, format), _)| format == "qcow2");
+    for ((path, format), name) in chains.into_iter().chain(others) {
         images.follow(&mut layers, &path, &format);
-    }
-    if let Some(path) = layers.unreadable {
-        if !folders.may_read(Path::new(&path)) {
-            return Err(Failure::Precondition(out_of_reach(Path::new(&path), "read_dirs")));
+        if let Some(path) = &layers.unreadable {
+            return Err(unreadable(path, &name, folders));
         }
-        return Err(Failure::Unintelligible(format!("{path} is used by another machine and cannot be read")));
     }
     Ok(layers.files.into_keys().chain(beyond).collect())
+}
+
+fn unreadable(path: &str, name: &str, folders: &Beneath) -> Failure {
+    let error = match folders.may_read(Path::new(path)) {
+        true => {
+            let message = format!(
+                "{path}, which VM {name} of this host uses, cannot be read, so it is not known which images it depends on; nothing was \
+                 changed; make it readable, and ask again"
+            );
+            Error::new(Reason::ImageUnavailable, message).with("path", path)
+        }
+        false => out_of_reach(Path::new(path), "read_dirs"),
+    };
+    Failure::Precondition(error.with("neighbour", name))
 }
 
 fn reached(connection: &Connection, domain: &Domain) -> Result<BTreeMap<PathBuf, String>, Failure> {
@@ -103,8 +117,11 @@ fn reached(connection: &Connection, domain: &Domain) -> Result<BTreeMap<PathBuf,
         let xml = domain_xml::parse(&domain.xml_desc(flags)?)?;
         files.extend(xml.all_files());
         for (pool, name, format) in xml.volumes() {
-            let pool = connection.connect().lookup_storage_pool_by_name(pool)?;
-            files.insert(PathBuf::from(pool.lookup_storage_vol_by_name(name)?.path()?), format);
+            match volumes::place(connection.connect(), pool, name) {
+                Place::At(path) => _ = files.insert(path, format),
+                Place::Nowhere => {}
+                Place::Unknown => return Err(unknown_volume(domain, pool, name)),
+            }
         }
         files.extend(xml.media().map(|medium| (medium.path, "raw".to_owned())));
     }
@@ -114,11 +131,10 @@ fn reached(connection: &Connection, domain: &Domain) -> Result<BTreeMap<PathBuf,
             Err(error) if error.code().to_raw() == sys::VIR_ERR_NO_DOMAIN_SNAPSHOT => continue,
             Err(error) => return Err(error.into()),
         };
-        let recorded = volumes::parse_snapshot(domain, &xml)?;
-        if let Some(unknown) = recorded.unresolved.first() {
-            let message =
-                format!("volume {} of pool {}, which another VM uses, has no path now", unknown.volume, unknown.pool);
-            return Err(Failure::Unintelligible(message));
+        let place = |pool: &str, volume: &str| volumes::place(connection.connect(), pool, volume);
+        let recorded = snapshot_xml::parse_with(&xml, |pool, volume| place(pool, volume).path())?;
+        if let Some(unknown) = recorded.unresolved.iter().find(|it| place(&it.pool, &it.volume) == Place::Unknown) {
+            return Err(unknown_volume(domain, &unknown.pool, &unknown.volume));
         }
         files.extend(recorded.images.into_values().map(|path| (path, "qcow2".to_owned())));
         files.extend(recorded.files.frozen.into_values());
@@ -126,6 +142,15 @@ fn reached(connection: &Connection, domain: &Domain) -> Result<BTreeMap<PathBuf,
         files.extend(recorded.files.memory.map(|path| (path, "raw".to_owned())));
     }
     Ok(files)
+}
+
+fn unknown_volume(domain: &Domain, pool: &str, volume: &str) -> Failure {
+    let name = domain.name().unwrap_or_default();
+    let message = format!(
+        "VM {name} of this host uses volume {volume} of storage pool {pool}, which is not active, so it is not known which images that one \
+         depends on; nothing was changed; start the pool, or undefine the VM, and ask again"
+    );
+    Failure::Precondition(Error::new(Reason::ResourceMissing, message).with("neighbour", name).with("pool", pool))
 }
 
 /// Gives each file a second name, so that its content outlives a removal of the first; one that has lost its first gets that

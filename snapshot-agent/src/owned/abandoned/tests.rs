@@ -1,5 +1,6 @@
 use std::cell::{Cell, RefCell};
 use std::fs;
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
 use snapshot_core::ids::SnapshotId;

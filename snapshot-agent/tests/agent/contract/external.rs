@@ -44,8 +44,13 @@ impl<'a> Account<'a> {
         Self { subject, ids, reverts: BTreeMap::new(), steps: Vec::new() }
     }
 
+    /// With a record by which everything but the images of before is ours, and everything that nobody needs was given up.
     fn look(&self) -> Observed {
-        self.subject.hypervisor().observe(self.subject.vm(), Reread::All).unwrap()
+        let mut seen = self.subject.hypervisor().observe(self.subject.vm(), Reread::All).unwrap();
+        let files = seen.layers.files.keys().filter(|path| !path.ends_with(".qcow2"));
+        seen.layers.ours = files.cloned().collect();
+        seen.layers.discarded = seen.layers.ours.clone();
+        seen
     }
 
     fn letter(&self, id: &SnapshotId) -> char {
@@ -180,7 +185,7 @@ impl<'a> Account<'a> {
 
     fn mark(&mut self, index: usize) {
         let id = self.ids[index].clone();
-        let result = self.subject.hypervisor().mark_deleted(self.subject.vm(), &id);
+        let result = self.subject.hypervisor().mark_deleted(self.subject.vm(), &self.look().layers, &id);
         self.tell(&format!("mark {}", self.letter(&id)), &result);
     }
 

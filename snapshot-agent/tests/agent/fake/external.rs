@@ -79,6 +79,11 @@ impl Machine {
     pub(super) fn seen_layers(&self) -> Layers {
         let reached = self.reached();
         let mut layers = self.layers.clone();
+        // What an agent has on record of a machine that nobody else changes: every overlay is ours, and what nobody needs was given up.
+        let originals: Vec<&str> = self.vm.disks.iter().map(|disk| disk.target.as_str()).collect();
+        let is_original = |path: &str| originals.iter().any(|target| path.ends_with(&format!("{target}.qcow2")));
+        layers.ours = layers.files.keys().filter(|path| !is_original(path)).cloned().collect();
+        layers.discarded = layers.ours.clone();
         layers.files.retain(|path, _| reached.contains(path));
         for path in reached {
             let missing = || Layer { format: "qcow2".to_owned(), pinned: true, ..Layer::default() };

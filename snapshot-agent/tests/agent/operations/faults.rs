@@ -280,9 +280,19 @@ async fn run(case: &Case, (storage, disks): (Storage, usize), call: usize, fault
     let before = machine(&world);
     let agent = Agent::start(&world, &dir, Some((call, fault)));
     let spec = spec((case.request)());
-    let operation = agent.executor.start(&permit(), spec.clone(), String::new()).await.unwrap();
-    let mut ended = agent.ended(&operation).await;
+    let started = agent.executor.start(&permit(), spec.clone(), String::new()).await;
     let spent = agent.fake.is_spent();
+    let operation = match started {
+        Ok(operation) => operation,
+        // What others use is asked before a deletion is taken on.
+        Err(error) => {
+            assert!(spent, "{}: {error:?}", case.name);
+            assert_eq!(machine(&world).snapshots, before.snapshots, "{} was refused: {error:?}", case.name);
+            return Some(());
+        }
+    };
+    let mut ended = agent.ended(&operation).await;
+    let spent = spent || agent.fake.is_spent();
     if spent && fault.is_death() {
         let next = Agent::start(&world, &dir, None);
         next.executor.settle().await.unwrap();

@@ -81,7 +81,7 @@ async fn the_journal_keeps_what_counts_against_a_token() {
         cancellable: false,
         predicted_pause_ms: None,
         before: Before { state: VmState::Shutoff, instance: None },
-        active: Vec::new(),
+        active: Default::default(),
         accepted: Moment::now(),
     };
     let ended = Ended {

@@ -1,0 +1,49 @@
+//! Images that no VM of this host names: clones that are not defined, or on another host of shared storage; copies; disks that were
+//! detached. What they depend on stays, whoever created it.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use snapshot_core::ids::VmId;
+use snapshot_core::{Error, Reason};
+
+use crate::beneath::Beneath;
+use crate::hypervisor::directory_images::dependencies;
+use crate::hypervisor::{GUARDED, Observed};
+
+/// The files that images in the directories of a VM's images, or in those of the host, depend on. `own` are the files of the VM that may
+/// be merged or removed: they keep nothing.
+pub(crate) fn reached_by_strangers<'a>(
+    vm: VmId,
+    folders: &Beneath,
+    files: impl IntoIterator<Item = &'a str>,
+    own: &BTreeSet<String>,
+) -> Result<BTreeSet<String>, Error> {
+    let beside = files.into_iter().filter_map(|path| Some(Path::new(path).parent()?.to_owned()));
+    let directories = beside.chain(folders.directories()).collect();
+    let images = dependencies(&directories).map_err(|(path, error)| {
+        let message = format!(
+            "{} cannot be read ({error}), so it is not known which images depend on those of the VM; nothing was removed; make it \
+             readable, and ask again",
+            path.display()
+        );
+        Error::new(Reason::ImageUnavailable, message)
+            .with("vm", proto::names::vm(vm))
+            .with("path", path.display().to_string())
+    })?;
+    let is_own = |path: &Path| {
+        let path = path.to_string_lossy();
+        // A file may have a second name during a revert.
+        own.contains(path.strip_suffix(GUARDED).unwrap_or(&path))
+    };
+    let strangers = images.into_iter().filter(|(path, _)| !is_own(path));
+    Ok(strangers.flat_map(|(_, below)| below).map(|path| path.to_string_lossy().into_owned()).collect())
+}
+
+/// The files of a VM that nobody but the VM keeps: what it and its snapshots reach, and what was given up.
+pub(crate) fn own(seen: &Observed, given_up: &BTreeSet<String>) -> BTreeSet<String> {
+    let layers = &seen.layers;
+    let reached = layers.reached(&BTreeSet::new()).into_iter().map(str::to_owned);
+    let given_up = given_up.union(&layers.discarded).filter(|path| layers.ours.contains(*path)).cloned();
+    reached.chain(given_up).collect()
+}

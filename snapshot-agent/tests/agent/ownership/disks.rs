@@ -1,0 +1,136 @@
+//! Disks that administrators attach, detach, move and swap.
+
+use super::*;
+
+/// Case 1: the image of a disk that was attached after the snapshot.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_revert_leaves_the_image_of_a_disk_that_was_attached_since() {
+    let desk = Desk::new("own-attach", 1).await;
+    desk.write('A');
+    let first = desk.take().await;
+    desk.write('B');
+    desk.qemu_img(&["convert", "-O", "qcow2", "vda.qcow2", "data.qcow2"]);
+    desk.attach(&desk.path("data.qcow2"), "vdb");
+    desk.revert(&first).await;
+    desk.keeps(&desk.path("data.qcow2"), 'A').await;
+    assert_eq!(desk.reads(), 'A');
+    // And one that is given up with the snapshot's own disk goes.
+    assert!(!desk.path(&format!("vda.{first}")).exists(), "the active image of before is given up by the revert");
+    desk.scene.agent.stop().await;
+}
+
+/// Case 1: the disk got another image after the snapshot: a copy, and a clone of what the snapshot froze.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_revert_leaves_an_image_that_the_disk_got_since() {
+    for (name, is_clone) in [("own-copy", false), ("own-clone", true)] {
+        let desk = Desk::new(name, 1).await;
+        desk.write('A');
+        let first = desk.take().await;
+        desk.write('B');
+        let (overlay, other) = (desk.active("vda"), desk.path("other.qcow2"));
+        match is_clone {
+            true => desk.qemu_img(&["create", "-f", "qcow2", "-b", "vda.qcow2", "-F", "qcow2", "other.qcow2"]),
+            false => desk.qemu_img(&["convert", "-O", "qcow2", "vda.qcow2", "other.qcow2"]),
+        }
+        desk.swap("vda", &other);
+        desk.write('C');
+        desk.revert(&first).await;
+        desk.keeps(&other, 'C').await;
+        // Nor did anybody ask for what the disk was before it got that.
+        desk.keeps(&overlay, 'B').await;
+        assert_eq!(desk.reads(), 'A');
+        desk.delete(&first).await;
+        desk.keeps(&other, 'C').await;
+        desk.keeps(&overlay, 'B').await;
+        assert_eq!(desk.reads(), 'A');
+        desk.scene.agent.stop().await;
+    }
+}
+
+/// Case 2: the active image of a disk that is detached, or moved to another VM, is an overlay of ours.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_detached_disk_keeps_its_data() {
+    let desk = Desk::new("own-detach", 2).await;
+    desk.write('A');
+    let first = desk.take().await;
+    desk.write('B');
+    let second = desk.take().await;
+    desk.write('C');
+    let detached = desk.active("vdb");
+    assert!(detached.ends_with(format!("vdb.{second}")), "{detached:?}");
+    desk.detach("vdb");
+    desk.keeps(&detached, 'C').await;
+    // What is deleted is merged where nobody lies on it, and nowhere else.
+    desk.delete(&second).await;
+    desk.keeps(&detached, 'C').await;
+    desk.delete(&first).await;
+    desk.keeps(&detached, 'C').await;
+    desk.qemu_img(&["check", "-q", detached.to_str().unwrap()]);
+    assert_eq!(desk.reads(), 'C');
+    // Somebody takes it for another VM.
+    let vm = desk.guest.vm.to_string();
+    let other = desk.xml().replace(&vm, "11111111-2222-4333-8444-555555555555").replace(&vm[..8], "taker");
+    let other = other.replace(&desk.active("vda").display().to_string(), &detached.display().to_string());
+    desk.guest.define(&other);
+    desk.keeps(&detached, 'C').await;
+    desk.done(Request::Purge { force: true }).await;
+    desk.keeps(&detached, 'C').await;
+    desk.scene.virsh(&["undefine", "taker"]);
+    desk.keeps(&detached, 'C').await;
+    // It comes back to the first, and is a disk like any other.
+    desk.attach(&detached, "vdb");
+    let third = desk.take().await;
+    desk.write('D');
+    desk.revert(&third).await;
+    assert_eq!(desk.reads(), 'C');
+    desk.scene.agent.stop().await;
+}
+
+/// Case 2, on: the disk is unplugged from a VM that runs.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_unplugged_disk_keeps_its_data() {
+    let desk = Desk::new("own-unplug", 2).await;
+    desk.guest.start();
+    desk.guest.write('A');
+    let first = desk.take().await;
+    desk.guest.write('B');
+    let unplugged = desk.active("vdb");
+    let vm = desk.guest.vm.to_string();
+    desk.scene.virsh(&["detach-disk", &vm, "vdb", "--config"]);
+    desk.guest.domain().destroy().unwrap();
+    desk.keeps(&unplugged, 'B').await;
+    desk.delete(&first).await;
+    desk.keeps(&unplugged, 'B').await;
+    desk.scene.agent.stop().await;
+}
+
+/// Case 3: names that only snapshots should give, given by a user: a golden image, a clone of it that a VM is on, and another.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_name_makes_no_file_ours() {
+    let desk = Desk::new("own-names", 1).await;
+    desk.write('G');
+    let (golden, clone, other) =
+        (desk.path("vda.1600000000"), desk.path("vda.1700000000"), desk.path("vda.1700000001"));
+    fs::rename(desk.path("vda.qcow2"), &golden).unwrap();
+    for name in ["vda.1700000000", "vda.1700000001"] {
+        desk.qemu_img(&["create", "-q", "-f", "qcow2", "-b", "vda.1600000000", "-F", "qcow2", name]);
+    }
+    desk.guest.define(&desk.xml().replace("vda.qcow2", "vda.1700000000"));
+    let bytes = fs::read(&golden).unwrap();
+    desk.write('A');
+    let first = desk.take().await;
+    desk.write('B');
+    desk.revert(&first).await;
+    desk.write('C');
+    desk.delete(&first).await;
+    assert_eq!(desk.active("vda"), clone, "what snapshots created is merged");
+    for image in [&golden, &other] {
+        desk.keeps(image, 'G').await;
+    }
+    desk.keeps(&clone, 'C').await;
+    assert!(fs::read(&golden).unwrap() == bytes, "the golden image was written to");
+    desk.done(Request::Purge { force: true }).await;
+    desk.keeps(&other, 'G').await;
+    assert_eq!(desk.reads(), 'C');
+    desk.scene.agent.stop().await;
+}

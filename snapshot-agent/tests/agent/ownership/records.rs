@@ -1,0 +1,32 @@
+//! Records of libvirt's that are changed, and keep what is not meant to change.
+
+use snapshot_core::text::{Description, DisplayName};
+
+use super::*;
+
+/// Case 5: what libvirt has on the current snapshot beside its XML says which overlay its next revert removes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_new_name_of_the_current_snapshot_costs_no_branch() {
+    let desk = Desk::new("own-rename", 1).await;
+    desk.write('A');
+    let first = desk.take().await;
+    desk.write('B');
+    let second = desk.take().await;
+    desk.write('C');
+    desk.revert(&first).await;
+    desk.write('D');
+    let update = Request::Update {
+        snapshot: first.clone(),
+        display_name: DisplayName::parse("another name").unwrap(),
+        description: Description::parse("").unwrap(),
+        protected: false,
+    };
+    desk.done(update).await;
+    desk.scene.virsh(&["snapshot-revert", &desk.guest.vm.to_string(), second.as_str()]);
+    assert_eq!(desk.reads(), 'B', "the branch of the second snapshot");
+    desk.revert(&first).await;
+    assert_eq!(desk.reads(), 'A');
+    desk.revert(&second).await;
+    assert_eq!(desk.reads(), 'B');
+    desk.scene.agent.stop().await;
+}
