@@ -224,7 +224,7 @@ impl Layers {
     }
 
     /// Whether a file is on record as created by a snapshot: in the agent's record, or in libvirt's of a snapshot that is not ours.
-    fn is_created(&self, path: &str) -> bool {
+    pub fn is_created(&self, path: &str) -> bool {
         let foreign = self.snapshots.iter().filter(|(id, _)| !id.is_ours());
         self.ours.contains(path)
             || foreign.flat_map(|(_, parts)| parts.overlays.values()).any(|overlay| overlay == path)

@@ -238,6 +238,7 @@ fn hold(mut files: Files, previous: Option<&Record>, seen: &Observed) -> Files {
         if states.contains(&*path) {
             made.holds = Holds::State;
         } else if made.holds == Holds::State && !reached.contains(&*path) && !is_lost(&made.snapshot) {
+            tracing::warn!(%path, vm = %seen.vm.id, "the VM no longer uses an image that holds a state of a disk: it is kept as an orphan");
             made.holds = Holds::Orphaned;
         }
     }

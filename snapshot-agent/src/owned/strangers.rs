@@ -44,6 +44,6 @@ pub(crate) fn reached_by_strangers<'a>(
 pub(crate) fn own(seen: &Observed, given_up: &BTreeSet<String>) -> BTreeSet<String> {
     let layers = &seen.layers;
     let reached = layers.reached(&BTreeSet::new()).into_iter().map(str::to_owned);
-    let given_up = given_up.union(&layers.discarded).filter(|path| layers.ours.contains(*path)).cloned();
+    let given_up = given_up.union(&layers.discarded).filter(|path| layers.is_created(path)).cloned();
     reached.chain(given_up).collect()
 }

@@ -299,6 +299,11 @@ impl Model {
         self.keep_what_is_needed();
     }
 
+    /// The files that nobody has given up: what somebody may lay an image on.
+    pub(super) fn wanted(&self) -> Vec<String> {
+        self.layers.files.keys().filter(|path| !self.layers.discarded.contains(*path)).cloned().collect()
+    }
+
     /// What somebody needs was not given up, whoever asked for it before.
     fn keep_what_is_needed(&mut self) {
         let staying = self.layers.snapshots.values().filter(|parts| !parts.deleted);

@@ -52,7 +52,7 @@ proptest! {
                 }
                 Act::Create => model.create(),
                 Act::Clone(pick) => {
-                    let paths: Vec<String> = model.layers.files.keys().cloned().collect();
+                    let paths = model.wanted();
                     let backing = paths[pick.index(paths.len())].clone();
                     // Nobody clones a file that a machine writes to.
                     if backing == model.live() { continue; }
@@ -61,7 +61,7 @@ proptest! {
                     model.elsewhere.insert(path);
                 }
                 Act::Swap(pick, alone) => {
-                    let paths: Vec<String> = model.layers.files.keys().cloned().collect();
+                    let paths = model.wanted();
                     let backing = paths[pick.index(paths.len())].clone();
                     let before = model.content(&model.live());
                     let (live, has_backing) = (model.live(), !alone && backing != model.live());

@@ -272,27 +272,21 @@ fn prepare(case: &Case, world: &Arc<Mutex<World>>) {
 
 /// Runs a case with one fault; `None` when there is no such call any more.
 async fn run(case: &Case, (storage, disks): (Storage, usize), call: usize, fault: Fault) -> Option<()> {
-    // In memory: what a power cut leaves of the journal is not what this is about, and syncing it thousands of times is
-    // most of the work.
+    // In memory: syncing the journal thousands of times would be most of the work.
     let dir = Directory::in_memory();
     let world = with_chain_of(case.state, storage, disks, &dir).await;
     prepare(case, &world);
     let before = machine(&world);
     let agent = Agent::start(&world, &dir, Some((call, fault)));
     let spec = spec((case.request)());
-    let started = agent.executor.start(&permit(), spec.clone(), String::new()).await;
-    let spent = agent.fake.is_spent();
-    let operation = match started {
-        Ok(operation) => operation,
+    let Ok(operation) = agent.executor.start(&permit(), spec.clone(), String::new()).await else {
         // What others use is asked before a deletion is taken on.
-        Err(error) => {
-            assert!(spent, "{}: {error:?}", case.name);
-            assert_eq!(machine(&world).snapshots, before.snapshots, "{} was refused: {error:?}", case.name);
-            return Some(());
-        }
+        let is_unchanged = agent.fake.is_spent() && machine(&world).snapshots == before.snapshots;
+        assert!(is_unchanged, "{} was refused", case.name);
+        return Some(());
     };
     let mut ended = agent.ended(&operation).await;
-    let spent = spent || agent.fake.is_spent();
+    let spent = agent.fake.is_spent();
     if spent && fault.is_death() {
         let next = Agent::start(&world, &dir, None);
         next.executor.settle().await.unwrap();
@@ -307,12 +301,10 @@ async fn run(case: &Case, (storage, disks): (Storage, usize), call: usize, fault
     // Whatever came of it, the machine is free again.
     let last = Agent::start(&world, &dir, None);
     last.executor.settle().await.unwrap();
-    let ended = last.run(Request::Purge { force: true }).await.expect(&context);
-    assert_eq!(ended.outcome, Outcome::Succeeded, "{} {context}", case.name);
+    let purged = last.run(Request::Purge { force: true }).await.expect(&context).outcome == Outcome::Succeeded;
     let left = machine(&world);
-    assert!(left.images.iter().all(BTreeMap::is_empty), "{} {context}", case.name);
-    assert!(left.layers.snapshots.is_empty(), "{} {context}: {left:#?}", case.name);
-    assert_eq!(left.layers.files.len(), disks, "{} {context}: {left:#?}", case.name);
+    let is_clean = left.images.iter().all(BTreeMap::is_empty) && left.layers.snapshots.is_empty();
+    assert!(purged && is_clean && left.layers.files.len() == disks, "{} {context}: {left:#?}", case.name);
     spent.then_some(())
 }
 
@@ -331,11 +323,7 @@ async fn run_all(case: &Case, machine: (Storage, usize)) {
 /// All cases at a time: an agent that meets a fault mostly waits before it tries again.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_call_of_every_operation_goes_wrong_in_every_way() {
-    let mut runs = JoinSet::new();
-    for (case, machine) in cases() {
-        runs.spawn(run_all(case, machine));
-    }
-    runs.join_all().await;
+    cases().map(|(case, machine)| run_all(case, machine)).collect::<JoinSet<_>>().join_all().await;
 }
 
 /// A step that the cases do not reach would be tried by none of this.
