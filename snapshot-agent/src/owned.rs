@@ -17,6 +17,7 @@
 mod abandoned;
 mod files;
 mod lease;
+mod older;
 mod prepared;
 mod removal;
 mod replaced;
@@ -66,6 +67,7 @@ pub struct Record {
     /// The snapshots.
     pub snapshots: BTreeMap<SnapshotId, Kept>,
     /// Which of them are in which image, and when they were taken; `None` until libvirt has listed them.
+    #[serde(deserialize_with = "older::images")]
     pub images: BTreeMap<PathBuf, BTreeMap<SnapshotId, Option<Stamp>>>,
     /// The files that this service made for external ones.
     #[serde(default)]

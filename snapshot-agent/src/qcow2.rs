@@ -28,7 +28,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use snapshot_core::images::Features;
 
-pub use active::held;
+pub use active::{held, is_empty};
 
 pub use backing::{backing_file, local_path};
 pub(crate) use end::end_of_data;

@@ -8,6 +8,7 @@
 //! - **Mark deleted**: a snapshot that is not listed is success. From here on nobody is offered it, so its data may change.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use snapshot_core::ids::SnapshotId;
@@ -251,10 +252,11 @@ impl Work<'_> {
         let hypervisor = &self.shared.hypervisor;
         let mut endangered = endangered(&seen.layers);
         // libvirt has on the current snapshot, beside its XML, which file its next revert removes. The disk may have got another image
-        // since, and that file is an orphan.
-        let reached = seen.layers.reached(&BTreeSet::new());
+        // since, on top of that file or not.
         let wanted = self.shared.machines.owned().map(|owned| owned.wanted(self.entry.vm)).unwrap_or_default();
-        endangered.extend(wanted.into_iter().filter(|path| !reached.contains(path.as_str())));
+        let is_active = |path: &String| seen.layers.live.values().any(|live| live == path);
+        let may_touch = |path: &String| hypervisor.folders().has(Path::new(path));
+        endangered.extend(wanted.into_iter().filter(|path| !is_active(path) && may_touch(path)));
         // The second names of an earlier try stay: libvirt may be at it still, and goes on to remove files.
         if let Err(failure) = hypervisor.guard(&endangered) {
             return Err(self.error(&failure, Some(id), "what the revert could lose cannot be guarded").into());

@@ -17,6 +17,7 @@ use snapshot_core::{Error, Reason};
 
 use super::waiting::Tries;
 use super::work::{Halt, Work};
+use crate::bounded::files;
 use crate::hypervisor::{Failure, Observed};
 use crate::journal::Merging;
 use crate::owned;
@@ -64,12 +65,13 @@ impl Work<'_> {
     /// who use the top are sent to the base, and one that is all done leaves its files behind.
     fn finish_noted(&mut self, noted: &Merging) -> Result<(), Halt> {
         let seen = self.look()?;
-        let reached = seen.layers.reached(&BTreeSet::new());
-        let (merge, layers) = (&noted.merge, &seen.layers);
-        let child = noted.child.as_ref().and_then(|child| layers.files.get(child));
-        let moved = child.is_some_and(|child| child.backing.as_ref() == Some(&merge.base));
-        if noted.copied || moved || !reached.contains(merge.top.as_str()) {
-            self.after_copy(merge)?;
+        if is_copied(noted, &seen) {
+            return self.after_copy(&noted.merge);
+        }
+        if !seen.layers.reached(&BTreeSet::new()).contains(noted.merge.top.as_str()) {
+            // Its disk is somewhere else by now, and the base may have half of it: it is nobody's to remove.
+            tracing::warn!(top = noted.merge.top, "a merge was not finished, and the disk no longer uses its files");
+            self.merging.retain(|other| other.merge != noted.merge);
         }
         Ok(())
     }
@@ -98,9 +100,7 @@ impl Work<'_> {
                 return Err(if self.operation.is_cancelled() { Halt::Cancelled } else { Halt::LeftOff });
             }
             let now = self.look()?;
-            let child = noted.child.as_ref().and_then(|child| now.layers.files.get(child));
-            let moved = child.is_some_and(|child| child.backing.as_ref() == Some(&merge.base));
-            if moved || !now.layers.reached(&BTreeSet::new()).contains(merge.top.as_str()) {
+            if is_copied(&noted, &now) {
                 tracing::warn!(%failure, "a merge failed and its data is in the base");
                 break;
             }
@@ -198,18 +198,25 @@ impl Work<'_> {
 
     fn try_clean_up(&mut self) -> Result<(), Halt> {
         let mut seen = self.look()?;
-        self.check_readable(&seen)?;
         self.unguard(&self.guardable(&seen));
         let left = self.given_up_by_revert(&seen);
-        let given_up = seen.layers.given_up(&seen.layers.deleted()).union(&left).cloned().collect();
+        let given_up: BTreeSet<String> = seen.layers.given_up(&seen.layers.deleted()).union(&left).cloned().collect();
         if let Some(owned) = self.shared.machines.owned() {
-            owned.discard(&seen, &given_up);
+            let deleted = seen.layers.snapshots.values().filter(|parts| parts.deleted);
+            let memory = deleted.filter_map(|parts| parts.memory_file.clone());
+            owned.discard(&seen, &memory.chain(given_up.iter().cloned()).collect());
         }
+        self.check_readable(&seen)?;
         let elsewhere = self.elsewhere(&seen, &given_up)?;
         for path in &left {
             seen.layers.files.entry(path.clone()).or_default();
         }
-        let remains = seen.layers.remains(&elsewhere, &left);
+        let mut remains = seen.layers.remains(&elsewhere, &left);
+        if let Some(owned) = self.shared.machines.owned() {
+            let vm = seen.vm.id;
+            let of = |path: &String| seen.layers.snapshots.iter().find(|(_, it)| it.memory_file.as_ref() == Some(path));
+            remains.files.retain(|path| of(path).is_none_or(|(id, _)| owned.is_memory(vm, id, path)));
+        }
         let homes = homes(&seen.layers);
         let (files, abroad): (Vec<_>, Vec<_>) = remains
             .files
@@ -282,6 +289,17 @@ impl Work<'_> {
             None => Ok(()),
         }
     }
+}
+
+/// Whether a merge has copied everything: it is noted so, libvirt has moved what lay on the top, or the running disk itself, to the base,
+/// or the top is gone, which only comes after that.
+fn is_copied(noted: &Merging, seen: &Observed) -> bool {
+    let (merge, layers) = (&noted.merge, &seen.layers);
+    let child = noted.child.as_ref().and_then(|child| layers.files.get(child));
+    let moved = child.is_some_and(|child| child.backing.as_ref() == Some(&merge.base));
+    let pivoted = seen.vm.is_active() && layers.live.get(&merge.disk) == Some(&merge.base);
+    let is_gone = || !layers.files.contains_key(&merge.top) && !files::may_exist(Path::new(&merge.top));
+    noted.copied || moved || pivoted || is_gone()
 }
 
 /// The folders of the machine's images.

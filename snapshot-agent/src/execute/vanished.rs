@@ -132,6 +132,8 @@ impl Shared {
         if let Some(owned) = self.machines.owned() {
             seen.layers.ours = owned.overlays(seen.vm.id);
             seen.layers.discarded = owned.discarded(seen.vm.id);
+            let lost = owned.lost_states(&seen);
+            seen.layers.kept.extend(lost);
             let known = owned.restrictions(seen.vm.id);
             seen.vm.restrictions.retain(|restriction| restriction.reason != Reason::DisksMixed);
             seen.vm.restrictions.extend(known);

@@ -12,15 +12,19 @@ use crate::bounded::files;
 /// The most files that are looked at. Where there are more, it is not known what depends on what.
 const MOST_FILES: usize = 100_000;
 
-/// By image, the files that it depends on, itself included; of those alone that depend on others. Directories in these are looked
-/// through, too. Paths are without links.
+/// By image, the files that it depends on, itself included; of those alone that depend on others. Of `whole` directories those in them
+/// are looked through, too. Devices are not. Paths are without links.
 pub(crate) fn dependencies(
     directories: &BTreeSet<PathBuf>,
+    whole: &BTreeSet<PathBuf>,
 ) -> Result<BTreeMap<PathBuf, BTreeSet<PathBuf>>, (PathBuf, io::Error)> {
-    let mut next: Vec<PathBuf> = directories.iter().map(|directory| resolved(directory)).collect();
+    let whole = whole.iter().map(|directory| (resolved(directory), true));
+    let alone = directories.iter().map(|directory| (resolved(directory), false));
+    // The last is taken first: one that is both is looked through whole.
+    let mut next: Vec<(PathBuf, bool)> = alone.chain(whole).collect();
     let (mut seen, mut found, mut count) = (BTreeSet::new(), BTreeMap::new(), 0_usize);
-    while let Some(directory) = next.pop() {
-        if !seen.insert(directory.clone()) {
+    while let Some((directory, is_whole)) = next.pop() {
+        if directory.starts_with("/dev") || !seen.insert(directory.clone()) {
             continue;
         }
         let entries = match files::read_dir(&directory) {
@@ -41,7 +45,7 @@ pub(crate) fn dependencies(
                 Err(_) => continue,
             };
             if kind.is_dir() {
-                next.push(path);
+                next.extend(is_whole.then_some((path, true)));
             } else if let Some((image, below)) = image(&path)? {
                 found.insert(image, below);
             }
@@ -72,5 +76,12 @@ fn image(path: &Path) -> Result<Option<Dependent>, (PathBuf, io::Error)> {
         Err(error) => return Err(of(error)),
     }
     let below = depends_on(&path, "");
+    // What is below one that cannot be opened is not known.
+    for file in &below {
+        match files::with(file, || crate::qcow2::open(file)) {
+            Err(error) if error.kind() != ErrorKind::NotFound => return Err((file.clone(), error)),
+            Ok(_) | Err(_) => {}
+        }
+    }
     Ok((below.len() > 1).then_some((path, below)))
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use snapshot_core::Error;
 use snapshot_core::ids::{OperationId, VmId};
 use snapshot_core::layers::Merge;
@@ -43,10 +43,25 @@ pub struct Entry {
     /// What the machine did.
     pub before: Before,
     /// The files its disks were on, by target.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "active")]
     pub active: BTreeMap<String, String>,
     /// When it was taken on.
     pub accepted: Moment,
+}
+
+/// An older agent wrote the files without their targets. What cannot be told apart is given up by nobody.
+fn active<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<String, String>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Active {
+        ByTarget(BTreeMap<String, String>),
+        #[expect(dead_code, reason = "it is only recognised")]
+        Paths(Vec<String>),
+    }
+    Ok(match Active::deserialize(deserializer)? {
+        Active::ByTarget(active) => active,
+        Active::Paths(_) => BTreeMap::new(),
+    })
 }
 
 /// What a machine did before an operation, to tell afterwards what has happened to it.

@@ -16,6 +16,7 @@ use snapshot_core::ids::SnapshotId;
 use snapshot_core::layers::{is_memory_of, is_overlay_of, is_reverted_from};
 
 use super::Record;
+use super::spare::needed;
 use crate::bounded::files;
 use crate::hypervisor::{GUARDED, Observed};
 use crate::qcow2::{self, ImageError};
@@ -37,8 +38,8 @@ pub struct Made {
     pub identity: Option<Identity>,
     /// What it lies on.
     pub backing: Option<PathBuf>,
-    /// What would be lost with it.
-    #[serde(default)]
+    /// What would be lost with it. An older agent did not write it down: then it may be a state.
+    #[serde(default = "Holds::unknown")]
     pub holds: Holds,
 }
 
@@ -58,6 +59,10 @@ pub enum Holds {
 }
 
 impl Holds {
+    fn unknown() -> Self {
+        Self::State
+    }
+
     /// Whether nobody has asked for it to be removed.
     pub(super) fn is_wanted(self) -> bool {
         matches!(self, Self::State | Self::Orphaned)
@@ -162,7 +167,16 @@ pub(super) fn guarded(path: &Path) -> PathBuf {
     PathBuf::from(name)
 }
 
-fn is_running_state(path: &Path) -> io::Result<bool> {
+/// Whether anything was ever written to an image since it was created; one that cannot be read may have something.
+pub(super) fn has_data(path: &Path) -> bool {
+    match qcow2::is_empty(path) {
+        Ok(is_empty) => !is_empty,
+        Err(ImageError::Io(error)) if error.kind() == ErrorKind::NotFound => false,
+        Err(_) => true,
+    }
+}
+
+pub(super) fn is_running_state(path: &Path) -> io::Result<bool> {
     let mut start = [0; 16];
     match files::with(path, || qcow2::open(path)?.read_exact(&mut start)) {
         Ok(()) => Ok(RUNNING_STATE.contains(&&start)),
@@ -232,12 +246,12 @@ fn hold(mut files: Files, previous: Option<&Record>, seen: &Observed) -> Files {
         let is_on_record = previous.is_some_and(|record| record.snapshots.contains_key(id));
         is_on_record && !seen.layers.snapshots.contains_key(id)
     };
-    let (states, reached) = (states(seen), seen.layers.reached(&BTreeSet::new()));
+    let (states, needed) = (states(seen), needed(seen));
     for (path, made) in &mut files {
         let path = path.to_string_lossy();
         if states.contains(&*path) {
             made.holds = Holds::State;
-        } else if made.holds == Holds::State && !reached.contains(&*path) && !is_lost(&made.snapshot) {
+        } else if made.holds == Holds::State && !needed.contains(&*path) && !is_lost(&made.snapshot) {
             tracing::warn!(%path, vm = %seen.vm.id, "the VM no longer uses an image that holds a state of a disk: it is kept as an orphan");
             made.holds = Holds::Orphaned;
         }
@@ -248,7 +262,7 @@ fn hold(mut files: Files, previous: Option<&Record>, seen: &Observed) -> Files {
 /// The files after a revert to this snapshot: the machine is on overlays that libvirt has just laid.
 pub(super) fn after_revert(previous: Option<&Record>, seen: &Observed, id: &SnapshotId) -> Files {
     let mut files = after(previous, seen);
-    let Some(parts) = seen.layers.snapshots.get(id).filter(|_| id.is_ours()) else { return files };
+    let Some(parts) = seen.layers.snapshots.get(id) else { return files };
     for (target, frozen) in &parts.frozen {
         let Some(live) = seen.layers.live.get(target) else { continue };
         let lies_on = seen.layers.files.get(live).and_then(|layer| layer.backing.as_ref());
@@ -263,7 +277,7 @@ pub(super) fn after_revert(previous: Option<&Record>, seen: &Observed, id: &Snap
 /// seconds from `since` on, and may have gone on to the next without ever using them.
 pub(super) fn after_laying(previous: &Files, seen: &Observed, id: &SnapshotId, since: i64) -> Files {
     let mut files = previous.clone();
-    let Some(parts) = seen.layers.snapshots.get(id).filter(|_| id.is_ours()) else { return files };
+    let Some(parts) = seen.layers.snapshots.get(id) else { return files };
     for frozen in parts.frozen.values() {
         let laid = Path::new(frozen).parent().and_then(|folder| files::read_dir(folder).ok()).into_iter().flatten();
         for path in laid.flatten().map(|entry| entry.path()) {

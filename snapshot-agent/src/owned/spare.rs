@@ -40,9 +40,10 @@ impl Owned {
         overlays.map(|(path, _)| path.to_string_lossy().into_owned()).collect()
     }
 
-    /// The files on record that hold a state which nobody has asked to be removed.
+    /// The images on record that hold a state which nobody has asked to be removed.
     pub fn wanted(&self, vm: VmId) -> BTreeSet<String> {
-        let wanted = self.files(vm).into_iter().filter(|(_, made)| made.holds.is_wanted());
+        let files = self.files(vm).into_iter();
+        let wanted = files.filter(|(_, made)| made.holds.is_wanted() && made.kind != Kind::Memory);
         wanted.map(|(path, _)| path.to_string_lossy().into_owned()).collect()
     }
 
@@ -71,6 +72,26 @@ impl Owned {
         }
     }
 
+    /// The disks as snapshots have them that libvirt has lost its word of, because they were deleted without their data or the machine was
+    /// defined anew. Nobody has deleted these.
+    pub fn lost_states(&self, seen: &Observed) -> BTreeSet<String> {
+        let Some(record) = self.get(seen.vm.id) else { return BTreeSet::new() };
+        let is_lost = |id: &SnapshotId| record.snapshots.contains_key(id) && !seen.layers.snapshots.contains_key(id);
+        let overlays = record.files.values().filter(|made| made.kind == Kind::Overlay && is_lost(&made.snapshot));
+        overlays.filter_map(|made| Some(made.backing.as_ref()?.to_string_lossy().into_owned())).collect()
+    }
+
+    /// Whether the running state in a deleted snapshot is one: on record, or, of a snapshot that is not ours, by what is in it.
+    pub fn is_memory(&self, vm: VmId, id: &SnapshotId, path: &str) -> bool {
+        let path = Path::new(path);
+        match id.is_ours() {
+            true => self.files(vm).get(path).is_some_and(|made| {
+                made.kind == Kind::Memory && matches!(made.standing(path), Ok(Standing::Ours | Standing::Gone))
+            }),
+            false => files::is_running_state(path).unwrap_or(false),
+        }
+    }
+
     /// Whether files of the record are there that a machine has no use for, as it was seen.
     pub fn has_spare(&self, seen: &Observed) -> bool {
         let is_there = |path: &PathBuf| bounded::files::exists(path) || bounded::files::exists(&files::guarded(path));
@@ -80,14 +101,17 @@ impl Owned {
     /// The files on record that a machine has no use for. Those of a snapshot that libvirt does not know, and that nobody has
     /// deleted, may be all that is left of it: then libvirt has lost its word of them, or the machine was defined anew.
     fn spare(&self, seen: &Observed) -> Files {
-        let records = self.lock();
-        let record = records.get(&seen.vm.id).filter(|record| !record.files.is_empty());
+        // Without the lock: storage is read.
+        let record = self.get(seen.vm.id).filter(|record| !record.files.is_empty());
         let Some(record) = record.filter(|_| seen.layers.unreadable.is_none()) else { return Files::new() };
         let (known, needed) = (&seen.layers.snapshots, needed(seen));
         let is_lost = |id: &SnapshotId| record.snapshots.contains_key(id) && !known.contains_key(id);
         let mut files = record.files.clone();
         files.retain(|path, made| {
-            !made.holds.is_wanted() && !is_lost(&made.snapshot) && !needed.contains(&*path.to_string_lossy())
+            let is_needed = is_lost(&made.snapshot) || needed.contains(&*path.to_string_lossy());
+            // A guest may have written to it before it was ever seen as the active image.
+            let is_empty = || made.kind == Kind::Memory || !files::has_data(path);
+            !is_needed && (made.holds == Holds::Discarded || (made.holds == Holds::Nothing && is_empty()))
         });
         files
     }

@@ -7,7 +7,7 @@ use std::path::Path;
 use snapshot_core::ids::VmId;
 use snapshot_core::{Error, Reason};
 
-use crate::beneath::Beneath;
+use crate::beneath::{Beneath, out_of_reach};
 use crate::hypervisor::directory_images::dependencies;
 use crate::hypervisor::{GUARDED, Observed};
 
@@ -20,8 +20,10 @@ pub(crate) fn reached_by_strangers<'a>(
     own: &BTreeSet<String>,
 ) -> Result<BTreeSet<String>, Error> {
     let beside = files.into_iter().filter_map(|path| Some(Path::new(path).parent()?.to_owned()));
-    let directories = beside.chain(folders.directories()).collect();
-    let images = dependencies(&directories).map_err(|(path, error)| {
+    let images = dependencies(&beside.collect(), &folders.directories()).map_err(|(path, error)| {
+        if !folders.may_read(&path) {
+            return out_of_reach(&path, "read_dirs").with("vm", proto::names::vm(vm));
+        }
         let message = format!(
             "{} cannot be read ({error}), so it is not known which images depend on those of the VM; nothing was removed; make it \
              readable, and ask again",

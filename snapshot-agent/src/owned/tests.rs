@@ -179,3 +179,43 @@ fn a_record_that_makes_no_sense_is_set_aside() {
     assert!(fixture.reopened().get(vm()).is_none());
     assert!(!file.exists() && file.with_extension("unreadable").exists());
 }
+
+#[test]
+fn what_an_older_agent_wrote_is_read() {
+    let fixture = Fixture::new();
+    let a = Path::new("/pool/a.qcow2");
+    fixture.owned.saw(&seen(&[id(1)], &[(a, Some(&[id(1)]))]));
+    let file = fixture.dir.path().join(format!("owned/{}.json", vm()));
+    let mut record: serde_json::Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
+    record["images"][a.to_str().unwrap()] = serde_json::json!([id(1)]);
+    record["files"]["/pool/a.snap"] = serde_json::json!({
+        "snapshot": id(1), "kind": "overlay", "identity": null, "backing": null
+    });
+    fs::write(&file, record.to_string()).unwrap();
+    let read = fixture.reopened().get(vm()).unwrap();
+    assert_eq!(read.images[a], BTreeMap::from([(id(1), None)]));
+    assert!(read.files[Path::new("/pool/a.snap")].holds.is_wanted(), "it may be all that is left of a disk");
+}
+
+#[test]
+fn a_snapshot_that_was_taken_again_by_somebody_is_broken_and_not_removed() {
+    let fixture = Fixture::new();
+    let image = fixture.image("a.qcow2", &[id(1).as_str(), id(2).as_str()]);
+    let look = || {
+        let mut seen = seen(&[id(1), id(2)], &[(&image, None)]);
+        seen.images.insert(image.clone(), Some(crate::qcow2::read(&image).unwrap().stamps()));
+        seen
+    };
+    fixture.owned.saw(&look());
+    for how in ["-d", "-c"] {
+        qemu_img(&["snapshot", how, id(2).as_str(), image.to_str().unwrap()]);
+    }
+    let again = look();
+    let mut snapshots = again.snapshots.clone();
+    for owned in [&fixture.owned, &fixture.reopened()] {
+        owned.saw(&again);
+        owned.mark_replaced(&again, &mut snapshots);
+        let broken: Vec<_> = snapshots.iter().map(|one| one.broken).collect();
+        assert_eq!(broken, [None, Some(snapshot_core::Reason::SnapshotBroken)]);
+    }
+}

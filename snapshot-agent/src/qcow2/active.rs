@@ -24,6 +24,18 @@ struct State {
     l1: Vec<u64>,
 }
 
+/// Whether an image holds nothing of its own: all that a guest reads is in its backing file.
+pub fn is_empty(path: &Path) -> Result<bool, ImageError> {
+    let file = open(path)?;
+    let bytes = read_up_to(&file, 0, HEADER_BYTES as u64)?;
+    Header::read(&file)?;
+    let mut fields = Fields(&bytes);
+    let place = fields.skip(36).and_then(|()| Some((fields.u32()?, fields.u64()?)));
+    let (entries, offset) = place.ok_or(ImageError::Format("the header is cut short"))?;
+    let length = u64::from(entries).saturating_mul(8).min(MAX_L1_BYTES);
+    Ok(read_up_to(&file, offset, length)?.iter().all(|byte| *byte == 0))
+}
+
 /// Which of two snapshots inside an image its active state is the same as.
 pub fn held(path: &Path, current: &str, snapshot: &str) -> Result<Held, ImageError> {
     let file = open(path)?;

@@ -30,3 +30,29 @@ async fn a_new_name_of_the_current_snapshot_costs_no_branch() {
     assert_eq!(desk.reads(), 'B');
     desk.scene.agent.stop().await;
 }
+
+/// libvirt's word of snapshots is lost: nobody has deleted them, so nothing is merged into what they hold.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn snapshots_that_libvirt_has_lost_keep_what_they_hold() {
+    let desk = Desk::new("own-lost", 1).await;
+    desk.write('A');
+    let first = desk.take().await;
+    desk.write('B');
+    let second = desk.take().await;
+    desk.write('C');
+    let vm = desk.guest.vm.to_string();
+    for id in [&second, &first] {
+        desk.scene.virsh(&["snapshot-delete", &vm, id.as_str(), "--metadata"]);
+    }
+    let later = desk.take().await;
+    desk.write('D');
+    desk.delete(&later).await;
+    let (base, overlay) = (desk.path("vda.qcow2"), desk.path(&format!("vda.{first}")));
+    desk.keeps(&base, 'A').await;
+    desk.keeps(&overlay, 'B').await;
+    assert_eq!(desk.reads(), 'D');
+    // A purge is of all of them.
+    desk.done(Request::Purge { force: false }).await;
+    assert_eq!(desk.reads(), 'D');
+    desk.scene.agent.stop().await;
+}
