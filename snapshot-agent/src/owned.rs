@@ -48,6 +48,7 @@ use files::{Files, Kind};
 pub use files::{Identity, Made};
 pub(crate) use prepared::Prepared;
 pub(crate) use removal::{clear, sweep};
+pub use replaced::Tags;
 pub(crate) use spare::clear_spare;
 pub(crate) use strangers::{own, reached_by_strangers};
 
@@ -66,9 +67,9 @@ pub struct Record {
     pub vanished: Option<i64>,
     /// The snapshots.
     pub snapshots: BTreeMap<SnapshotId, Kept>,
-    /// Which of them are in which image, and when they were taken; `None` until libvirt has listed them.
+    /// Which of them are in which image.
     #[serde(deserialize_with = "older::images")]
-    pub images: BTreeMap<PathBuf, BTreeMap<SnapshotId, Option<Stamp>>>,
+    pub images: Tags,
     /// The files that this service made for external ones.
     #[serde(default)]
     pub files: Files,

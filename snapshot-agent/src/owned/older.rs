@@ -6,12 +6,11 @@ use std::path::PathBuf;
 use serde::{Deserialize, Deserializer};
 use snapshot_core::ids::SnapshotId;
 
+use super::Tags;
 use crate::qcow2::Stamp;
 
 /// The snapshots in each image: before their times were written down, a list of them.
-pub(super) fn images<'de, D: Deserializer<'de>>(
-    deserializer: D,
-) -> Result<BTreeMap<PathBuf, BTreeMap<SnapshotId, Option<Stamp>>>, D::Error> {
+pub(super) fn images<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Tags, D::Error> {
     #[derive(Deserialize)]
     #[serde(untagged)]
     enum Held {

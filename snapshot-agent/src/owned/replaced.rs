@@ -2,6 +2,7 @@
 //! A revert would take what that one holds for what the user kept.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 
 use snapshot_core::Reason;
 use snapshot_core::ids::SnapshotId;
@@ -10,6 +11,9 @@ use snapshot_core::snapshot::SnapshotFacts;
 use super::Owned;
 use crate::hypervisor::Observed;
 use crate::qcow2::Stamp;
+
+/// By image, the snapshots of ours in it, and when they were taken; `None` until libvirt has listed them.
+pub type Tags = BTreeMap<PathBuf, BTreeMap<SnapshotId, Option<Stamp>>>;
 
 impl Owned {
     /// Marks those among the snapshots that this look has found as broken.
