@@ -3,7 +3,8 @@
 # from scripts/setup.sh. Needs root, a mirror of Debian, and the registries that pip, npm and cargo use here.
 #
 # For each release: a copy of its base system (root.sh), a clean clone of HEAD in it, and in there bare-inside.sh, with processes and
-# mounts of its own; with WHOLE=1 it runs all of `make test` instead. Then the packages that were built there are installed in a second copy, which its own systemd boots (units.sh).
+# mounts of its own; with WHOLE=1 it runs all of `make test` instead. Then the packages that were built there are installed in a
+# second copy, which its own systemd boots (units.sh).
 # Each part goes on after the failure of another, if it can; the failed ones are listed at the end.
 #
 # The logs, and the lists of what was installed (name, version, origin, source package), are target/bare-test/debian-N*.

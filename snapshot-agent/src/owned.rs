@@ -50,7 +50,7 @@ pub(crate) use prepared::Prepared;
 pub(crate) use removal::{clear, sweep};
 pub use replaced::Tags;
 pub(crate) use spare::clear_spare;
-pub(crate) use strangers::{own, reached_by_strangers};
+pub(crate) use strangers::kept_by_strangers;
 
 const EXTENSION: &str = "json";
 const SET_ASIDE: &str = "unreadable";

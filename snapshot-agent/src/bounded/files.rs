@@ -142,6 +142,12 @@ pub fn may_exist(path: &Path) -> bool {
     !matches!(try_exists(path), Ok(false))
 }
 
+/// A path without links, so that two that lead to one file are one. That of a file that is not there goes by its directory.
+pub fn resolved(path: &Path) -> PathBuf {
+    let directory = || Some(canonicalize(path.parent()?).ok()?.join(path.file_name()?));
+    canonicalize(path).ok().or_else(directory).unwrap_or_else(|| path.to_owned())
+}
+
 /// [`fs::metadata`].
 pub fn metadata(path: &Path) -> io::Result<Metadata> {
     with(path, || fs::metadata(path))

@@ -274,9 +274,7 @@ impl Work<'_> {
         let elsewhere = self.patiently(|hypervisor| hypervisor.elsewhere(vm))?;
         let mut elsewhere = elsewhere
             .map_err(|failure| self.error(&failure, None, "what other machines use could not be found out"))?;
-        let (files, own) = (seen.layers.paths(), owned::own(seen, given_up));
-        let folders = self.shared.hypervisor.folders();
-        elsewhere.extend(owned::reached_by_strangers(vm, folders, files, &own)?);
+        elsewhere.extend(owned::kept_by_strangers(self.shared.hypervisor.folders(), seen, given_up)?);
         Ok(elsewhere)
     }
 

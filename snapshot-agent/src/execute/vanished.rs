@@ -96,8 +96,7 @@ impl Shared {
         }
         let elsewhere = self.hypervisor.elsewhere(seen.vm.id);
         elsewhere.map_err(|failure| failure.to_error(seen.vm.id, None, "what other VMs use could not be found out"))?;
-        let own = owned::own(seen, &BTreeSet::new());
-        owned::reached_by_strangers(seen.vm.id, self.hypervisor.folders(), seen.layers.paths(), &own).map(drop)
+        owned::kept_by_strangers(self.hypervisor.folders(), seen, &BTreeSet::new()).map(drop)
     }
 
     /// The machine; where it is recalled, also whether protected snapshots go.

@@ -10,8 +10,7 @@ use std::io::Read as _;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
-use super::overlays::resolved;
-use crate::bounded::files;
+use crate::bounded::files::{self, resolved};
 use crate::qcow2;
 
 /// The most files of one chain that are looked at.

@@ -6,8 +6,7 @@ use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
 use super::beyond::depends_on;
-use super::overlays::resolved;
-use crate::bounded::files;
+use crate::bounded::files::{self, resolved};
 
 /// The most files that are looked at. Where there are more, it is not known what depends on what.
 const MOST_FILES: usize = 100_000;
@@ -70,13 +69,8 @@ fn image(path: &Path) -> Result<Option<Dependent>, (PathBuf, io::Error)> {
         Err(error) if error.kind() == ErrorKind::TimedOut => return Err(of(error)),
         Ok(_) | Err(_) => return Ok(None),
     }
-    match files::with(&path, || crate::qcow2::open(&path)) {
-        Ok(_) => {}
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(of(error)),
-    }
     let below = depends_on(&path, "");
-    // What is below one that cannot be opened is not known.
+    // What is below one that cannot be opened, itself included, is not known.
     for file in &below {
         match files::with(file, || crate::qcow2::open(file)) {
             Err(error) if error.kind() != ErrorKind::NotFound => return Err((file.clone(), error)),

@@ -18,9 +18,9 @@ use snapshot_core::vm::VmFacts;
 
 use super::beyond;
 use super::images::{Found, Images};
-use super::overlays::{resolved, text};
+use super::overlays::text;
 use super::snapshot_xml::Recorded;
-use crate::bounded::files;
+use crate::bounded::files::{self, resolved};
 use crate::qcow2::{self, HostFile, Image, Stamp};
 
 /// The bit of an image whose data is in another file.

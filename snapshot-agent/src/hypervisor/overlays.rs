@@ -12,25 +12,13 @@ use snapshot_core::layers::{Layer, Layers, Parts};
 
 use super::images::{Found, Images};
 use super::snapshot_xml::Recorded;
-use crate::bounded::files;
+use crate::bounded::files::{self, resolved};
 use crate::qcow2;
 
 /// What libvirt writes at the beginning of a running state that is complete.
 const COMPLETE: &[u8] = b"LibvirtQemudSave";
 /// The longest chain that is followed.
 const MOST_LAYERS: usize = 2000;
-
-/// A path without links, so that two that lead to one file are one. That of a file that is gone goes by its folder.
-pub(super) fn resolved(path: &Path) -> PathBuf {
-    if let Ok(path) = files::canonicalize(path) {
-        return path;
-    }
-    let folder = path.parent().and_then(|folder| files::canonicalize(folder).ok());
-    match (folder, path.file_name()) {
-        (Some(folder), Some(name)) => folder.join(name),
-        _ => path.to_owned(),
-    }
-}
 
 pub(super) fn text(path: &Path) -> String {
     path.to_string_lossy().into_owned()

@@ -25,11 +25,11 @@ use snapshot_core::layers::abandoned;
 use snapshot_core::{Error, Reason};
 
 use super::Owned;
-use super::files::{Files, Holds, Standing, backing, guarded, resolved};
+use super::files::{Files, Holds, Standing, backing, guarded};
 use super::lease;
 use super::strangers::reached_by_strangers;
 use crate::beneath::Beneath;
-use crate::bounded::files;
+use crate::bounded::files::{self, resolved};
 use crate::hypervisor::{Failure, Hypervisor};
 use crate::qcow2::ImageError;
 

@@ -17,7 +17,7 @@ use snapshot_core::layers::{is_memory_of, is_overlay_of, is_reverted_from};
 
 use super::Record;
 use super::spare::needed;
-use crate::bounded::files;
+use crate::bounded::files::{self, resolved};
 use crate::hypervisor::{GUARDED, Observed};
 use crate::qcow2::{self, ImageError};
 
@@ -44,11 +44,10 @@ pub struct Made {
 }
 
 /// What would be lost with a file that nothing needs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Holds {
-    /// Nothing: it never was the active file of a disk, nor a disk as a snapshot has it.
-    #[default]
+    /// Nothing that is known: it was never seen as the active file of a disk, nor as a disk in a snapshot.
     Nothing,
     /// A state of a disk or of the memory, which the VM or a snapshot is on.
     State,
@@ -196,12 +195,6 @@ pub(super) fn backing(path: &Path) -> Result<Option<PathBuf>, ImageError> {
     }
 }
 
-/// A path without links; that of a file that is not there goes by its folder.
-pub(super) fn resolved(path: &Path) -> PathBuf {
-    let folder = || Some(files::canonicalize(path.parent()?).ok()?.join(path.file_name()?));
-    files::canonicalize(path).ok().or_else(folder).unwrap_or_else(|| path.to_owned())
-}
-
 /// What holds a state that somebody may want: the active files of the disks, and the files of snapshots that are not deleted.
 pub(super) fn states(seen: &Observed) -> BTreeSet<String> {
     let staying = seen.layers.snapshots.values().filter(|parts| !parts.deleted);
@@ -239,13 +232,10 @@ pub(super) fn after(previous: Option<&Record>, seen: &Observed) -> Files {
     hold(files, previous, seen)
 }
 
-/// Notes which of them hold a state now, and which do so though nothing uses it any more. Those of a snapshot that libvirt has lost its
-/// word of, because the machine was defined anew, go on being that snapshot's.
+/// Notes which of them hold a state now, and which do so though nothing uses it any more. Those of a snapshot whose metadata libvirt has
+/// lost remain that snapshot's.
 fn hold(mut files: Files, previous: Option<&Record>, seen: &Observed) -> Files {
-    let is_lost = |id: &SnapshotId| {
-        let is_on_record = previous.is_some_and(|record| record.snapshots.contains_key(id));
-        is_on_record && !seen.layers.snapshots.contains_key(id)
-    };
+    let is_lost = |id: &SnapshotId| previous.is_some_and(|record| record.has_lost(seen, id));
     let (states, needed) = (states(seen), needed(seen));
     for (path, made) in &mut files {
         let path = path.to_string_lossy();

@@ -14,6 +14,14 @@ use super::{Owned, Record};
 use crate::bounded;
 use crate::hypervisor::{Hypervisor, Observed};
 
+impl Record {
+    /// Whether libvirt has lost the metadata of a snapshot that nobody has deleted: it was deleted without its data, or the machine was
+    /// defined anew.
+    pub(super) fn has_lost(&self, seen: &Observed, id: &SnapshotId) -> bool {
+        self.snapshots.contains_key(id) && !seen.layers.snapshots.contains_key(id)
+    }
+}
+
 impl Owned {
     /// libvirt was told to take the machine back to an external snapshot, in some second from this one on.
     pub fn laid(&self, seen: &Observed, id: &SnapshotId, since: i64) {
@@ -35,22 +43,23 @@ impl Owned {
 
     /// The overlays on record as made for a machine that are still what was made.
     pub fn overlays(&self, vm: VmId) -> BTreeSet<String> {
-        let is_it = |path: &Path, made: &Made| matches!(made.looks(path), Ok(Standing::Ours));
-        let overlays = self.files(vm).into_iter().filter(|(path, made)| made.kind != Kind::Memory && is_it(path, made));
-        overlays.map(|(path, _)| path.to_string_lossy().into_owned()).collect()
+        self.paths(vm, |path, made| made.kind != Kind::Memory && matches!(made.looks(path), Ok(Standing::Ours)))
     }
 
     /// The images on record that hold a state which nobody has asked to be removed.
     pub fn wanted(&self, vm: VmId) -> BTreeSet<String> {
-        let files = self.files(vm).into_iter();
-        let wanted = files.filter(|(_, made)| made.holds.is_wanted() && made.kind != Kind::Memory);
-        wanted.map(|(path, _)| path.to_string_lossy().into_owned()).collect()
+        self.paths(vm, |_, made| made.kind != Kind::Memory && made.holds.is_wanted())
     }
 
-    /// Those among the overlays that somebody has asked to be removed.
+    /// The files on record that somebody has asked to be removed.
     pub fn discarded(&self, vm: VmId) -> BTreeSet<String> {
-        let discarded = self.files(vm).into_iter().filter(|(_, made)| made.holds == Holds::Discarded);
-        discarded.map(|(path, _)| path.to_string_lossy().into_owned()).collect()
+        self.paths(vm, |_, made| made.holds == Holds::Discarded)
+    }
+
+    /// The paths of the files on record for which this holds.
+    fn paths(&self, vm: VmId, is_one: impl Fn(&Path, &Made) -> bool) -> BTreeSet<String> {
+        let files = self.files(vm).into_iter().filter(|(path, made)| is_one(path, made));
+        files.map(|(path, _)| path.to_string_lossy().into_owned()).collect()
     }
 
     /// Somebody has asked for these files to be removed. What holds a state that is still needed is not given up by that. When this
@@ -72,12 +81,11 @@ impl Owned {
         }
     }
 
-    /// The disks as snapshots have them that libvirt has lost its word of, because they were deleted without their data or the machine was
-    /// defined anew. Nobody has deleted these.
+    /// The disks in snapshots whose metadata libvirt has lost. Nobody has deleted these.
     pub fn lost_states(&self, seen: &Observed) -> BTreeSet<String> {
         let Some(record) = self.get(seen.vm.id) else { return BTreeSet::new() };
-        let is_lost = |id: &SnapshotId| record.snapshots.contains_key(id) && !seen.layers.snapshots.contains_key(id);
-        let overlays = record.files.values().filter(|made| made.kind == Kind::Overlay && is_lost(&made.snapshot));
+        let is_lost = |made: &Made| made.kind == Kind::Overlay && record.has_lost(seen, &made.snapshot);
+        let overlays = record.files.values().filter(|made| is_lost(made));
         overlays.filter_map(|made| Some(made.backing.as_ref()?.to_string_lossy().into_owned())).collect()
     }
 
@@ -98,17 +106,16 @@ impl Owned {
         self.spare(seen).keys().any(is_there)
     }
 
-    /// The files on record that a machine has no use for. Those of a snapshot that libvirt does not know, and that nobody has
-    /// deleted, may be all that is left of it: then libvirt has lost its word of them, or the machine was defined anew.
+    /// The files on record that a machine has no use for. Those of a snapshot whose metadata libvirt has lost may be all that is left
+    /// of it.
     fn spare(&self, seen: &Observed) -> Files {
         // Without the lock: storage is read.
         let record = self.get(seen.vm.id).filter(|record| !record.files.is_empty());
         let Some(record) = record.filter(|_| seen.layers.unreadable.is_none()) else { return Files::new() };
-        let (known, needed) = (&seen.layers.snapshots, needed(seen));
-        let is_lost = |id: &SnapshotId| record.snapshots.contains_key(id) && !known.contains_key(id);
+        let needed = needed(seen);
         let mut files = record.files.clone();
         files.retain(|path, made| {
-            let is_needed = is_lost(&made.snapshot) || needed.contains(&*path.to_string_lossy());
+            let is_needed = record.has_lost(seen, &made.snapshot) || needed.contains(&*path.to_string_lossy());
             // A guest may have written to it before it was ever seen as the active image.
             let is_empty = || made.kind == Kind::Memory || !files::has_data(path);
             !is_needed && (made.holds == Holds::Discarded || (made.holds == Holds::Nothing && is_empty()))

@@ -13,15 +13,15 @@ use crate::hypervisor::{GUARDED, Observed};
 
 /// The files that images in the directories of a VM's images, or in those of the host, depend on. `own` are the files of the VM that may
 /// be merged or removed: they keep nothing.
-pub(crate) fn reached_by_strangers<'a>(
+pub(super) fn reached_by_strangers<'a>(
     vm: VmId,
-    folders: &Beneath,
+    directories: &Beneath,
     files: impl IntoIterator<Item = &'a str>,
     own: &BTreeSet<String>,
 ) -> Result<BTreeSet<String>, Error> {
     let beside = files.into_iter().filter_map(|path| Some(Path::new(path).parent()?.to_owned()));
-    let images = dependencies(&beside.collect(), &folders.directories()).map_err(|(path, error)| {
-        if !folders.may_read(&path) {
+    let images = dependencies(&beside.collect(), &directories.directories()).map_err(|(path, error)| {
+        if !directories.may_read(&path) {
             return out_of_reach(&path, "read_dirs").with("vm", proto::names::vm(vm));
         }
         let message = format!(
@@ -42,10 +42,14 @@ pub(crate) fn reached_by_strangers<'a>(
     Ok(strangers.flat_map(|(_, below)| below).map(|path| path.to_string_lossy().into_owned()).collect())
 }
 
-/// The files of a VM that nobody but the VM keeps: what it and its snapshots reach, and what was given up.
-pub(crate) fn own(seen: &Observed, given_up: &BTreeSet<String>) -> BTreeSet<String> {
+/// The same for a VM as it was seen. What it and its snapshots reach, and what was given up, nobody but the VM keeps.
+pub(crate) fn kept_by_strangers(
+    directories: &Beneath,
+    seen: &Observed,
+    given_up: &BTreeSet<String>,
+) -> Result<BTreeSet<String>, Error> {
     let layers = &seen.layers;
     let reached = layers.reached(&BTreeSet::new()).into_iter().map(str::to_owned);
     let given_up = given_up.union(&layers.discarded).filter(|path| layers.is_created(path)).cloned();
-    reached.chain(given_up).collect()
+    reached_by_strangers(seen.vm.id, directories, layers.paths(), &reached.chain(given_up).collect())
 }

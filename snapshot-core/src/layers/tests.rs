@@ -35,8 +35,7 @@ fn any_act() -> impl Strategy<Value = Act> {
 proptest! {
     #![proptest_config(ProptestConfig { cases: cases(), ..ProptestConfig::default() })]
 
-    /// Whatever is done, by us or by administrators, and wherever it ends: nobody's data changes, and in the end only what is needed is
-    /// there.
+    /// Whatever we or administrators do, and wherever it ends: nobody's data changes, and in the end only what is needed is there.
     #[test]
     fn no_content_is_lost_and_nothing_is_left(
         acts in proptest::collection::vec(any_act(), 1..40), crashes in proptest::collection::vec(0_usize..12, 0..6),

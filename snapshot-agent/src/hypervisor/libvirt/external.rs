@@ -14,7 +14,6 @@ use snapshot_core::vm::{VmFacts, VmState};
 use snapshot_core::{Error, Reason};
 use virt_sys as sys;
 
-use super::super::overlays::resolved;
 use super::super::{Failure, NewExternal, Watch, domain_xml, snapshot_write, snapshot_xml};
 use super::action::{full_xml, redefine, revert_internal, snapshot};
 use super::files::is_same;
@@ -22,6 +21,7 @@ use super::freeze::Frozen;
 use super::link::{Connection, Link};
 use crate::beneath::Beneath;
 use crate::bounded;
+use crate::bounded::files::resolved;
 
 /// How often a long call is asked how far it is.
 const ASK_EVERY: Duration = Duration::from_millis(20);
@@ -126,7 +126,6 @@ fn saving(connection: &Connection, vm: VmId, end: bool) -> Result<Option<(u64, u
     Ok(Some(told))
 }
 
-/// How far libvirt is with what it is at on the machine, in bytes; `None` when it is at nothing that takes long.
 /// Whether libvirt is at work on a machine. While it takes it back no job is to be seen, and nobody else is let at it.
 pub(super) fn is_busy(connection: &Connection, vm: VmId) -> Result<bool, Failure> {
     if job(connection, vm)?.is_some() {
@@ -151,6 +150,7 @@ pub(super) fn is_busy(connection: &Connection, vm: VmId) -> Result<bool, Failure
     }
 }
 
+/// How far libvirt is with what it is at on the machine, in bytes; `None` when it is at nothing that takes long.
 pub(super) fn job(connection: &Connection, vm: VmId) -> Result<Option<(u64, u64)>, Failure> {
     let domain = connection.domain(vm)?;
     // SAFETY: a structure of numbers, for which zero is a value.

@@ -13,11 +13,12 @@ use virt_sys as sys;
 
 use super::super::beyond;
 use super::super::images::Images;
-use super::super::overlays::{resolved, text};
+use super::super::overlays::text;
 use super::super::{Failure, GUARDED, domain_xml, snapshot_xml};
 use super::link::{Connection, Link};
 use super::volumes::{self, Place};
 use crate::beneath::{Beneath, out_of_reach};
+use crate::bounded::files::resolved;
 use crate::bounded::{Doing, Stuck, jobs};
 
 /// The files that the disks and the snapshots of other machines reach. Read anew each time: what is removed by it is gone.

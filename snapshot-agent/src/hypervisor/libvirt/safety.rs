@@ -15,14 +15,13 @@ use virt::domain::Domain;
 use virt_sys as sys;
 
 use super::super::block_nodes::{Node, image_nodes};
-use super::super::overlays::resolved;
 use super::super::snapshot_write::Taken;
 use super::super::snapshot_xml::Recorded;
 use super::super::{Failure, domain_xml, snapshot_write};
 use super::link::Connection;
 use super::{action, monitor, observe, volumes};
 use crate::beneath::Beneath;
-use crate::bounded::files;
+use crate::bounded::files::{self, resolved};
 use crate::clock::unix_now;
 use crate::qcow2;
 use crate::qemu_img::snapshots;

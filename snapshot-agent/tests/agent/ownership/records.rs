@@ -31,7 +31,7 @@ async fn a_new_name_of_the_current_snapshot_costs_no_branch() {
     desk.scene.agent.stop().await;
 }
 
-/// libvirt's word of snapshots is lost: nobody has deleted them, so nothing is merged into what they hold.
+/// libvirt has lost the metadata of snapshots: nobody has deleted them, so nothing is merged into what they hold.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn snapshots_that_libvirt_has_lost_keep_what_they_hold() {
     let desk = Desk::new("own-lost", 1).await;
