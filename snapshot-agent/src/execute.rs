@@ -14,7 +14,6 @@
 //! Accepting and running are one blocking task, and the machine is held by an asynchronous one around it: if the
 //! blocking task panics, the operation is settled like after a restart, before anybody else gets the machine.
 
-mod definition;
 mod external;
 mod guest_clock;
 mod in_place;

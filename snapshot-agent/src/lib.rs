@@ -21,6 +21,7 @@ pub mod owned;
 pub mod qcow2;
 mod qemu_img;
 pub mod reach;
+mod revert_plan;
 mod rpc;
 pub mod safety;
 pub mod server;

@@ -82,6 +82,8 @@ struct State {
     awaited: BTreeSet<VmId>,
     /// What libvirt listed, where it lists more than there is for anybody else: snapshots whose deletion is not finished.
     listed: BTreeMap<VmId, Listed>,
+    /// Snapshots to which only administrators may revert, with the reason.
+    denied: BTreeMap<VmId, BTreeMap<SnapshotId, String>>,
     /// The number of the last inventory that was published.
     published: u64,
     subscribers: Vec<Weak<Subscriber>>,
@@ -147,6 +149,9 @@ impl Machines {
             inventory.vm.restrictions.extend(owned.restrictions(seen.vm.id));
             owned.mark_replaced(seen, &mut inventory.snapshots);
         }
+        if let Some(denied) = self.lock().denied.get(&seen.vm.id) {
+            inventory.snapshots.iter_mut().for_each(|one| one.revert_denied = denied.get(&one.id).cloned());
+        }
         self.publish(inventory, &seen.uses, Listed::with_deleted(seen));
     }
 
@@ -156,6 +161,15 @@ impl Machines {
             owned.saw_prepared(seen.vm.id, prepared);
         }
         self.publish_seen(seen);
+    }
+
+    /// The host's policy lets nobody but administrators revert a VM to these snapshots, as of the look that is published next.
+    pub(crate) fn set_denied(&self, vm: VmId, denied: BTreeMap<SnapshotId, String>) {
+        let mut state = self.lock();
+        match denied.is_empty() {
+            true => _ = state.denied.remove(&vm),
+            false => _ = state.denied.insert(vm, denied),
+        }
     }
 
     /// There is no such machine. What it left in images is remembered before anybody is told.
@@ -182,6 +196,7 @@ impl Machines {
     fn remove(&self, vm: VmId) {
         let mut state = self.lock();
         state.listed.remove(&vm);
+        state.denied.remove(&vm);
         state.unresponsive.remove(&vm);
         let affected = state.sharing.vanished(vm);
         if state.known.remove(&vm).is_some() {

@@ -211,6 +211,7 @@ impl Record {
             origin: Origin::Service,
             broken: None,
             restrictions: Vec::new(),
+            revert_denied: None,
         };
         let snapshots = self.snapshots.iter().map(snapshot).collect();
         let (layers, strays, images) = (Layers::default(), BTreeSet::new(), BTreeMap::new());

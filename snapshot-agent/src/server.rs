@@ -99,7 +99,8 @@ pub async fn start(config: Config, hypervisor: Arc<dyn Hypervisor>) -> Result<St
     executor.settle().await.map_err(io(dir.display().to_string()))?;
     let stopping = CancellationToken::new();
     let folders = Folders::start(config.snapshot_dir()).await;
-    let watch = Watch::new(hypervisor, Arc::clone(&locks), Arc::clone(&machines), folders);
+    let policy = config.policy.clone();
+    let watch = Watch::new(hypervisor, policy, Arc::clone(&locks), Arc::clone(&machines), folders);
     tokio::spawn(watch.run(config.scan_interval(), stopping.clone()));
     let closing = CancellationToken::new();
     let agent = Agent { config: Arc::new(config), executor, locks, machines, verifier, closing };

@@ -25,6 +25,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use snapshot_core::ids::VmId;
+use snapshot_core::policy::HostPolicy;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval};
@@ -63,6 +64,7 @@ const HELD_PAUSE: Duration = Duration::from_millis(250);
 /// Keeps [`Machines`] up to date.
 pub struct Watch {
     hypervisor: Arc<dyn Hypervisor>,
+    policy: HostPolicy,
     locks: Arc<Locks>,
     machines: Arc<Machines>,
     /// Machines to look at.
@@ -124,9 +126,16 @@ struct Read {
 }
 
 impl Watch {
-    /// Will watch this hypervisor, and these folders.
-    pub fn new(hypervisor: Arc<dyn Hypervisor>, locks: Arc<Locks>, machines: Arc<Machines>, folders: Folders) -> Self {
+    /// Will watch this hypervisor, and these directories. What the policy denies is told of each snapshot.
+    pub fn new(
+        hypervisor: Arc<dyn Hypervisor>,
+        policy: HostPolicy,
+        locks: Arc<Locks>,
+        machines: Arc<Machines>,
+        folders: Folders,
+    ) -> Self {
         Self {
+            policy,
             folders,
             places: Places::default(),
             leftovers: Leftovers::default(),

@@ -100,4 +100,7 @@ pub struct SnapshotFacts {
     /// What about it makes operations on it unavailable; those of its VM apply as well.
     #[serde(default)]
     pub restrictions: Vec<Restriction>,
+    /// Why the host's policy leaves reverts to it to administrators, for a person to read; `None` where it does not.
+    #[serde(default)]
+    pub revert_denied: Option<String>,
 }

@@ -202,6 +202,7 @@ pub(crate) mod tests {
             origin: Origin::Service,
             broken: None,
             restrictions: Vec::new(),
+            revert_denied: None,
         }
     }
 

@@ -3,7 +3,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test may panic, and its helpers are part of it")]
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use proto::v1;
 use tests::client::Client;
@@ -91,16 +91,35 @@ async fn desk_of_a_student(lab: &Lab) -> (Guest, v1::Snapshot, Client) {
     (guest, snapshot, student)
 }
 
+/// Waits until GetVm says this of reverts: that one is available, or the reason.
+async fn told(client: &Client, guest: &Guest, expected: &str) {
+    let mut last = None;
+    for _ in 0..100 {
+        let vm = client.vm(&guest.vm()).await.unwrap();
+        let revert = vm.capabilities.into_iter().find(|one| one.kind() == v1::CapabilityKind::Revert).unwrap();
+        assert_eq!(revert.available, revert.reason.is_empty(), "{revert:?}");
+        if revert.reason == expected {
+            return;
+        }
+        last = Some(revert);
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    panic!("GetVm does not say {expected:?}: {last:?}");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn case_9_a_policy_leaves_the_definition_to_administrators() {
     let lab = Lab::with_policy("definition_on_revert = \"deny\"\n").unwrap();
     let (guest, snapshot, student) = desk_of_a_student(&lab).await;
-    // As long as nothing differs, anybody may go back.
+    // As long as nothing differs, anybody may revert.
+    told(&student, &guest, "").await;
     student.done(student.revert_as(revert(&snapshot)).await).await.unwrap();
     guest.write('B').unwrap();
     lab.set(&guest, Power::Off).await.unwrap();
     isolate(&lab, &guest);
     let isolated = inactive(&lab, &guest);
+    told(&student, &guest, "DEFINITION_CHANGE_DENIED").await;
+    told(&lab.client, &guest, "").await;
 
     let asked = v1::RevertToSnapshotRequest { validate_only: true, ..revert(&snapshot) };
     let refused = student.revert_as(asked).await.unwrap_err();
@@ -114,6 +133,7 @@ async fn case_9_a_policy_leaves_the_definition_to_administrators() {
 
     lab.client.done(lab.client.revert_as(revert(&snapshot)).await).await.unwrap();
     assert_eq!(guest.report().unwrap().disk, 'A', "an administrator may");
+    told(&student, &guest, "").await;
     lab.set(&guest, Power::Off).await.unwrap();
 }
 
@@ -135,10 +155,22 @@ async fn case_9_a_policy_keeps_the_definition_and_reverts_the_disks() {
         let running = lab.daemon().unwrap().virsh(&["dumpxml", guest.name()]).unwrap();
         assert!(running.contains("65536</memory>") && running.contains(CARD), "{running}");
     }
+    told(&student, &guest, "").await;
     // An administrator's revert restores the definition as well.
     lab.client.done(lab.client.revert_as(revert(&snapshot)).await).await.unwrap();
     assert_ne!(inactive(&lab, &guest), isolated);
+    // A running state needs the definition that it was saved with.
+    let (content, request_id) = (v1::SnapshotContent::DisksAndMemory.into(), key());
+    let taken = v1::Snapshot { display_name: "running".to_owned(), content, ..Default::default() };
+    let create =
+        v1::CreateSnapshotRequest { parent: guest.vm(), snapshot: Some(taken), request_id, ..Default::default() };
+    lab.client.done(lab.client.create_as(create).await).await.unwrap();
+    lab.remove(&snapshot, v1::DeleteScope::Only).await.unwrap();
+    told(&student, &guest, "").await;
     lab.set(&guest, Power::Off).await.unwrap();
+    redefine(&lab, &guest, &[("<memory ", "<title>Lecture</title><memory ")]);
+    told(&student, &guest, "DEFINITION_CHANGE_DENIED").await;
+    told(&lab.client, &guest, "").await;
 }
 
 /// Seconds by which the guest's clock is before the host's.

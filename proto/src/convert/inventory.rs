@@ -130,6 +130,7 @@ impl From<&SnapshotFacts> for agent::SnapshotFacts {
             size_bytes: snapshot.size_bytes,
             broken_reason: snapshot.broken.map(|reason| reason.as_str().to_owned()).unwrap_or_default(),
             restrictions: snapshot.restrictions.iter().map(agent::Restriction::from).collect(),
+            revert_denied: snapshot.revert_denied.clone().unwrap_or_default(),
             ..Self::default()
         };
         wire.set_content(snapshot.content.into());
@@ -173,6 +174,7 @@ impl TryFrom<agent::SnapshotFacts> for SnapshotFacts {
             origin: origin.ok_or_else(|| protocol("origin"))?,
             broken,
             restrictions: restrictions(wire.restrictions),
+            revert_denied: present(wire.revert_denied),
         })
     }
 }

@@ -9,11 +9,10 @@ use std::time::{Duration, Instant};
 
 use snapshot_core::authority::Permit;
 use snapshot_core::description::Label;
-use snapshot_core::hardware::Comparison;
 use snapshot_core::ids::SnapshotId;
 use snapshot_core::layers::{memory_path, overlay_paths};
 use snapshot_core::operation::Request;
-use snapshot_core::plan::{Plan, Situation, Step, go_in_place, id_in_use, may_go_in_place, plan, purge_left_behind};
+use snapshot_core::plan::{Plan, Situation, Step, id_in_use, plan, purge_left_behind};
 use snapshot_core::tree::SnapshotTree;
 use snapshot_core::{Error, Reason};
 
@@ -24,7 +23,7 @@ use super::{Shared, needed, steps};
 use crate::beneath::{Beneath, out_of_reach};
 use crate::hypervisor::{Failure, Observed, Versions};
 use crate::journal::Entry;
-use crate::owned;
+use crate::{owned, revert_plan};
 
 /// How long a VM is waited for that is listed and was not looked at yet.
 const NEW_VM_WAIT: Duration = Duration::from_secs(2);
@@ -58,27 +57,7 @@ impl Shared {
             Some(force) => purge_left_behind(situation, force)?,
             None => plan(situation, &spec.request)?,
         };
-        if let Some(target) = may_go_in_place(situation, &plan) {
-            match self.hypervisor.hardware(spec.vm, &target.id) {
-                Ok(hardware) => {
-                    if let Comparison::Different(what) = &hardware {
-                        tracing::info!(snapshot = %target.id, what, "cannot be gone back to in place");
-                    }
-                    go_in_place(situation, &mut plan, &hardware)?;
-                }
-                // Nothing that libvirt could do either.
-                Err(Failure::Precondition(error)) => return Err(error.with("vm", proto::names::vm(spec.vm))),
-                Err(failure) => {
-                    tracing::warn!(%failure, "the hardware of the VM cannot be compared");
-                    let unknown = Comparison::Different("its hardware cannot be compared".to_owned());
-                    go_in_place(situation, &mut plan, &unknown)?;
-                }
-            }
-        } else {
-            // It says why.
-            go_in_place(situation, &mut plan, &Comparison::Same)?;
-        }
-        self.revert_definition(situation, &mut plan, permit)?;
+        revert_plan::complete(&*self.hypervisor, situation, &mut plan, permit.is_administrator())?;
         permit.check_plan(&tree, &plan)?;
         self.check_neighbours(&seen, &plan)?;
         if let Some(create) = create(&spec.request)

@@ -126,6 +126,7 @@ impl Images {
             },
             origin: if id.is_ours() { Origin::Service } else { Origin::Foreign },
             broken,
+            revert_denied: None,
             restrictions: recorded.restrictions,
             id,
         }

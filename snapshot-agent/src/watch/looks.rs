@@ -1,9 +1,11 @@
 //! Looking at machines: when, how many at a time, and what is published of what a look found.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
-use snapshot_core::ids::VmId;
+use snapshot_core::ids::{SnapshotId, VmId};
+use snapshot_core::policy::HostPolicy;
 
 use super::leftovers::Left;
 use super::{Done, HELD_PAUSE, LOOKS, RETRIES, RETRY_PAUSE, Read, SLOW, SLOW_LOOKS, Watch, places};
@@ -12,21 +14,30 @@ use crate::hypervisor::libvirt::unresponsive;
 use crate::hypervisor::{Failure, Hypervisor, Observed, Reread, Unresponsive};
 use crate::machines::Machines;
 use crate::owned::Prepared;
+use crate::revert_plan;
 
 /// A machine as a look found it, and whatever else of it is read from storage: the task that decides touches none.
 pub(super) struct Seen {
     pub(super) observed: Observed,
     prepared: Option<Prepared>,
+    denied: BTreeMap<SnapshotId, String>,
     pub(super) left: Left,
 }
 
-fn look(hypervisor: &dyn Hypervisor, machines: &Arc<Machines>, vm: VmId, reread: Reread<'_>) -> Result<Seen, Failure> {
+fn look(
+    hypervisor: &dyn Hypervisor,
+    policy: &HostPolicy,
+    machines: &Arc<Machines>,
+    vm: VmId,
+    reread: Reread<'_>,
+) -> Result<Seen, Failure> {
     let observed = hypervisor.observe(vm, reread)?;
+    let denied = revert_plan::denied(hypervisor, &machines.versions().limit(policy), &observed);
     let (machines, state) = (Arc::clone(machines), (observed.vm.name.clone(), observed.vm.state));
     let examined = jobs::run(&vm.to_string(), move || {
         let prepared = machines.owned().map(|owned| owned.prepare(&observed));
         let left = Left::of(machines.owned(), &observed);
-        Seen { observed, prepared, left }
+        Seen { observed, prepared, denied, left }
     });
     examined.map_err(|stuck| unresponsive(&stuck, Some(state)))
 }
@@ -44,11 +55,12 @@ impl Watch {
             }
             self.looking.insert(vm, Instant::now());
             let (hypervisor, machines) = (Arc::clone(&self.hypervisor), Arc::clone(&self.machines));
+            let policy = self.policy.clone();
             let names = self.rewritten.remove(&vm).unwrap_or_default();
             let read = Read { all: self.thorough.remove(&vm), names };
             self.tasks.spawn_blocking(move || {
                 let reread = if read.all { Reread::All } else { Reread::Some(&read.names) };
-                let result = Box::new(look(&*hypervisor, &machines, vm, reread));
+                let result = Box::new(look(&*hypervisor, &policy, &machines, vm, reread));
                 Done::Looked { vm, stamp, read, result }
             });
         }
@@ -101,6 +113,7 @@ impl Watch {
                 self.responds(vm);
                 let undisturbed = stamp.is_some() && self.locks.stamp(vm) == stamp;
                 if undisturbed || self.machines.get(vm).is_none() {
+                    self.machines.set_denied(vm, seen.denied.clone());
                     self.machines.saw_prepared(&seen.observed, seen.prepared.as_ref());
                     self.clear_leftovers(&seen);
                 } else {

@@ -49,7 +49,7 @@ async fn refused(bench: &Bench, images: &[PathBuf], request: Request, reason: Re
 fn told(seen: &Observed) -> Vec<Capability> {
     let tree = SnapshotTree::new(seen.snapshots.iter().cloned()).unwrap();
     let policy = HostPolicy { stable_paths: false, ..HostPolicy::default() };
-    capabilities(Situation { vm: &seen.vm, tree: &tree, layers: &Layers::default(), policy: &policy })
+    capabilities(Situation { vm: &seen.vm, tree: &tree, layers: &Layers::default(), policy: &policy }, true)
 }
 
 fn offered(seen: &Observed, kind: CapabilityKind) -> Result<(), Reason> {

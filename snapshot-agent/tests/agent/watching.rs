@@ -12,6 +12,7 @@ use snapshot_agent::owned::Owned;
 use snapshot_agent::watch::Watch;
 use snapshot_core::description::Label;
 use snapshot_core::ids::{SnapshotId, VmId};
+use snapshot_core::policy::HostPolicy;
 use snapshot_core::vm::VmState;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -42,7 +43,8 @@ impl Fixture {
         let (fake, machines, locks) = (Arc::new(fake), Arc::new(machines), Arc::new(Locks::new(4)));
         let stopping = CancellationToken::new();
         let hypervisor: Arc<dyn Hypervisor> = Arc::clone(&fake) as Arc<dyn Hypervisor>;
-        let watch = Watch::new(hypervisor, Arc::clone(&locks), Arc::clone(&machines), Folders::none());
+        let watch =
+            Watch::new(hypervisor, HostPolicy::default(), Arc::clone(&locks), Arc::clone(&machines), Folders::none());
         tokio::spawn(watch.run(every, stopping.clone()));
         Self { world, fake, locks, machines, stopping }
     }

@@ -9,7 +9,6 @@ use crate::view;
 
 pub fn call(app: &App, call: Call<v1::GetVmRequest>) -> Result<v1::Vm, Error> {
     let vm = names::parse_vm("name", &call.message.name)?;
-    call.authorize(vm, Action::Read)?;
-    let user = call.caller.actor().to_string();
-    Ok(view::with_capabilities(app, &app.store.vm(vm)?, &user)?)
+    let reader = call.authorize(vm, Action::Read)?;
+    Ok(view::with_capabilities(app, &app.store.vm(vm)?, &reader)?)
 }

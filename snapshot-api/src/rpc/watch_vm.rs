@@ -5,7 +5,7 @@ use std::convert::Infallible;
 use proto::v1::watch_vm_response::{Event, Reset, Synced};
 use proto::{names, v1};
 use snapshot_core::Error;
-use snapshot_core::authority::Action;
+use snapshot_core::authority::{Action, Permit};
 use snapshot_core::ids::{HostId, VmId};
 
 use crate::app::{App, Call};
@@ -15,14 +15,14 @@ use crate::{etag, view};
 
 pub fn call(app: &App, call: Call<v1::WatchVmRequest>) -> Result<Messages<v1::WatchVmResponse>, Error> {
     let vm = names::parse_vm("name", &call.message.name)?;
-    call.authorize(vm, Action::Read)?;
+    let reader = call.authorize(vm, Action::Read)?;
     let since = etag::decode(app.store.epoch(), &call.message.resume_token);
     // Subscribed before the first read, so that no change falls in between.
     let (mut watch, messages) = Watch::new(app, &call.caller)?;
     let row = app.store.vm(vm)?;
-    let (app, user) = (app.clone(), call.caller.actor().to_string());
+    let app = app.clone();
     tokio::spawn(async move {
-        let Err(end) = run(&app, &user, &mut watch, row, since).await;
+        let Err(end) = run(&app, &reader, &mut watch, row, since).await;
         watch.finish(end).await;
     });
     Ok(messages)
@@ -30,7 +30,7 @@ pub fn call(app: &App, call: Call<v1::WatchVmRequest>) -> Result<Messages<v1::Wa
 
 async fn run(
     app: &App,
-    user: &str,
+    reader: &Permit,
     watch: &mut Watch<v1::WatchVmResponse>,
     row: VmRow,
     mut since: Option<i64>,
@@ -50,7 +50,7 @@ async fn run(
         };
         host.clone_from(&row.host);
         reachable = now;
-        let machine = machine.then(|| view::with_capabilities(app, &row, user)).transpose();
+        let machine = machine.then(|| view::with_capabilities(app, &row, reader)).transpose();
         let machine = machine.map_err(|error| End::Failed(error.into()))?;
         tell(app, watch, news, machine, first).await?;
         first = false;

@@ -51,6 +51,7 @@ fn insert_creating(job: &mut Job<'_>, new: &NewOperation, create: &Create, bytes
         origin: Origin::Service,
         broken: None,
         restrictions: Vec::new(),
+        revert_denied: None,
     };
     let revision = job.revision()?;
     let sql = "INSERT INTO snapshots (vm, id, parent, depth, is_current, facts, creating_by, label_revision, \

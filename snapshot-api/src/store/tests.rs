@@ -72,6 +72,7 @@ fn snapshot(id: &str, parent: Option<&str>) -> SnapshotFacts {
         origin: Origin::Foreign,
         broken: None,
         restrictions: Vec::new(),
+        revert_denied: None,
     }
 }
 

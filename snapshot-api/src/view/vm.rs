@@ -2,6 +2,7 @@
 
 use proto::convert::timestamp_millis;
 use proto::{names, v1};
+use snapshot_core::authority::Permit;
 use snapshot_core::layers::Layers;
 use snapshot_core::plan::{Capability, CapabilityKind, Situation, capabilities};
 use snapshot_core::quota::{Limits, Owner, Usage, admit};
@@ -43,8 +44,9 @@ pub fn vm(app: &App, row: &VmRow) -> v1::Vm {
     wire
 }
 
-/// A machine with what a user, `{issuer}/{subject}`, can ask of it now.
-pub fn with_capabilities(app: &App, row: &VmRow, user: &str) -> Result<v1::Vm, StoreError> {
+/// A VM with what somebody who may read it can ask of it now.
+pub fn with_capabilities(app: &App, row: &VmRow, reader: &Permit) -> Result<v1::Vm, StoreError> {
+    let user = &reader.actor().to_string();
     let mut wire = vm(app, row);
     let snapshots = app.store.all_snapshots(row.id)?;
     let tree = SnapshotTree::new(snapshots).map_err(|error| StoreError::Corrupt(error.to_string()))?;
@@ -52,7 +54,7 @@ pub fn with_capabilities(app: &App, row: &VmRow, user: &str) -> Result<v1::Vm, S
     let situation = Situation { vm: &row.facts, tree: &tree, layers: &Layers::default(), policy: &policy };
     wire.snapshot_limit = i32::try_from(policy.max_snapshots_per_vm).unwrap_or(i32::MAX);
     let usage = app.store.usage_of_user(user)?;
-    wire.capabilities = capabilities(situation)
+    wire.capabilities = capabilities(situation, reader.is_administrator())
         .into_iter()
         .map(|capability| v1::Capability::from(&within_quota(capability, user, app.user_quota, usage)))
         .collect();

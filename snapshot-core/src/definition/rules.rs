@@ -105,6 +105,14 @@ const RULES: &[Rule] = &[
         If(is_unsaved_filesystem),
         "QEMU cannot save a virtiofs or MTP file system that is shared with the host",
     ),
+    Rule {
+        path: "devices/filesystem",
+        when: If(|filesystem| !is_unsaved_filesystem(filesystem)),
+        operations: MEMORY,
+        // What was saved before the guest mounted it can be loaded.
+        revert: Revert::Never,
+        message: "a directory is shared with the host by 9p, which QEMU cannot save while the guest has it mounted",
+    },
     reset(
         "devices/filesystem",
         Always,

@@ -6,7 +6,7 @@ use crate::error::{Error, Reason};
 use crate::hardware::Comparison;
 use crate::ids::SnapshotId;
 use crate::operation::{Create, DeleteScope, Request, RunAfter};
-use crate::snapshot::Content;
+use crate::snapshot::{Content, SnapshotFacts};
 use crate::text::{Description, DisplayName};
 
 /// What may be asked of a machine.
@@ -31,8 +31,8 @@ pub struct Capability {
     pub outcome: Result<Plan, Error>,
 }
 
-/// Everything that may be asked of a machine now.
-pub fn capabilities(situation: Situation<'_>) -> Vec<Capability> {
+/// Everything that may be asked of a machine now. Administrators may have definitions reverted that the host's policy keeps from users.
+pub fn capabilities(situation: Situation<'_>, is_administrator: bool) -> Vec<Capability> {
     let create = |content| {
         plan(
             situation,
@@ -51,37 +51,46 @@ pub fn capabilities(situation: Situation<'_>) -> Vec<Capability> {
     vec![
         Capability { kind: CapabilityKind::CreateDisks, outcome: create(Content::Disks) },
         Capability { kind: CapabilityKind::CreateDisksAndMemory, outcome: create(Content::DisksAndMemory) },
-        Capability { kind: CapabilityKind::Revert, outcome: revert(situation) },
+        Capability { kind: CapabilityKind::Revert, outcome: revert(situation, is_administrator) },
         Capability {
             kind: CapabilityKind::Delete,
-            outcome: any_snapshot(situation, |snapshot| Request::Delete {
-                snapshot,
-                scope: DeleteScope::Only,
-                force: true,
+            outcome: any_snapshot(situation, |snapshot| {
+                let (snapshot, scope) = (snapshot.id.clone(), DeleteScope::Only);
+                plan(situation, &Request::Delete { snapshot, scope, force: true })
             }),
         },
     ]
 }
 
-/// The way back that is the best some snapshot has. Whether the hardware is what it was then is not looked at here: it is read when a
+/// The best revert that some snapshot allows. Whether the hardware is what it was then is not looked at here: it is read when a
 /// revert is planned.
-fn revert(situation: Situation<'_>) -> Result<Plan, Error> {
-    let request = |snapshot| Request::Revert { snapshot, run_after: RunAfter::AsRecorded, save_current: None };
-    let plans = situation.tree.iter().filter_map(|snapshot| plan(situation, &request(snapshot.id.clone())).ok());
+fn revert(situation: Situation<'_>, is_administrator: bool) -> Result<Plan, Error> {
+    let planned = |snapshot: &SnapshotFacts| {
+        let (id, run_after) = (snapshot.id.clone(), RunAfter::AsRecorded);
+        let plan = plan(situation, &Request::Revert { snapshot: id, run_after, save_current: None })?;
+        match &snapshot.revert_denied {
+            Some(why) if !is_administrator => Err(situation.refuse(Reason::DefinitionChangeDenied, why)),
+            _ => Ok(plan),
+        }
+    };
+    let plans = situation.tree.iter().filter_map(|snapshot| planned(snapshot).ok());
     let mut best = match plans.into_iter().find(|plan| may_go_in_place(situation, plan).is_some()) {
         Some(plan) => plan,
-        None => any_snapshot(situation, request)?,
+        None => any_snapshot(situation, planned)?,
     };
     go_in_place(situation, &mut best, &Comparison::Same)?;
     Ok(best)
 }
 
 /// The first plan that some snapshot of the machine gets, or the first refusal.
-fn any_snapshot(situation: Situation<'_>, request: impl Fn(SnapshotId) -> Request) -> Result<Plan, Error> {
+fn any_snapshot(
+    situation: Situation<'_>,
+    planned: impl Fn(&SnapshotFacts) -> Result<Plan, Error>,
+) -> Result<Plan, Error> {
     situation.check_available()?;
     let mut refusal = None;
     for snapshot in situation.tree.iter() {
-        match plan(situation, &request(snapshot.id.clone())) {
+        match planned(snapshot) {
             Ok(plan) => return Ok(plan),
             Err(error) => refusal = refusal.or(Some(error)),
         }

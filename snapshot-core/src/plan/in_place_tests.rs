@@ -65,7 +65,7 @@ fn the_capability_of_reverts_is_the_best_that_some_snapshot_has() {
         let tree = SnapshotTree::new(facts.iter().map(|one| (*one).clone())).unwrap();
         let (vm, policy) = (vm(VmState::Running), HostPolicy::default());
         let situation = Situation { vm: &vm, tree: &tree, layers: &Layers::default(), policy: &policy };
-        let found = capabilities(situation).into_iter().find(|one| one.kind == CapabilityKind::Revert).unwrap();
+        let found = capabilities(situation, true).into_iter().find(|one| one.kind == CapabilityKind::Revert).unwrap();
         found.outcome.unwrap().method
     };
     assert_eq!(method(&[&disks, &running]), Some(Method::InPlace));

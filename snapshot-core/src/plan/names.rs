@@ -146,7 +146,7 @@ mod tests {
         let (layers, policy) = (Layers::default(), HostPolicy::default());
         for (state, deletable) in [(VmState::Running, false), (VmState::Shutoff, true)] {
             let vm = vm(state);
-            let told = capabilities(Situation { vm: &vm, tree: &tree, layers: &layers, policy: &policy });
+            let told = capabilities(Situation { vm: &vm, tree: &tree, layers: &layers, policy: &policy }, true);
             let of = |kind| told.iter().find(|one| one.kind == kind).map(|one| one.outcome.as_ref().err());
             let refused = |kind| of(kind).unwrap().map(Error::reason) == Some(Reason::SnapshotNameUnsupported);
             assert_eq!((refused(CapabilityKind::Revert), refused(CapabilityKind::Delete)), (true, !deletable));

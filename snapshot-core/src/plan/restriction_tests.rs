@@ -129,7 +129,7 @@ fn capabilities_say_what_a_plan_would() {
             let (tree, layers) = (SnapshotTree::new([target()]).unwrap(), Layers::default());
             let policy = HostPolicy { stable_paths: false, ..HostPolicy::default() };
             let situation = Situation { vm: &of_vm, tree: &tree, layers: &layers, policy: &policy };
-            for capability in capabilities(situation) {
+            for capability in capabilities(situation, true) {
                 let request = match capability.kind {
                     CapabilityKind::CreateDisks => Request::Create(create(Some(Content::Disks))),
                     CapabilityKind::CreateDisksAndMemory => Request::Create(create(Some(Content::DisksAndMemory))),

@@ -197,6 +197,7 @@ impl Machine {
             origin: Origin::Service,
             broken: None,
             restrictions: Vec::new(),
+            revert_denied: None,
         });
         let overlays = new.overlays.clone();
         let memory_file = new.memory_file.map(str::to_owned);

@@ -66,6 +66,7 @@ impl Machine {
             origin: Origin::Service,
             broken: None,
             restrictions: Vec::new(),
+            revert_denied: None,
         });
     }
 

@@ -126,6 +126,7 @@ fn snapshot(id: SnapshotId, parent: Option<SnapshotId>, label: Label, create_tim
         origin: Origin::Service,
         broken: None,
         restrictions: Vec::new(),
+        revert_denied: None,
     }
 }
 
