@@ -30,6 +30,7 @@ use rustix::io::Errno;
 use snapshot_core::{Error, Reason};
 
 use crate::bounded::files;
+use crate::shared_storage::SharedStorage;
 
 /// The folders.
 #[derive(Debug)]
@@ -38,6 +39,8 @@ pub struct Beneath {
     /// Where images may lie that are read.
     read: Vec<PathBuf>,
     is_anywhere: bool,
+    /// Those that other hosts use as well; `None` where that is nobody's concern.
+    shared: Option<SharedStorage>,
 }
 
 #[derive(Debug)]
@@ -60,16 +63,31 @@ impl Beneath {
             roots: images.iter().filter_map(root).collect(),
             read: read.iter().flat_map(real).flatten().collect(),
             is_anywhere: false,
+            shared: None,
         }
     }
 
     /// All there is: for an agent whose reach is not narrowed. Links are followed no more than elsewhere.
+    pub fn everything() -> Self {
+        let root = PathBuf::from("/");
+        let roots = folder(&root).ok().map(|folder| Root { named: root.clone(), real: root, folder });
+        Self { roots: roots.into_iter().collect(), read: Vec::new(), is_anywhere: true, shared: None }
+    }
+
+    /// With what is known of other hosts that use them.
+    #[must_use]
+    pub fn sharing(self, shared: SharedStorage) -> Self {
+        Self { shared: Some(shared), ..self }
+    }
+
+    /// What is known of other hosts that use them.
+    pub(crate) fn shared(&self) -> Option<&SharedStorage> {
+        self.shared.as_ref()
+    }
+
+    /// [`Self::everything`], for whoever keeps none.
     pub fn anywhere() -> &'static Self {
-        static ANYWHERE: LazyLock<Beneath> = LazyLock::new(|| {
-            let root = PathBuf::from("/");
-            let roots = folder(&root).ok().map(|folder| Root { named: root.clone(), real: root, folder });
-            Beneath { roots: roots.into_iter().collect(), read: Vec::new(), is_anywhere: true }
-        });
+        static ANYWHERE: LazyLock<Beneath> = LazyLock::new(Beneath::everything);
         &ANYWHERE
     }
 
@@ -244,6 +262,7 @@ fn refused(path: &Path, why: &str) -> io::Error {
     io::Error::new(ErrorKind::PermissionDenied, format!("{} {why}", path.display()))
 }
 
+mod notes;
 pub(crate) mod out_of_reach;
 #[cfg(test)]
 mod tests;

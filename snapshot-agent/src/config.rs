@@ -42,6 +42,10 @@ pub struct Config {
     /// Folders whose images are read, because images in the folders above lie on them.
     #[serde(default)]
     pub read_dirs: Vec<PathBuf>,
+    /// Directories of images that other hosts use as well, each of which has an agent with the same directory here
+    /// ([`crate::shared_storage`]).
+    #[serde(default)]
+    pub shared_dirs: Vec<PathBuf>,
     /// The SPIFFE ids that may call.
     pub peers: AllowList,
     /// Seconds between two comparisons of everything, for what nobody told.
@@ -127,10 +131,10 @@ impl Config {
         if config.max_operations == 0 || config.scan_seconds == 0 || config.silence_seconds == 0 {
             return Err("max_operations, scan_seconds and silence_seconds have to be at least 1".to_owned());
         }
-        let dirs = [&config.image_dirs, &config.read_dirs].into_iter().flatten();
+        let dirs = [&config.image_dirs, &config.read_dirs, &config.shared_dirs].into_iter().flatten();
         if let Some(dir) = dirs.into_iter().find(|dir| !dir.is_absolute() || dir.parent().is_none()) {
             return Err(format!(
-                "image_dirs and read_dirs have to be absolute paths, and not all there is: {}",
+                "image_dirs, read_dirs and shared_dirs have to be absolute paths, and not all there is: {}",
                 dir.display()
             ));
         }

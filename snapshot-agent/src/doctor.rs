@@ -16,6 +16,7 @@ use crate::clock::unix_now;
 use crate::config::Config;
 use crate::hypervisor::libvirt::Libvirt;
 use crate::hypervisor::{Failure, Hypervisor as _, Reread, Versions};
+use crate::shared_storage::{SharedStorage, Standing};
 
 /// How long libvirt may take to tell its versions.
 const ANSWER: Duration = Duration::from_secs(15);
@@ -58,6 +59,7 @@ fn examine(config: &Config, report: &mut Report) {
     for folder in &config.image_dirs {
         report.add(within_bounds("image folder", folder, |folder| doctor::folder("image folder", folder)));
     }
+    report.add(config.image_dirs.iter().flat_map(|directory| shared(config, directory)));
     for folder in &config.read_dirs {
         report.add(within_bounds("folder of bases", folder, |folder| {
             vec![doctor::readable_folder("folder of bases", folder)]
@@ -95,6 +97,38 @@ fn within_bounds(
             "look at its file server or its disk; the agent goes on without it, and uses it again when it responds",
         )],
     }
+}
+
+/// Whether other hosts use an image directory, as far as it can be told.
+fn shared(config: &Config, directory: &Path) -> Vec<Finding> {
+    const CHECK: &str = "shared storage";
+    let (host, state, dirs) = (config.host.clone(), config.state_dir.clone(), config.shared_dirs.clone());
+    within_bounds(CHECK, directory, move |directory| {
+        let subject = directory.display().to_string();
+        let examine = || {
+            let storage = SharedStorage::to_examine(host, &state, &dirs)?;
+            Ok::<_, std::io::Error>((storage.standing(&files::resolved(directory))?, storage))
+        };
+        let found = match examine() {
+            Ok((Standing::Local, _)) => return Vec::new(),
+            Ok((Standing::Unknown, _)) => Finding::warn(
+                CHECK,
+                subject,
+                "is on a file system that other hosts may use: external snapshots are refused",
+                "list it in shared_dirs of agent.toml on every host that uses it",
+            ),
+            Ok((Standing::Shared, storage)) => match storage.others(&files::resolved(directory)) {
+                Ok(hosts) if hosts.is_empty() => Finding::ok(CHECK, subject, "no other host has a note here"),
+                Ok(hosts) => {
+                    let hosts: Vec<String> = hosts.iter().map(ToString::to_string).collect();
+                    Finding::ok(CHECK, subject, format!("used by {} as well", hosts.join(", ")))
+                }
+                Err(error) => Finding::fail(CHECK, subject, error.message(), "repair the note that is named"),
+            },
+            Err(error) => Finding::fail(CHECK, subject, error.to_string(), "make it readable for root"),
+        };
+        vec![found]
+    })
 }
 
 /// Whether each VM's images can be read, and libvirt answers for each VM.

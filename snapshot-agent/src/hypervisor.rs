@@ -17,6 +17,7 @@ mod image_facts;
 mod images;
 pub mod inbox;
 pub mod libvirt;
+mod other_hosts;
 mod overlays;
 mod snapshot_write;
 mod snapshot_xml;
@@ -78,15 +79,13 @@ pub trait Hypervisor: Send + Sync + 'static {
     /// Takes the machine back to a snapshot inside its images.
     fn revert_internal(&self, vm: VmId, id: &SnapshotId, then: PowerState) -> Result<(), Failure>;
 
-    /// Checks what libvirt's own revert to a snapshot needs of the host and finds out only after it has changed something. Nothing is
-    /// changed.
+    /// Checks what libvirt's own revert needs of the host and finds out only after it has changed something; changes nothing.
     fn check_revert(&self, vm: &VmFacts, id: &SnapshotId) -> Result<(), Failure>;
 
     /// The state of a VM before a revert to a snapshot, with the images that a safety tag of this name can be set in.
     fn before_revert(&self, vm: VmId, id: &SnapshotId, tag: String) -> Result<Safety, Failure>;
 
-    /// Sets the safety tag in every image, or in none; a tag that is there from before is replaced. [`Failure::Unintelligible`] means
-    /// that QEMU cannot do it for this VM, although it may be reverted.
+    /// Sets the safety tag in every image, or in none, in place of an earlier one. [`Failure::Unintelligible`]: QEMU cannot do it here.
     fn set_safety_tag(&self, vm: VmId, safety: &Safety) -> Result<(), Failure>;
 
     /// By target: what each image with a safety tag holds, of that and of the snapshot.

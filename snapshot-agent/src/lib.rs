@@ -26,4 +26,5 @@ mod rpc;
 pub mod safety;
 pub mod server;
 pub mod service;
+pub mod shared_storage;
 pub mod watch;

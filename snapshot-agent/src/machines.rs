@@ -4,6 +4,7 @@
 //! about: a slow one misses intermediate states and never the last, and costs no more memory than there are machines.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use proto::convert::Inventory;
@@ -256,6 +257,11 @@ impl Machines {
     /// Every machine has been seen, or the hypervisor was lost.
     pub fn set_synced(&self, synced: bool) {
         self.synced.send_if_modified(|now| std::mem::replace(now, synced) != synced);
+    }
+
+    /// The files that VMs use, as they were last looked at: each with the VM and its name.
+    pub(crate) fn files(&self) -> Vec<(PathBuf, VmId, String)> {
+        self.lock().sharing.files().collect()
     }
 
     /// Has every machine looked at again, whatever is known of it, and waits until that is done.

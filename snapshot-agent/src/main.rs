@@ -15,6 +15,7 @@ use snapshot_agent::config::{Config, LogFormat};
 use snapshot_agent::hypervisor::libvirt::Libvirt;
 use snapshot_agent::reach::{self, Enforce, List, ReachError, Reached};
 use snapshot_agent::server;
+use snapshot_agent::shared_storage::SharedStorage;
 use tokio::runtime::Builder;
 use tokio::signal::unix::{SignalKind, signal};
 use traces::Export;
@@ -123,11 +124,12 @@ fn run(
         let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
         let reloads = supervised::Reloads::begin()?;
         let uri = config.libvirt_uri.clone();
-        let folders = (reached != Reached::Open).then(|| Beneath::open(&config.image_dirs, &config.read_dirs));
-        let prepare = move || match folders {
-            Some(folders) => Libvirt::within(&uri, folders),
-            None => Libvirt::new(&uri),
+        let places = match reached {
+            Reached::Open => Beneath::everything(),
+            Reached::Narrowed | Reached::Partly => Beneath::open(&config.image_dirs, &config.read_dirs),
         };
+        let shared = SharedStorage::open(config.host.clone(), &config.state_dir, &config.shared_dirs)?;
+        let prepare = move || Libvirt::within(&uri, places.sharing(shared));
         let libvirt = tokio::task::spawn_blocking(prepare).await??;
         let started = server::start(config, Arc::new(libvirt)).await?;
         tokio::spawn(reloads.each(started.reload()));

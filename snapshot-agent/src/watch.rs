@@ -18,6 +18,7 @@
 mod leftovers;
 mod looks;
 mod places;
+mod publisher;
 mod scan;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -101,6 +102,8 @@ pub struct Watch {
     /// The machine whose turn it was last.
     last_turn: Option<VmId>,
     scanning: bool,
+    /// What other hosts are told.
+    notes: publisher::Notes,
     /// The number of the asking for everything to be looked at that the scan under way, or what follows it, answers.
     answering: u64,
     /// The same for the machines in `unseen`.
@@ -115,6 +118,7 @@ enum Done {
     SlowDue,
     RetryDue,
     Cleared(VmId),
+    Published(bool),
     Scanned(Result<Scan, Failure>),
     ScanDue,
 }
@@ -158,6 +162,7 @@ impl Watch {
             unseen: None,
             last_turn: None,
             scanning: false,
+            notes: publisher::Notes::default(),
             answering: 0,
             looking_for: 0,
             tasks: JoinSet::new(),
@@ -174,6 +179,7 @@ impl Watch {
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             self.begin_looks();
+            self.begin_publishing();
             if self.queue.is_empty() && std::mem::take(&mut self.moved) {
                 self.folders.set_images(self.places.images());
             }
@@ -209,6 +215,7 @@ impl Watch {
         if !self.hypervisor.inbox().is_connected() {
             return;
         }
+        self.notes.retry();
         self.queue.append(&mut self.postponed);
         let ids = self.machines.ids();
         let next = ids.iter().find(|id| Some(**id) > self.last_turn).or(ids.first()).copied();
@@ -236,6 +243,7 @@ impl Watch {
             Done::SlowDue => self.is_pausing = false,
             Done::RetryDue => self.retry(),
             Done::Cleared(vm) => _ = self.queue.insert(vm),
+            Done::Published(all) => self.notes.published(all),
             Done::Scanned(result) => {
                 self.scanning = false;
                 match result {
@@ -305,6 +313,7 @@ impl Watch {
         if self.unseen.as_ref().is_some_and(BTreeSet::is_empty) {
             self.unseen = None;
             self.machines.set_synced(true);
+            self.notes.changed();
             self.machines.set_reread(self.looking_for);
             tracing::info!(machines = self.machines.ids().len(), "every machine was looked at");
             if self.is_asked() {

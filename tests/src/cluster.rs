@@ -68,6 +68,7 @@ pub struct HostPlan {
     backend: Backend,
     policy: String,
     images: Option<PathBuf>,
+    is_shared: bool,
     scan_seconds: u32,
     defaults: bool,
 }
@@ -80,7 +81,8 @@ impl HostPlan {
 
     /// A host on a given backend. Guests of an embedded one must be in its root before the cluster starts.
     pub fn on(name: &str, backend: Backend) -> Self {
-        Self { name: name.to_owned(), backend, policy: String::new(), images: None, scan_seconds: 10, defaults: false }
+        let (name, policy) = (name.to_owned(), String::new());
+        Self { name, backend, policy, images: None, is_shared: false, scan_seconds: 10, defaults: false }
     }
 
     /// A host whose agent compares so seldom that what it knows it was told.
@@ -110,6 +112,12 @@ impl HostPlan {
     pub fn images(mut self, folder: PathBuf) -> Self {
         self.images = Some(folder);
         self
+    }
+
+    /// The same, of a directory that other hosts use as well.
+    #[must_use]
+    pub fn shared_images(self, directory: PathBuf) -> Self {
+        Self { is_shared: true, ..self.images(directory) }
     }
 }
 
@@ -327,7 +335,7 @@ fn start_agent(
     scratch: &Scratch,
     surroundings: &mut dyn Surroundings,
 ) -> Result<Host> {
-    let HostPlan { name, backend, policy, images, scan_seconds, defaults } = plan;
+    let HostPlan { name, backend, policy, images, is_shared, scan_seconds, defaults } = plan;
     let (port, metrics) = (ports::free()?, ports::free()?);
     let state = scratch.folder(&format!("state-{name}"))?;
     surroundings.journal(&state)?;
@@ -338,6 +346,7 @@ fn start_agent(
         uri: &backend.uri(),
         state: &state,
         images: &images.map_or_else(|| backend.images(), Ok)?,
+        is_shared,
         snapshots: &backend.snapshots(),
         scan_seconds,
         policy: &policy,

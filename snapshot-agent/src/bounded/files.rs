@@ -184,6 +184,11 @@ pub fn space(path: &Path) -> io::Result<(u64, u64)> {
     Ok((stat.f_bavail.saturating_mul(stat.f_frsize), stat.f_blocks.saturating_mul(stat.f_frsize)))
 }
 
+/// The number of the file system that a path is on, of linux/magic.h.
+pub fn file_system(path: &Path) -> io::Result<rustix::fs::FsWord> {
+    with(path, || Ok(rustix::fs::statfs(path)?.f_type))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

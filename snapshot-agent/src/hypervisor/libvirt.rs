@@ -50,7 +50,7 @@ use self::written::Written;
 use super::images::free_bytes;
 use super::inbox::Inbox;
 use super::{Failure, Hypervisor, Load, NewExternal, Observed, Outline, Reread, Versions, Watch};
-use crate::beneath::{Beneath, out_of_reach};
+use crate::beneath::Beneath;
 use crate::safety::{Held, Safety};
 
 /// libvirt, by one URI.
@@ -85,12 +85,6 @@ impl Libvirt {
         Ok(Self { actions, looks, written, inbox, folders: folders.map(Arc::new), _news: news })
     }
 
-    /// With the restriction of a VM whose images are where the agent may not touch them.
-    fn with_reach(&self, mut seen: Observed) -> Observed {
-        out_of_reach::restrict(&mut seen.vm.restrictions, self.folders(), &seen.layers);
-        seen
-    }
-
     /// Calls something that changes what is written about a snapshot; whatever it says, that has to be read again.
     fn rewriting(
         &self,
@@ -113,11 +107,11 @@ impl Hypervisor for Libvirt {
     }
 
     fn observe(&self, vm: VmId, reread: Reread<'_>) -> Result<Observed, Failure> {
-        look::observe(&self.looks, &self.written, vm, reread).map(|seen| self.with_reach(seen))
+        look::observe(&self.looks, &self.written, self.folders.as_ref(), vm, reread)
     }
 
     fn observe_again(&self, before: &Observed) -> Result<Observed, Failure> {
-        look::observe_again(&self.looks, &self.written, before).map(|seen| self.with_reach(seen))
+        look::observe_again(&self.looks, &self.written, self.folders.as_ref(), before)
     }
 
     fn outline(&self, vm: VmId) -> Result<Outline, Failure> {

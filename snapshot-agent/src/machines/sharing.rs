@@ -4,6 +4,7 @@
 //! what was found of all the others, when a machine is published and when it is planned for.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 
 use proto::convert::Inventory;
 use snapshot_core::ids::VmId;
@@ -30,6 +31,15 @@ impl Sharing {
     pub(super) fn vanished(&mut self, vm: VmId) -> BTreeSet<VmId> {
         self.found.remove(&vm);
         self.users.remove(vm)
+    }
+
+    /// The files that they use.
+    pub(super) fn files(&self) -> impl Iterator<Item = (PathBuf, VmId, String)> {
+        self.found.iter().flat_map(|(vm, (inventory, uses))| {
+            // Beside their paths, files go by their numbers.
+            let paths = uses.reached.iter().filter(|file| file.starts_with('/'));
+            paths.map(|path| (PathBuf::from(path), *vm, inventory.vm.name.clone()))
+        })
     }
 
     pub(super) fn has(&self, vm: VmId) -> bool {

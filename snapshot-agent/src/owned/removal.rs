@@ -46,13 +46,14 @@ fn clear_images(hypervisor: &dyn Hypervisor, owned: &Owned, vm: VmId) -> Result<
         tracing::warn!(%failure, "which images are in use cannot be found out");
         failure.to_error(vm, None, "which images other machines use could not be found out")
     })?;
+    let elsewhere = used_elsewhere(hypervisor, vm, record.images.keys())?;
     for (image, ids) in record.images {
         let Some(canonical) = canonical(&image).map_err(|error| failed(vm, &image, &error))? else {
             owned.strike(vm, &image, |_| true);
             continue;
         };
-        if used.contains(&canonical) {
-            tracing::warn!(%vm, image = %image.display(), "a machine uses this image: the snapshots in it are left");
+        if used.contains(&canonical) || elsewhere.contains(&*canonical.to_string_lossy()) {
+            tracing::warn!(%vm, image = %image.display(), "a VM uses this image: the snapshots in it are left");
             continue;
         }
         let tags = tags(&image).map_err(|error| failed(vm, &image, &error))?;
@@ -74,6 +75,17 @@ fn clear_images(hypervisor: &dyn Hypervisor, owned: &Owned, vm: VmId) -> Result<
         }
     }
     Ok(())
+}
+
+/// The images of these that VMs of other hosts use.
+fn used_elsewhere<'a>(
+    hypervisor: &dyn Hypervisor,
+    vm: VmId,
+    images: impl Iterator<Item = &'a PathBuf>,
+) -> Result<BTreeSet<String>, Error> {
+    let Some(shared) = hypervisor.folders().shared() else { return Ok(BTreeSet::new()) };
+    let directories = images.filter_map(|image| Some(files::resolved(image).parent()?.to_owned()));
+    shared.used_elsewhere(&directories.collect()).map_err(|error| error.with("vm", proto::names::vm(vm)))
 }
 
 /// Strikes out what is no longer there of machines that are gone: mostly their images are removed after them.

@@ -1,5 +1,5 @@
 //! Images that no VM of this host names: clones that are not defined, or on another host of shared storage; copies; disks that were
-//! detached. What they depend on stays, whoever created it.
+//! detached. What they depend on stays, whoever created it; and so does what other hosts say that they use.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -19,8 +19,12 @@ pub(super) fn reached_by_strangers<'a>(
     files: impl IntoIterator<Item = &'a str>,
     own: &BTreeSet<String>,
 ) -> Result<BTreeSet<String>, Error> {
-    let beside = files.into_iter().filter_map(|path| Some(Path::new(path).parent()?.to_owned()));
-    let images = dependencies(&beside.collect(), &directories.directories()).map_err(|(path, error)| {
+    let beside: BTreeSet<_> = files.into_iter().filter_map(|path| Some(Path::new(path).parent()?.to_owned())).collect();
+    let elsewhere = match directories.shared() {
+        Some(shared) => shared.used_elsewhere(&beside).map_err(|error| error.with("vm", proto::names::vm(vm)))?,
+        None => BTreeSet::new(),
+    };
+    let images = dependencies(&beside, &directories.directories()).map_err(|(path, error)| {
         if !directories.may_read(&path) {
             return out_of_reach(&path, "read_dirs").with("vm", proto::names::vm(vm));
         }
@@ -39,7 +43,8 @@ pub(super) fn reached_by_strangers<'a>(
         own.contains(path.strip_suffix(GUARDED).unwrap_or(&path))
     };
     let strangers = images.into_iter().filter(|(path, _)| !is_own(path));
-    Ok(strangers.flat_map(|(_, below)| below).map(|path| path.to_string_lossy().into_owned()).collect())
+    let below = strangers.flat_map(|(_, below)| below).map(|path| path.to_string_lossy().into_owned());
+    Ok(below.chain(elsewhere).collect())
 }
 
 /// The same for a VM as it was seen. What it and its snapshots reach, and what was given up, nobody but the VM keeps.

@@ -82,7 +82,7 @@ pub fn enter(list: &List, enforce: Enforce) -> Result<Reached, ReachError> {
                 let made = DirBuilder::new().recursive(true).mode(0o700).create(&place.path);
                 made.map_err(io("making the folder of its state"))?;
             }
-            May::Images => tracing::warn!(
+            May::Images | May::Shared => tracing::warn!(
                 path = %place.path.display(),
                 "a folder of images is not there; to be reached it has to be before the agent is started"
             ),

@@ -83,6 +83,7 @@ fn rights(may: May, is_folder: bool) -> BitFlags<AccessFs> {
         May::List => AccessFs::ReadDir.into(),
         May::Read | May::Run | May::Device => AccessFs::ReadFile | AccessFs::ReadDir,
         May::Images => files | AccessFs::ReadDir,
+        May::Shared => files | AccessFs::ReadDir | AccessFs::MakeDir | AccessFs::RemoveDir,
         May::Keep => files | AccessFs::ReadDir | AccessFs::MakeDir | AccessFs::Refer,
     }
 }
@@ -94,7 +95,9 @@ fn file_rights(may: May, is_device: bool) -> BitFlags<AccessFs> {
         May::List => BitFlags::EMPTY,
         May::Read => asking | AccessFs::ReadFile,
         May::Run => AccessFs::ReadFile | AccessFs::Execute,
-        May::Device | May::Images | May::Keep => asking | AccessFs::ReadFile | AccessFs::WriteFile | AccessFs::Truncate,
+        May::Device | May::Images | May::Shared | May::Keep => {
+            asking | AccessFs::ReadFile | AccessFs::WriteFile | AccessFs::Truncate
+        }
     }
 }
 

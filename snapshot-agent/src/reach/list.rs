@@ -42,7 +42,9 @@ pub enum May {
     Device,
     /// Read, write, make, link, rename and remove files; make nothing that is no regular file.
     Images,
-    /// The same, and make folders.
+    /// The same, and make and remove directories: for the notes to other hosts.
+    Shared,
+    /// As images, and make folders.
     Keep,
 }
 
@@ -88,6 +90,8 @@ impl List {
         add(&config.state_dir, May::Keep);
         config.image_dirs.iter().for_each(|dir| add(dir, May::Images));
         config.read_dirs.iter().for_each(|dir| add(dir, May::Read));
+        // The notes for other hosts have a directory of their own beside images.
+        config.shared_dirs.iter().for_each(|dir| add(dir, May::Shared));
         // libvirt's records of snapshots are watched and never read.
         config.snapshot_dir().iter().for_each(|dir| add(dir, May::List));
         // Read again while it runs, and replaced by others under the same name: so it is their folders.

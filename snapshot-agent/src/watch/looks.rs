@@ -107,6 +107,7 @@ impl Watch {
     }
 
     pub(super) fn looked(&mut self, vm: VmId, stamp: Option<u64>, read: Read, result: Result<Seen, Failure>) {
+        self.notes.changed();
         match result {
             Ok(seen) => {
                 self.unreadable.remove(&vm);

@@ -16,10 +16,11 @@ use snapshot_core::ids::{SnapshotId, VmId};
 use snapshot_core::restriction::{RestrictedOperation, Restriction};
 use snapshot_core::vm::VmState;
 
-use super::super::{Failure, Observed, Reread, Unresponsive};
+use super::super::{Failure, Observed, Reread, Unresponsive, other_hosts};
 use super::link::{Connection, Link};
 use super::observe;
 use super::written::Written;
+use crate::beneath::{Beneath, out_of_reach};
 use crate::bounded::{Doing, Stuck, jobs};
 
 /// [`Reread`] for another thread.
@@ -55,10 +56,12 @@ impl Again {
 pub(super) fn observe(
     looks: &Arc<Link>,
     written: &Arc<Written>,
+    places: Option<&Arc<Beneath>>,
     vm: VmId,
     reread: Reread<'_>,
 ) -> Result<Observed, Failure> {
     let (link, written, again) = (Arc::clone(looks), Arc::clone(written), Again::from(reread));
+    let places = places.cloned();
     let known = Arc::new(OnceLock::new());
     let found = Arc::clone(&known);
     let look = move || {
@@ -66,24 +69,40 @@ pub(super) fn observe(
         examined(|| {
             let told = link.look("observe", ask)?;
             let _ = found.set(told.name_and_state());
-            Ok(told.examine())
+            Ok(within_reach(places.as_deref(), told.examine()))
         })
     };
     within_bounds(vm, &known, jobs::run(&vm.to_string(), look))
 }
 
-pub(super) fn observe_again(looks: &Arc<Link>, written: &Arc<Written>, before: &Observed) -> Result<Observed, Failure> {
+pub(super) fn observe_again(
+    looks: &Arc<Link>,
+    written: &Arc<Written>,
+    places: Option<&Arc<Beneath>>,
+    before: &Observed,
+) -> Result<Observed, Failure> {
     let (link, written, before) = (Arc::clone(looks), Arc::clone(written), before.clone());
+    let places = places.cloned();
     let (vm, known) = (before.vm.id, Arc::new(OnceLock::new()));
     let found = Arc::clone(&known);
     let look = move || {
         examined(|| {
             let told = link.look("observe_again", |connection| observe::ask_again(connection, &before, &written))?;
             let _ = found.set(told.name_and_state());
-            Ok(told.examine())
+            Ok(within_reach(places.as_deref(), told.examine()))
         })
     };
     within_bounds(vm, &known, jobs::run(&vm.to_string(), look))
+}
+
+/// With what the places of its images make unavailable: those that the agent may not touch, and those that other hosts use.
+fn within_reach(places: Option<&Beneath>, mut seen: Observed) -> Observed {
+    let places = places.unwrap_or_else(|| Beneath::anywhere());
+    out_of_reach::restrict(&mut seen.vm.restrictions, places, &seen.layers);
+    if let Some(shared) = places.shared() {
+        other_hosts::restrict(shared, &mut seen);
+    }
+    seen
 }
 
 /// Asks libvirt about a domain, and reads no images.

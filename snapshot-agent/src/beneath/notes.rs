@@ -1,0 +1,46 @@
+//! Small files beside images, for other hosts.
+
+use std::fs::File;
+use std::io::{self, Write as _};
+use std::path::Path;
+
+use rustix::fs::{AtFlags, Mode, OFlags, fsync, mkdirat, openat, renameat, unlinkat};
+use rustix::io::Errno;
+
+use super::{Beneath, refused};
+use crate::bounded::files;
+
+impl Beneath {
+    /// Writes a file as a whole, in a directory that is made if it is not there. When this returns, a power cut does not lose it.
+    pub(crate) fn write_note(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
+        let _access = files::enter(path)?;
+        let directory = path.parent().ok_or_else(|| refused(path, "names no file"))?;
+        let (above, name) = self.parent(directory)?;
+        match mkdirat(&above, &name, Mode::from_raw_mode(0o755)) {
+            Ok(()) | Err(Errno::EXIST) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let directory = openat(&above, &name, flags, Mode::empty())?;
+        let name = path.file_name().ok_or_else(|| refused(path, "names no file"))?;
+        let mut new = name.to_owned();
+        new.push(".new");
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let mut file = File::from(openat(&directory, &new, flags, Mode::from_raw_mode(0o644))?);
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        renameat(&directory, &new, &directory, name)?;
+        Ok(fsync(&directory)?)
+    }
+
+    /// Removes it, and its directory if nothing is left in that.
+    pub(crate) fn remove_note(&self, path: &Path) -> io::Result<()> {
+        self.unlink(path)?;
+        let _access = files::enter(path)?;
+        let (above, name) = self.parent(path.parent().ok_or_else(|| refused(path, "names no file"))?)?;
+        match unlinkat(&above, &name, AtFlags::REMOVEDIR) {
+            Ok(()) | Err(Errno::NOTEMPTY | Errno::EXIST | Errno::NOENT) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
