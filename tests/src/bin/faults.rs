@@ -1,8 +1,10 @@
 //! `make faults`: kills, cuts and full disks against a whole system, and an independent checker. Exits 0 when it found
 //! nothing.
 //!
-//!     faults --kills 100 --seed 7 [--round 3] [--kills-a-round 20] [--machines 4] [--keep FOLDER] [--storage internal]
+//!     faults --kills 100 --seed 7 [--foreign 1000] [--round 3] [--kills-a-round 20] [--machines 4] [--keep FOLDER]
+//!         [--storage internal]
 //!
+//! `--foreign` says how many foreign operations administrators do beside that, in all. `--seed random` takes another seed each time.
 //! `--sabotage true` does wrong behind everybody's back before the check, to see that it is found.
 //! `--round` does one round of that campaign again. It starts itself anew in a mount namespace of its own, so that what
 //! it mounts ends with it.
@@ -40,15 +42,17 @@ async fn until_told(options: Options) -> Result<ExitCode> {
 }
 
 async fn rounds(options: Options) -> Result<ExitCode> {
+    println!("faults: seed {}", options.seed);
     let (mut all, mut found) = (Counts::new(), 0);
     for (number, kills) in options.rounds() {
         let Round { violations, counts, kept, .. } = options.round(number, kills).await?;
         for (what, count) in counts {
             *all.entry(what).or_default() += count;
         }
-        let killed: u64 = all.iter().filter(|(what, _)| what.starts_with("kill ")).map(|(_, count)| count).sum();
+        let sum = |of: &str| all.iter().filter(|(what, _)| what.starts_with(of)).map(|(_, count)| count).sum::<u64>();
+        let (killed, foreign) = (sum("kill "), sum("foreign "));
         println!(
-            "faults: seed {} round {number}: {} violations, {killed} kills so far",
+            "faults: seed {} round {number}: {} violations, {killed} kills and {foreign} foreign operations so far",
             options.seed,
             violations.len()
         );
@@ -76,9 +80,18 @@ fn again(options: &Options, round: u32) -> String {
         _ => "",
     };
     format!(
-        "target/debug/faults --kills {} --kills-a-round {} --machines {} --seed {} --round {round}{storage}",
-        options.kills, options.kills_a_round, options.machines, options.seed
+        "target/debug/faults --kills {} --foreign {} --kills-a-round {} --machines {} --seed {} --round {round}{storage}",
+        options.kills, options.foreign, options.kills_a_round, options.machines, options.seed
     )
+}
+
+/// A seed as it is told: a number, or `random`.
+fn seed(word: &str) -> Result<u64> {
+    if word == "random" {
+        // Short enough to be typed.
+        return Ok(u64::from(uuid::Uuid::new_v4().as_fields().0));
+    }
+    word.parse().with_context(|| format!("{word} is neither a number nor random"))
 }
 
 fn parse(mut words: impl Iterator<Item = String>) -> Result<Options> {
@@ -87,6 +100,7 @@ fn parse(mut words: impl Iterator<Item = String>) -> Result<Options> {
     let mut options = Options {
         seed: 1,
         kills: 100,
+        foreign: 0,
         kills_a_round: 20,
         only: None,
         machines: 4,
@@ -98,8 +112,9 @@ fn parse(mut words: impl Iterator<Item = String>) -> Result<Options> {
     while let Some(word) = words.next() {
         let value = words.next().with_context(|| format!("{word} needs a value"))?;
         match word.as_str() {
-            "--seed" => options.seed = value.parse()?,
+            "--seed" => options.seed = seed(&value)?,
             "--kills" => options.kills = value.parse()?,
+            "--foreign" => options.foreign = value.parse()?,
             "--kills-a-round" => options.kills_a_round = value.parse::<u32>()?.max(1),
             "--round" => options.only = Some(value.parse()?),
             "--sabotage" => options.sabotage = value.parse()?,

@@ -60,8 +60,8 @@ pub struct Answer {
 pub struct Caller<'a> {
     /// The world.
     pub world: &'a World,
-    /// The machine's number.
-    pub machine: usize,
+    /// The machine's number, if a lane drives it.
+    pub machine: Option<usize>,
     /// Its name.
     pub name: &'a str,
     /// JSON.

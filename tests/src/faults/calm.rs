@@ -18,6 +18,8 @@ pub struct Calm(Mutex<Count>);
 struct Count {
     meddling: u32,
     troubles: u32,
+    /// Faults that wait. Other tools let them go first, or they would never come.
+    waiting: u32,
 }
 
 /// Other tools are at it until this is dropped.
@@ -39,7 +41,7 @@ impl Calm {
     /// For another tool: waits until there is no trouble. `None` when it does not end.
     pub async fn meddle(&self) -> Option<Meddling<'_>> {
         self.wait(|count| {
-            let free = count.troubles == 0;
+            let free = count.troubles == 0 && count.waiting == 0;
             count.meddling += u32::from(free);
             free
         })
@@ -49,13 +51,16 @@ impl Calm {
 
     /// For a fault: waits until no other tool is at it. `None` when they do not come to an end.
     pub async fn trouble(&self) -> Option<Trouble<'_>> {
-        self.wait(|count| {
-            let free = count.meddling == 0;
-            count.troubles += u32::from(free);
-            free
-        })
-        .await
-        .then(|| Trouble(self))
+        self.count(|count| count.waiting += 1);
+        let came = self
+            .wait(|count| {
+                let free = count.meddling == 0;
+                count.troubles += u32::from(free);
+                free
+            })
+            .await;
+        self.count(|count| count.waiting -= 1);
+        came.then(|| Trouble(self))
     }
 
     /// Ends trouble that was kept up.

@@ -12,6 +12,7 @@ use anyhow::{Context as _, Result};
 use proto::v1;
 
 use super::check;
+use super::foreign::Rooms;
 use super::history::Counts;
 use super::judge::{Kind, Violation};
 use super::lane::Lane;
@@ -28,6 +29,8 @@ pub struct Options {
     pub seed: u64,
     /// Kills in all.
     pub kills: u32,
+    /// Foreign operations in all.
+    pub foreign: u32,
     /// Kills in a round.
     pub kills_a_round: u32,
     /// Only this round, to do it again.
@@ -62,8 +65,15 @@ impl Options {
     pub fn rounds(&self) -> Vec<(u32, u32)> {
         let full = self.kills / self.kills_a_round;
         let rest = self.kills % self.kills_a_round;
-        let rounds = (0..full).map(|number| (number, self.kills_a_round)).chain((rest > 0).then_some((full, rest)));
+        let is_last = rest > 0 || (full == 0 && self.foreign > 0);
+        let rounds = (0..full).map(|number| (number, self.kills_a_round)).chain(is_last.then_some((full, rest)));
         rounds.filter(|(number, _)| self.only.is_none_or(|only| only == *number)).collect()
+    }
+
+    /// The foreign operations of a round.
+    fn foreign_of(&self, round: u32) -> u32 {
+        let rounds = self.kills.div_ceil(self.kills_a_round).max(1);
+        self.foreign / rounds + u32::from(round < self.foreign % rounds)
     }
 
     /// One round. An error is a fault of the harness.
@@ -78,7 +88,7 @@ impl Options {
         }
         let world = World::start(self.machines, &policy, is_external).await;
         let world = Arc::new(world.context("a world could not be brought up")?);
-        let played = self.play(&world, &rng, kills).await;
+        let played = self.play(&world, &rng, number, kills).await;
         if let Err(error) = &played {
             let what = format!("the round came to no end: {error:#}");
             world.history.violated(vec![Violation { kind: Kind::Stuck, machine: "all".to_owned(), what }]);
@@ -88,15 +98,17 @@ impl Options {
         Ok(Round { number, violations, counts: world.history.counts(), kept })
     }
 
-    async fn play(&self, world: &Arc<World>, rng: &Rng, kills: u32) -> Result<()> {
+    async fn play(&self, world: &Arc<World>, rng: &Rng, number: u32, kills: u32) -> Result<()> {
         let stop = Arc::new(AtomicBool::new(false));
         let mut lanes = Vec::new();
         for machine in 0..world.machines.len() {
             lanes
                 .push(Lane::new(Arc::clone(world), machine, Acts::new(rng, machine), (self.storage, self.live)).await?);
         }
+        let rooms = Rooms::new(world, rng, self.storage, self.foreign_of(number)).await?;
         let running: Vec<_> = lanes.into_iter().map(|lane| tokio::spawn(lane.run(Arc::clone(&stop)))).collect();
-        let struck = strike_all(world, &blows(rng, kills)).await;
+        let blows = blows(rng, kills);
+        let (struck, rooms) = tokio::join!(strike_all(world, &blows), rooms.run());
         stop.store(true, Ordering::SeqCst);
         repair(world)?;
         let mut lanes = Vec::new();
@@ -104,6 +116,7 @@ impl Options {
             lanes.push(lane.await??);
         }
         struck?;
+        let mut rooms = rooms?;
         world.history.tell("CHECKER", "everything is put right; waiting until it is quiet");
         // Tokens of the round may be at their end, so the check has its own.
         let (_, client) = world.callers()?;
@@ -111,7 +124,9 @@ impl Options {
         world.history.tell("CHECKER", &format!("quiet, {} operations have not ended", open.len()));
         if self.sabotage {
             sabotage(world, &mut lanes).await?;
+            rooms.sabotage()?;
         }
+        rooms.check().await?;
         let checks = lanes.iter_mut().map(|lane| check::check(world, &client, lane, &open));
         for checked in futures_util::future::join_all(checks).await {
             checked?;

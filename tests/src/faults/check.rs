@@ -8,6 +8,7 @@ use anyhow::{Context as _, Result};
 use proto::v1;
 use tokio::task::block_in_place;
 
+use super::foreign::is_in_a_room;
 use super::files::{Files, active, chain, files, living, on_disks};
 use super::judge::{Kind, Return, Row, Seen, Violation, judge};
 use super::lane::Lane;
@@ -223,14 +224,15 @@ pub fn check_host(world: &World) -> Result<Vec<Violation>> {
         expected.extend([guest.xml_file(), guest.serial().to_owned()]);
         expected.extend(files(world, guest)?.all);
     }
-    for file in files_below(&world.images()).into_iter().filter(|file| !expected.contains(file)) {
+    let is_ours = |file: &PathBuf| !expected.contains(file) && !is_in_a_room(&file.to_string_lossy());
+    for file in files_below(&world.images()).into_iter().filter(is_ours) {
         find(Kind::Orphaned, format!("{} belongs to nothing", file.display()));
     }
     for file in files_below(&world.daemon_folder().join("lib/qemu/save")) {
         find(Kind::Orphaned, format!("{} was left by a save", file.display()));
     }
     let listed = world.virsh(&["list", "--all", "--name"])?;
-    let listed: BTreeSet<&str> = listed.lines().map(str::trim).filter(|name| !name.is_empty()).collect();
+    let listed: BTreeSet<&str> = listed.lines().map(str::trim).filter(|name| !name.is_empty() && !is_in_a_room(name)).collect();
     let defined: BTreeSet<&str> = world.machines.iter().map(|machine| machine.guest.name()).collect();
     if listed != defined {
         find(Kind::Disagree, format!("libvirt has the domains {listed:?}, and must have {defined:?}"));

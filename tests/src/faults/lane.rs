@@ -183,7 +183,7 @@ impl Lane {
         let rivals = Label { name: self.name(), protected: false };
         let caller = Caller {
             world: &self.world,
-            machine: self.machine,
+            machine: Some(self.machine),
             name: &self.model.name,
             json: &self.json,
             grpc: &self.grpc,

@@ -55,7 +55,7 @@ pub async fn strike_all(world: &Arc<World>, blows: &[Blow]) -> Result<()> {
 /// Waits for the moment; the machine whose operation it was, when it came.
 async fn wait_for(world: &World, moment: Moment) -> Option<usize> {
     let mut phases = world.phases.subscribe();
-    let (wanted, after): (fn(Phase) -> Option<usize>, Duration) = match moment {
+    let (wanted, after): (fn(Phase) -> Option<Option<usize>>, Duration) = match moment {
         Moment::Any(after) => (|_| None, after),
         Moment::Dispatch(after) => {
             (|phase| if let Phase::Dispatched(machine) = phase { Some(machine) } else { None }, after)
@@ -80,7 +80,7 @@ async fn wait_for(world: &World, moment: Moment) -> Option<usize> {
                 }
             }
         };
-        timeout(MOMENT, heard).await.ok().flatten()
+        timeout(MOMENT, heard).await.ok().flatten().flatten()
     };
     tokio::time::sleep(after).await;
     hit

@@ -55,9 +55,9 @@ pub enum Shape {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
     /// A request is being sent.
-    Dispatched(usize),
+    Dispatched(Option<usize>),
     /// It is seen to run.
-    Running(usize),
+    Running(Option<usize>),
 }
 
 /// A machine of a round.
@@ -235,6 +235,11 @@ impl World {
     /// The folder that the command line of every QEMU of this world names.
     pub fn images(&self) -> PathBuf {
         self.scratch.path().join("images")
+    }
+
+    /// Where files of the harness may be.
+    pub fn scratch(&self) -> &Path {
+        self.scratch.path()
     }
 
     /// The folder of the daemon.

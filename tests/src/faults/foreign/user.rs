@@ -1,0 +1,218 @@
+//! A user's operation on a VM of the room, with administrators at work on the same VM and beside it; and what has to be so afterwards.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Result;
+use proto::v1;
+use tokio::task::block_in_place;
+
+use super::super::ask::{Answer, Caller, Change};
+use super::super::model::End;
+use super::super::script;
+use super::content::May;
+use super::ledger::Vm;
+use super::room::{Effect, Race, Room};
+use super::script::{Move, Wish};
+use crate::lab::{id, key};
+
+/// The most snapshots of a VM.
+const SNAPSHOTS: usize = 4;
+
+/// An operation that has ended.
+pub(super) struct Ended {
+    pub(super) wish: Wish,
+    /// The snapshot that it is about.
+    pub(super) snapshot: Option<String>,
+    pub(super) end: End,
+    /// The VM before it.
+    pub(super) before: Vm,
+    pub(super) effects: Vec<Effect>,
+}
+
+impl Ended {
+    /// Whether it may have put a former state in the place of the current one.
+    pub(super) fn may_have_reverted(&self) -> bool {
+        matches!(self.wish, Wish::Revert { .. }) && self.end != End::Refused
+    }
+
+    /// What the snapshot that it is about holds of a disk.
+    pub(super) fn held(&self, target: &str) -> Option<&May> {
+        self.before.snapshots.get(self.snapshot.as_ref()?)?.disks.get(target)
+    }
+}
+
+impl Room {
+    /// A user wants something of one of the VMs.
+    pub(super) async fn wish(&mut self, wish: Wish, which: u64, moves: &[Move]) -> Result<bool> {
+        let all: Vec<usize> =
+            (0..self.ledger.vms.len()).filter(|vm| self.ledger.vms[*vm].is_served && self.ledger.vms[*vm].is_defined()).collect();
+        let Some(&vm) = all.get((which % all.len().max(1) as u64) as usize) else { return Ok(true) };
+        let ids: Vec<String> = self.ledger.vms[vm].snapshots.keys().cloned().collect();
+        let chosen = ids.get(((which >> 8) % ids.len().max(1) as u64) as usize).cloned();
+        let wish = match (wish, &chosen) {
+            (Wish::Create, Some(_)) if ids.len() >= SNAPSHOTS => Wish::Delete(v1::DeleteScope::Only),
+            (Wish::Revert { .. }, Some(_)) if ids.len() >= SNAPSHOTS + 2 => Wish::Delete(v1::DeleteScope::Only),
+            (_, None) => Wish::Create,
+            (wish, Some(_)) => wish,
+        };
+        self.wish_of(wish, vm, chosen, which.is_multiple_of(2), moves).await
+    }
+
+    /// Asks the service, acts meanwhile, and looks at what came of it. `false` when nobody knows the operation's end.
+    pub(super) async fn wish_of(
+        &mut self,
+        wish: Wish,
+        vm: usize,
+        chosen: Option<String>,
+        json: bool,
+        moves: &[Move],
+    ) -> Result<bool> {
+        let before = self.ledger.vms[vm].clone();
+        if !before.is_defined() {
+            return Ok(true);
+        }
+        let change = self.request(wish, &before, chosen.as_deref().unwrap_or_default());
+        self.tell(&format!("{wish:?} {chosen:?} of {} {}", before.name, before.uuid));
+        self.race = Some(Race { vm, effects: Vec::new() });
+        let asked = tokio::spawn(self.ask(change, json));
+        self.acts(moves).await?;
+        let answer = asked.await?;
+        let effects = self.race.take().map(|race| race.effects).unwrap_or_default();
+        let Some(answer) = answer else { return Ok(false) };
+        let verb = format!("{wish:?}");
+        let verb = verb.split([' ', '(']).next().unwrap_or_default();
+        let how = match &answer.end {
+            End::Done => "succeeded",
+            End::Failed(_) => "failed",
+            End::Refused => "refused",
+            End::Unknown => "unknown",
+        };
+        self.world.history.count(&format!("beside foreign operations: {verb} {how} {}", answer.reason));
+        if answer.end == End::Unknown {
+            return Ok(false);
+        }
+        let snapshot = chosen.filter(|_| wish != Wish::Create);
+        let ended = Ended { wish, snapshot, end: answer.end.clone(), before, effects };
+        self.note_snapshots(vm, &ended, &answer);
+        let world = Arc::clone(&self.world);
+        let _calm = world.calm.meddle().await;
+        block_in_place(|| self.reconcile(vm, &ended))?;
+        Ok(true)
+    }
+
+    /// Does the acts of a step, none of them while libvirt is down or the storage is full.
+    pub(super) async fn acts(&mut self, moves: &[Move]) -> Result<()> {
+        let world = Arc::clone(&self.world);
+        for it in moves {
+            tokio::time::sleep(it.pause).await;
+            if let Some(_calm) = world.calm.meddle().await {
+                block_in_place(|| self.act(it))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn ask(&self, change: Change, json: bool) -> impl Future<Output = Option<Answer>> + Send + use<> {
+        let (world, name) = (Arc::clone(&self.world), self.name.clone());
+        let (by_json, by_grpc) = (Arc::clone(&self.json), Arc::clone(&self.grpc));
+        async move {
+            let caller = Caller { world: &world, machine: None, name: &name, json: &by_json, grpc: &by_grpc };
+            let (act, manner) = (script::Act::Update, script::Manner::Follow);
+            let step = script::Step { act, which: 0, manner, json, pause: Duration::ZERO };
+            caller.ask(&step, &change, true).await
+        }
+    }
+
+    fn request(&mut self, wish: Wish, vm: &Vm, chosen: &str) -> Change {
+        let (name, request_id) = (format!("{}/snapshots/{chosen}", vm.resource()), key());
+        let display_name = self.fresh("by-user");
+        match wish {
+            Wish::Create => {
+                let snapshot = Some(v1::Snapshot { display_name, ..Default::default() });
+                let mut request =
+                    v1::CreateSnapshotRequest { parent: vm.resource(), snapshot, request_id, ..Default::default() };
+                request.set_storage(self.storage);
+                Change::Create(request)
+            }
+            Wish::Revert { save_current } => Change::Revert(v1::RevertToSnapshotRequest {
+                name,
+                save_current,
+                save_current_display_name: if save_current { display_name } else { String::new() },
+                run_after: v1::RunAfter::Off.into(),
+                request_id,
+                ..Default::default()
+            }),
+            Wish::Delete(scope) => Change::Delete(v1::DeleteSnapshotRequest {
+                name,
+                scope: scope.into(),
+                force: true,
+                request_id,
+                ..Default::default()
+            }),
+            Wish::Purge => {
+                Change::Purge(v1::PurgeVmRequest { name: vm.resource(), force: true, request_id, ..Default::default() })
+            }
+        }
+    }
+
+    /// What snapshots there are now, by what was asked for and answered.
+    fn note_snapshots(&mut self, vm: usize, ended: &Ended, answer: &Answer) {
+        let operation = answer.operation.clone().unwrap_or_default();
+        let held = self.may_hold(vm, ended);
+        let vm = &mut self.ledger.vms[vm];
+        match (ended.wish, &ended.end) {
+            (Wish::Create, End::Done) => vm.created(id(&operation.snapshot), held),
+            (Wish::Revert { .. }, End::Done) => {
+                if !operation.saved_snapshot.is_empty() {
+                    vm.created(id(&operation.saved_snapshot), held);
+                }
+                vm.current.clone_from(&ended.snapshot);
+            }
+            (Wish::Revert { .. }, End::Failed(words)) => {
+                let saved = id(&operation.saved_snapshot);
+                if !saved.is_empty() && words.contains(saved) {
+                    vm.created(saved, held);
+                }
+            }
+            (Wish::Delete(_) | Wish::Purge, End::Done | End::Failed(_)) => {
+                let target = ended.snapshot.clone().unwrap_or_default();
+                let doomed: BTreeSet<String> = match ended.wish {
+                    Wish::Purge => vm.snapshots.keys().cloned().collect(),
+                    Wish::Delete(v1::DeleteScope::Subtree) => vm.subtree(&target),
+                    _ => [target].into(),
+                };
+                for snapshot in doomed {
+                    if ended.end == End::Done {
+                        vm.forget(&snapshot);
+                    } else if let Some(known) = vm.snapshots.get_mut(&snapshot) {
+                        known.may_be_gone = true;
+                    }
+                }
+                if ended.wish == Wish::Purge {
+                    // Whoever asks for all snapshots of a VM to be deleted means those that libvirt has lost sight of, too.
+                    let words = format!(" of {}, whose", vm.name);
+                    self.ledger.displaced.retain(|(what, _)| !what.contains(&words));
+                }
+            }
+            (_, End::Refused | End::Unknown) | (Wish::Create, End::Failed(_)) => {}
+        }
+    }
+
+    /// What a snapshot that was created by this operation may hold.
+    fn may_hold(&self, vm: usize, ended: &Ended) -> BTreeMap<String, May> {
+        let mut held: BTreeMap<String, May> = BTreeMap::new();
+        let now = &self.ledger.vms[vm].disks;
+        let disks = ended.before.disks.iter().chain(now).map(|(target, disk)| (target, &disk.may));
+        let others = ended.effects.iter().filter_map(|effect| match effect {
+            Effect::Attached(target, _, may) | Effect::Swapped(target, _, _, may) => Some((target, may)),
+            Effect::Wrote(..) | Effect::Detached(..) | Effect::Undefined => None,
+        });
+        for (target, may) in disks.chain(others) {
+            let already = held.remove(target).unwrap_or_default();
+            held.insert(target.clone(), already.or(may));
+        }
+        held
+    }
+}
