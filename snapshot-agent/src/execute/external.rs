@@ -8,6 +8,7 @@
 //! - **Mark deleted**: a snapshot that is not listed is success. From here on nobody is offered it, so its data may change.
 
 use std::collections::BTreeSet;
+use std::io::ErrorKind;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -23,6 +24,7 @@ use super::waiting::Tries;
 use super::work::{Halt, Work};
 use crate::clock::unix_now;
 use crate::hypervisor::{Failure, NewExternal, Observed, Watch};
+use crate::qcow2::{self, ImageError};
 
 /// How often something is tried that fails.
 const TRIES: u32 = 3;
@@ -250,13 +252,13 @@ impl Work<'_> {
     ) -> Result<Result<(), Failure>, Halt> {
         let seen = self.seen()?;
         let hypervisor = &self.shared.hypervisor;
-        let mut endangered = endangered(&seen.layers);
+        let given_up = given_up(&seen.layers, id);
+        let mut endangered = endangered(&seen.layers, &given_up);
         // libvirt has on the current snapshot, beside its XML, which file its next revert removes. The disk may have got another image
         // since, on top of that file or not.
         let wanted = self.shared.machines.owned().map(|owned| owned.wanted(self.entry.vm)).unwrap_or_default();
-        let is_active = |path: &String| seen.layers.live.values().any(|live| live == path);
         let may_touch = |path: &String| hypervisor.folders().has(Path::new(path));
-        endangered.extend(wanted.into_iter().filter(|path| !is_active(path) && may_touch(path)));
+        endangered.extend(wanted.into_iter().filter(|path| !given_up.contains(path) && may_touch(path)));
         // The second names of an earlier try stay: libvirt may be at it still, and goes on to remove files.
         if let Err(failure) = hypervisor.guard(&endangered) {
             return Err(self.error(&failure, Some(id), "what the revert could lose cannot be guarded").into());
@@ -312,9 +314,25 @@ impl Work<'_> {
     }
 }
 
-/// Files that libvirt's next revert may take for the active ones: the overlays of snapshots that the machine is not on.
-pub(super) fn endangered(layers: &Layers) -> Vec<String> {
-    let live: BTreeSet<&String> = layers.live.values().collect();
+/// The active files that a revert to this snapshot gives up: those of the disks that it holds. A disk that was attached since is detached by
+/// it, and nobody has asked for what that holds to be removed; nor for snapshots of other tools inside an image.
+fn given_up<'a>(layers: &'a Layers, id: &SnapshotId) -> BTreeSet<&'a String> {
+    let is_held = |target: &String| layers.snapshots.get(id).is_some_and(|parts| parts.frozen.contains_key(target));
+    let held = layers.live.iter().filter(|(target, _)| is_held(target)).map(|(_, path)| path);
+    held.filter(|path| !holds_snapshots(Path::new(path))).collect()
+}
+
+/// Whether there are snapshots inside an image. Of one that cannot be read nobody knows.
+pub(super) fn holds_snapshots(path: &Path) -> bool {
+    match qcow2::read(path) {
+        Ok(image) => !image.stamps().is_empty(),
+        Err(ImageError::Io(error)) => error.kind() != ErrorKind::NotFound,
+        Err(ImageError::Format(_) | ImageError::Unsteady) => true,
+    }
+}
+
+/// Files that libvirt's next revert may take for the active ones: the overlays of snapshots, but for those that are given up.
+fn endangered(layers: &Layers, given_up: &BTreeSet<&String>) -> Vec<String> {
     let overlays = layers.snapshots.values().flat_map(|parts| parts.overlays.values());
-    overlays.filter(|path| !live.contains(path)).cloned().collect()
+    overlays.filter(|path| !given_up.contains(path)).cloned().collect()
 }

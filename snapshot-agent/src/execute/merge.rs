@@ -15,6 +15,7 @@ use snapshot_core::operation::Request;
 use snapshot_core::plan::{Step, check_merge};
 use snapshot_core::{Error, Reason};
 
+use super::external::holds_snapshots;
 use super::waiting::Tries;
 use super::work::{Halt, Work};
 use crate::bounded::files;
@@ -251,7 +252,9 @@ impl Work<'_> {
         let Request::Revert { snapshot, .. } = &self.entry.request else { return BTreeSet::new() };
         let Some(parts) = seen.layers.snapshots.get(snapshot) else { return BTreeSet::new() };
         let was_reverted = |target: &String, path: &String| {
-            parts.frozen.contains_key(target) && seen.layers.live.get(target) != Some(path)
+            parts.frozen.contains_key(target)
+                && seen.layers.live.get(target) != Some(path)
+                && !holds_snapshots(Path::new(path))
         };
         let active = self.entry.active.iter().filter(|(target, path)| was_reverted(target, path));
         active.map(|(_, path)| path.clone()).collect()

@@ -110,8 +110,13 @@ impl Shared {
         if let Some(owned) = self.machines.owned() {
             seen.layers.ours = owned.overlays(seen.vm.id);
             seen.layers.discarded = owned.discarded(seen.vm.id);
-            let lost = owned.lost_states(&seen);
-            seen.layers.kept.extend(lost);
+            for lost in owned.lost_states(&seen) {
+                // Nothing is merged into it, nor is it merged into what it lies on: nobody can be told that it is there now.
+                if let Some(layer) = seen.layers.files.get_mut(&lost) {
+                    layer.pinned = true;
+                }
+                seen.layers.kept.insert(lost);
+            }
             let known = owned.restrictions(seen.vm.id);
             seen.vm.restrictions.retain(|restriction| restriction.reason != Reason::DisksMixed);
             seen.vm.restrictions.extend(known);

@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 
+use snapshot_core::Reason;
 use snapshot_core::images::{
     Content, DiskImages, Entry, ImageFacts, MAX_CHAIN, SnapshotImages, Uses, of_snapshot, restrictions,
 };
@@ -22,6 +23,7 @@ use super::overlays::text;
 use super::snapshot_xml::Recorded;
 use crate::bounded::files::{self, resolved};
 use crate::qcow2::{self, HostFile, Image, Stamp};
+use crate::safety::Held;
 
 /// The bit of an image whose data is in another file.
 const DATA_FILE: u64 = 1 << 2;
@@ -94,6 +96,7 @@ impl Images {
                 });
                 found.push(restriction);
             }
+            found.extend(overwritten(&target, &path, &recorded.name));
             tables.push((target, self.entries(&path)));
         }
         for (target, path) in live {
@@ -306,4 +309,18 @@ fn plain(path: &Path, untold: bool) -> Link {
     let is_qcow2 = untold && qcow2::read(path).is_ok();
     let content = if is_qcow2 { Content::Untold } else { Content::Plain };
     Link { facts: facts(path, content, &file), names: names_of(name, &file), beyond: None }
+}
+
+/// What a revert would overwrite in an image that is no disk of the VM now, unless nothing was written to it since the snapshot. Nobody has given
+/// that up: its disk was detached, or got another image.
+fn overwritten(target: &str, path: &Path, snapshot: &str) -> Option<Restriction> {
+    if matches!(qcow2::held(path, snapshot, snapshot), Ok(Held::Both)) {
+        return None;
+    }
+    let message = format!(
+        "image {} is no disk of the VM now, and was written to since the snapshot; a revert would overwrite that: give disk {target} this image \
+         again, or copy the image and remove it",
+        path.display()
+    );
+    Some(Restriction::new(RestrictedOperation::REVERT, Reason::ImageInUse, message).on_disk(target))
 }

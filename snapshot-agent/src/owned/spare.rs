@@ -81,10 +81,11 @@ impl Owned {
         }
     }
 
-    /// The disks in snapshots whose metadata libvirt has lost. Nobody has deleted these.
+    /// The disks in snapshots whose metadata libvirt has lost: what their overlays lie on, and those of reverts to them. Nobody has deleted
+    /// these.
     pub fn lost_states(&self, seen: &Observed) -> BTreeSet<String> {
         let Some(record) = self.get(seen.vm.id) else { return BTreeSet::new() };
-        let is_lost = |made: &Made| made.kind == Kind::Overlay && record.has_lost(seen, &made.snapshot);
+        let is_lost = |made: &Made| made.kind != Kind::Memory && record.has_lost(seen, &made.snapshot);
         let overlays = record.files.values().filter(|made| is_lost(made));
         overlays.filter_map(|made| Some(made.backing.as_ref()?.to_string_lossy().into_owned())).collect()
     }

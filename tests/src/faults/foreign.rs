@@ -111,6 +111,7 @@ impl Room {
             since += 1;
             if since >= JUDGED {
                 since = 0;
+                self.renew_tokens()?;
                 let world = Arc::clone(&self.world);
                 let _calm = world.calm.meddle().await;
                 block_in_place(|| self.judge())?;

@@ -19,6 +19,50 @@ async fn a_revert_leaves_the_image_of_a_disk_that_was_attached_since() {
     desk.scene.agent.stop().await;
 }
 
+/// The same disk, once another snapshot has given it an overlay of ours: the revert detaches it, and libvirt would remove that.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_revert_keeps_the_overlay_of_a_disk_that_the_snapshot_does_not_hold() {
+    let desk = Desk::new("own-later", 1).await;
+    desk.write('A');
+    let first = desk.take().await;
+    desk.qemu_img(&["convert", "-O", "qcow2", "vda.qcow2", "data.qcow2"]);
+    desk.attach(&desk.path("data.qcow2"), "vdb");
+    let second = desk.take().await;
+    let overlay = desk.active("vdb");
+    assert!(overlay.ends_with(format!("data.{second}")), "{overlay:?}");
+    // A guest without a second disk does not write to it.
+    let image = overlay.display().to_string();
+    run(&desk.guest.dir, "qemu-io", &["-f", "qcow2", "-c", "write -P 0x42 512 512", &image]);
+    desk.revert(&first).await;
+    desk.keeps(&overlay, 'B').await;
+    assert_eq!(desk.reads(), 'A');
+    // The other snapshot holds the disk, which it reverts to a state of its own.
+    desk.revert(&second).await;
+    desk.keeps(&overlay, 'B').await;
+    assert_eq!(desk.reads(), 'A');
+    desk.delete(&second).await;
+    desk.keeps(&overlay, 'B').await;
+    desk.scene.agent.stop().await;
+}
+
+/// A snapshot of another tool inside the active image is none of those that a revert gives up.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_revert_keeps_what_another_tool_has_in_the_active_image() {
+    let desk = Desk::new("own-inside", 1).await;
+    desk.write('A');
+    let first = desk.take().await;
+    desk.write('B');
+    let overlay = desk.active("vda");
+    let image = overlay.display().to_string();
+    desk.qemu_img(&["snapshot", "-c", "0", &image]);
+    desk.revert(&first).await;
+    desk.keeps(&overlay, 'B').await;
+    desk.qemu_img(&["convert", "-l", "snapshot.name=0", "-O", "qcow2", &image, "inside.qcow2"]);
+    assert_eq!(marker(&desk.path("inside.qcow2")), 'B');
+    assert_eq!(desk.reads(), 'A');
+    desk.scene.agent.stop().await;
+}
+
 /// Case 1: the disk got another image after the snapshot: a copy, and a clone of what the snapshot froze.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_revert_leaves_an_image_that_the_disk_got_since() {
@@ -83,6 +127,31 @@ async fn a_detached_disk_keeps_its_data() {
     desk.write('D');
     desk.revert(&third).await;
     assert_eq!(desk.reads(), 'C');
+    desk.scene.agent.stop().await;
+}
+
+/// Case 2, with snapshots inside the images: a revert would overwrite what the image of a detached disk holds.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_revert_overwrites_no_image_of_a_disk_that_was_detached() {
+    let desk = Desk::new("own-inside-detached", 2).await;
+    desk.write('A');
+    let first = id();
+    desk.done(Request::Create(Create { storage: Some(Storage::Internal), ..create(&first) })).await;
+    let image = desk.path("vdb.qcow2");
+    let revert = || Request::Revert { snapshot: first.clone(), run_after: RunAfter::Off, save_current: None };
+    // Nothing was written to it since: nothing is lost.
+    desk.detach("vdb");
+    desk.done(revert()).await;
+    desk.keeps(&image, 'A').await;
+    desk.write('B');
+    desk.detach("vdb");
+    let (reason, message) = desk.refused(revert()).await;
+    assert!(reason == Reason::ImageInUse && message.contains("vdb.qcow2"), "{reason:?}: {message}");
+    desk.keeps(&image, 'B').await;
+    // Attached again it is given up by the revert.
+    desk.attach(&image, "vdb");
+    desk.done(revert()).await;
+    desk.keeps(&image, 'A').await;
     desk.scene.agent.stop().await;
 }
 

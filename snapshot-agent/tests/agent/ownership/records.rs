@@ -56,3 +56,21 @@ async fn snapshots_that_libvirt_has_lost_keep_what_they_hold() {
     assert_eq!(desk.reads(), 'D');
     desk.scene.agent.stop().await;
 }
+
+/// The same, when the VM was reverted to it before: of its overlays only that of the revert is left.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lost_snapshot_that_the_vm_was_reverted_to_keeps_what_it_holds() {
+    let desk = Desk::new("own-lost-revert", 1).await;
+    desk.write('A');
+    let first = desk.take().await;
+    desk.write('B');
+    let second = desk.take().await;
+    desk.write('C');
+    desk.revert(&second).await;
+    desk.write('D');
+    desk.scene.virsh(&["snapshot-delete", &desk.guest.vm.to_string(), second.as_str(), "--metadata"]);
+    desk.delete(&first).await;
+    desk.keeps(&desk.path(&format!("vda.{first}")), 'B').await;
+    assert_eq!(desk.reads(), 'D');
+    desk.scene.agent.stop().await;
+}

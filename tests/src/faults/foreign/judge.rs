@@ -1,7 +1,7 @@
 //! Reads everything of the ledger back.
 
-use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 
@@ -13,6 +13,11 @@ use super::room::{Room, disks_of};
 
 /// A look that finds something is done again: libvirt's daemon may have been away.
 const LOOKS: u32 = 3;
+
+/// Whether a file was made by a snapshot or a revert: every image of an administrator's has another ending.
+fn is_overlay(path: &Path) -> bool {
+    path.extension().is_none_or(|ending| ending != "qcow2")
+}
 
 impl Room {
     /// Whether this can be read from any image of the room or any snapshot inside one.
@@ -77,6 +82,12 @@ impl Room {
             }
         }
         for (path, may) in self.ledger.loose.clone() {
+            // An overlay that no VM is on may go as long as its content is there: one that nothing was ever written to.
+            if is_overlay(&path) && !self.read(&path, None).is_ok_and(|content| may.has(content)) {
+                self.ledger.taken(&path);
+                self.ledger.displaced.push((format!("{}, which nobody has given up", path.display()), may));
+                continue;
+            }
             match self.must_hold(&path, &may, "an image that is no disk") {
                 Some(content) => drop(self.ledger.loose.insert(path, May::exactly(content))),
                 None => self.ledger.taken(&path),
@@ -104,7 +115,8 @@ impl Room {
         for tag in self.ledger.tags.clone() {
             let read = self.read(&tag.file, Some(&tag.name));
             if !read.as_ref().is_ok_and(|content| tag.may.has(*content)) {
-                let what = format!("{:?} in {} must hold {:?}: {read:?}", tag.name, tag.file.display(), tag.may);
+                let told = read.map_or_else(|error| format!("{error:#}"), |content| format!("{content:?}"));
+                let what = format!("{:?} in {} must hold {:?}: {told}", tag.name, tag.file.display(), tag.may);
                 self.violated(Kind::Lost, what);
                 self.ledger.tags.retain(|one| *one != tag);
             }
@@ -144,7 +156,7 @@ impl Room {
     }
 
     /// The disks of a snapshot by libvirt's record, with the images that they were on when it was created.
-    fn frozen(&self, uuid: &str, id: &str) -> std::collections::BTreeMap<String, PathBuf> {
+    pub(super) fn frozen(&self, uuid: &str, id: &str) -> BTreeMap<String, PathBuf> {
         let dump = || self.world.virsh(&["snapshot-dumpxml", uuid, "--snapshotname", id]).ok();
         let xml = (0..LOOKS).find_map(|_| dump()).unwrap_or_default();
         let domain = xml.split("<domain ").nth(1).and_then(|rest| rest.split("</domain>").next()).unwrap_or_default();
@@ -158,7 +170,7 @@ impl Room {
         (id, _): (&str, &Known),
         target: &str,
         may: &May,
-        frozen: &std::collections::BTreeMap<String, PathBuf>,
+        frozen: &BTreeMap<String, PathBuf>,
     ) -> bool {
         let active = self.ledger.vms[number].disks.get(target).map(|disk| disk.path.clone());
         let places: BTreeSet<PathBuf> = frozen.get(target).cloned().into_iter().chain(active).collect();

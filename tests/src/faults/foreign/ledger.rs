@@ -115,6 +115,8 @@ pub struct Ledger {
     pub spare: BTreeSet<PathBuf>,
     /// Snapshots inside images that `qemu-img` made.
     pub tags: Vec<Tag>,
+    /// Images that external snapshots hold states in: nobody writes to them.
+    pub frozen: BTreeSet<PathBuf>,
     /// What libvirt or an administrator has lost sight of: it must be readable somewhere. With words about what it was.
     pub displaced: Vec<(String, May)>,
 }

@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Result;
+use proto::v1::StorageKind;
 
 use super::super::judge::Kind;
 use super::super::model::End;
@@ -51,6 +52,7 @@ impl Room {
                 self.violated(Kind::Lost, what);
             }
         }
+        self.note_frozen(vm);
         self.separated(vm, ended, &seen);
         for (path, _) in seen.values() {
             self.ledger.taken(path);
@@ -80,7 +82,7 @@ impl Room {
                     }
                     Ok(paths)
                 }
-                (Err(error), Some(_)) if !format!("{error:#}").contains("Domain not found") => Err(error),
+                (Err(error), Some(_)) if !format!("{error:#}").contains("failed to get domain") => Err(error),
                 (Err(_), Some(xml)) => Ok(disks_of(&xml, &self.directories[1])),
                 (Err(error), None) => Err(error),
             };
@@ -92,10 +94,21 @@ impl Room {
                 return seen;
             }
             if looks == 1 {
-                self.tell(&format!("after {:?} it is not to be read: {:?}", ended.wish, seen.as_ref().err()));
+                let why = seen.as_ref().err().map(|error| format!("{error:#}"));
+                self.tell(&format!("after {:?} it is not to be read: {why:?}", ended.wish));
             }
             std::thread::sleep(AGAIN);
         }
+    }
+
+    /// Notes what external snapshots of the VM hold, by libvirt's records.
+    fn note_frozen(&mut self, vm: usize) {
+        if self.storage != StorageKind::External {
+            return;
+        }
+        let (uuid, ids) = (self.ledger.vms[vm].uuid.to_string(), self.ledger.vms[vm].snapshots.keys());
+        let frozen: BTreeSet<PathBuf> = ids.flat_map(|id| self.frozen(&uuid, id).into_values()).collect();
+        self.ledger.frozen.extend(frozen);
     }
 
     /// What may be on a disk that is there.
@@ -113,8 +126,9 @@ impl Room {
             }
             may = may.or(held);
             for effect in mine.clone() {
+                // Each write came before or after the revert.
                 if let Effect::Wrote(_, slot, number) = effect {
-                    may = may.or(&held.with(*slot, *number));
+                    may = may.clone().or(&may.with(*slot, *number));
                 }
             }
         }
@@ -163,19 +177,22 @@ impl Room {
 
     /// Finds the state of a disk that was taken away while an operation was under way: from now on it must stay where it is.
     fn adopt(&mut self, hints: &[PathBuf], may: &May, given_up: bool, target: &str, ended: &Ended) {
-        let others = tools::all(&self.directories).into_keys();
-        let active = self.active();
-        let free = |path: &PathBuf| !active.contains(path) && !self.ledger.loose.contains_key(path);
-        let places: Vec<PathBuf> = hints.iter().cloned().chain(others.filter(free)).collect();
-        for path in places {
-            if let Ok(content) = self.read(&path, None)
+        let bases = self.bases();
+        for path in hints.iter().filter(|path| !bases.contains(*path)) {
+            if let Ok(content) = self.read(path, None)
                 && may.has(content)
             {
-                self.ledger.loose.insert(path, May::exactly(content));
+                self.ledger.loose.insert(path.clone(), May::exactly(content));
                 return;
             }
         }
-        if !given_up && !self.is_somewhere(may) {
+        if given_up {
+            return;
+        }
+        if self.is_somewhere(may) {
+            let what = format!("{target} of {} when it was taken away", ended.before.name);
+            self.ledger.displaced.push((what, may.clone()));
+        } else {
             let what = format!("{may:?}, which {target} of {} held when it was taken away, is nowhere", ended.before.name);
             self.violated(Kind::Lost, format!("after {:?} {:?}: {what}", ended.wish, ended.end));
         }

@@ -139,6 +139,13 @@ impl Room {
         Ok(())
     }
 
+    /// Takes new tokens: a round may outlive those that it began with.
+    pub(super) fn renew_tokens(&mut self) -> Result<()> {
+        let (json, grpc) = self.world.callers()?;
+        (self.json, self.grpc) = (Arc::new(json), Arc::new(grpc));
+        Ok(())
+    }
+
     /// A name that nothing has yet.
     pub(super) fn fresh(&mut self, stem: &str) -> String {
         self.used += 1;
@@ -187,9 +194,11 @@ impl Room {
         tools::read(&self.scratch(), image, tag)
     }
 
-    /// The images that others lie on, below any disk or image of the room.
+    /// The images that nobody writes to: others lie on them, or external snapshots hold them.
     pub(super) fn bases(&self) -> BTreeSet<PathBuf> {
-        tools::bases(&self.directories)
+        let mut bases = tools::bases(&self.directories);
+        bases.extend(self.ledger.frozen.iter().cloned());
+        bases
     }
 
     /// The active images of VMs and those of undefined ones.

@@ -15,10 +15,15 @@ use super::content::May;
 use super::ledger::Vm;
 use super::room::{Effect, Race, Room};
 use super::script::{Move, Wish};
+use crate::client::OPERATIONS;
 use crate::lab::{id, key};
 
 /// The most snapshots of a VM.
 const SNAPSHOTS: usize = 4;
+
+/// Looks at a VM that an operation may be under way on, and the wait between two.
+const IDLE_LOOKS: u32 = 120;
+const IDLE_AGAIN: Duration = Duration::from_millis(500);
 
 /// An operation that has ended.
 pub(super) struct Ended {
@@ -80,7 +85,7 @@ impl Room {
         self.acts(moves).await?;
         let answer = asked.await?;
         let effects = self.race.take().map(|race| race.effects).unwrap_or_default();
-        let Some(answer) = answer else { return Ok(false) };
+        let Some(mut answer) = answer else { return Ok(false) };
         let verb = format!("{wish:?}");
         let verb = verb.split([' ', '(']).next().unwrap_or_default();
         let how = match &answer.end {
@@ -91,15 +96,35 @@ impl Room {
         };
         self.world.history.count(&format!("beside foreign operations: {verb} {how} {}", answer.reason));
         if answer.end == End::Unknown {
-            return Ok(false);
+            // An answer was lost. Once nothing is under way on the VM it is as after an operation that failed.
+            if !self.is_idle(&before).await {
+                return Ok(false);
+            }
+            answer.end = End::Failed(String::new());
         }
         let snapshot = chosen.filter(|_| wish != Wish::Create);
         let ended = Ended { wish, snapshot, end: answer.end.clone(), before, effects };
-        self.note_snapshots(vm, &ended, &answer);
         let world = Arc::clone(&self.world);
         let _calm = world.calm.meddle().await;
-        block_in_place(|| self.reconcile(vm, &ended))?;
+        block_in_place(|| {
+            self.note_snapshots(vm, &ended, &answer);
+            self.reconcile(vm, &ended)
+        })?;
         Ok(true)
+    }
+
+    /// Waits until no operation is under way on a VM.
+    async fn is_idle(&self, vm: &Vm) -> bool {
+        let request = v1::ListOperationsRequest { active_only: true, page_size: 1000, ..Default::default() };
+        for _ in 0..IDLE_LOOKS {
+            let answer: Result<v1::ListOperationsResponse, _> =
+                self.grpc.call((OPERATIONS, "ListOperations"), &request).await;
+            if answer.is_ok_and(|answer| answer.operations.iter().all(|operation| operation.vm != vm.resource())) {
+                return true;
+            }
+            tokio::time::sleep(IDLE_AGAIN).await;
+        }
+        false
     }
 
     /// Does the acts of a step, none of them while libvirt is down or the storage is full.
@@ -160,7 +185,11 @@ impl Room {
     /// What snapshots there are now, by what was asked for and answered.
     fn note_snapshots(&mut self, vm: usize, ended: &Ended, answer: &Answer) {
         let operation = answer.operation.clone().unwrap_or_default();
-        let held = self.may_hold(vm, ended);
+        let mut held = self.may_hold(vm, ended);
+        if !ended.effects.is_empty() && ended.end == End::Done {
+            let created = if ended.wish == Wish::Create { &operation.snapshot } else { &operation.saved_snapshot };
+            held = self.held_by_record(vm, id(created), held);
+        }
         let vm = &mut self.ledger.vms[vm];
         match (ended.wish, &ended.end) {
             (Wish::Create, End::Done) => vm.created(id(&operation.snapshot), held),
@@ -213,6 +242,22 @@ impl Room {
             let already = held.remove(target).unwrap_or_default();
             held.insert(target.clone(), already.or(may));
         }
+        for effect in &ended.effects {
+            // Each write came before or after it.
+            if let Effect::Wrote(target, slot, number) = effect
+                && let Some(may) = held.get_mut(target)
+            {
+                *may = may.clone().or(&may.with(*slot, *number));
+            }
+        }
+        held
+    }
+
+    /// Of the disks that a snapshot may hold, those that it holds by libvirt's record: one that was attached or detached meanwhile may be
+    /// in it or not.
+    fn held_by_record(&self, vm: usize, snapshot: &str, mut held: BTreeMap<String, May>) -> BTreeMap<String, May> {
+        let recorded = self.frozen(&self.ledger.vms[vm].uuid.to_string(), snapshot);
+        held.retain(|target, _| recorded.contains_key(target));
         held
     }
 }
