@@ -51,9 +51,9 @@ bench: setup-test web ## Latency, memory, cascades, pauses and reverts beside li
 	target/release/bench $(WHAT)
 
 .PHONY: faults
-faults: setup-test web ## Kill, cut and fill while guests are worked on: N kills from the seed SEED (100, 1); STORAGE=external|live
+faults: setup-test web ## Kill, cut and fill while guests are worked on: N kills from the seed SEED (100, 1; random for another each time), FOREIGN operations of administrators beside them (0); STORAGE=external|live
 	cargo build --workspace
-	target/debug/faults --kills $(or $(N),100) --seed $(or $(SEED),1) $(if $(STORAGE),--storage $(STORAGE))
+	target/debug/faults --kills $(or $(N),100) --foreign $(or $(FOREIGN),0) --seed $(or $(SEED),1) $(if $(STORAGE),--storage $(STORAGE))
 
 .PHONY: vm-matrix
 vm-matrix: setup-test $(if $(DEBIAN),setup-bare) web ## Every operation on VMs of all forms; writes docs/vm-matrix.md: FORM=word for those whose name has the word, without writing; DEBIAN=12, 13, 13-backports or sid for libvirt and QEMU of that release, in a root of it

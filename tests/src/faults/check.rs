@@ -8,8 +8,8 @@ use anyhow::{Context as _, Result};
 use proto::v1;
 use tokio::task::block_in_place;
 
-use super::foreign::is_in_a_room;
 use super::files::{Files, active, chain, files, living, on_disks};
+use super::foreign::is_in_a_room;
 use super::judge::{Kind, Return, Row, Seen, Violation, judge};
 use super::lane::Lane;
 use super::model::Label;
@@ -232,7 +232,8 @@ pub fn check_host(world: &World) -> Result<Vec<Violation>> {
         find(Kind::Orphaned, format!("{} was left by a save", file.display()));
     }
     let listed = world.virsh(&["list", "--all", "--name"])?;
-    let listed: BTreeSet<&str> = listed.lines().map(str::trim).filter(|name| !name.is_empty() && !is_in_a_room(name)).collect();
+    let listed: BTreeSet<&str> =
+        listed.lines().map(str::trim).filter(|name| !name.is_empty() && !is_in_a_room(name)).collect();
     let defined: BTreeSet<&str> = world.machines.iter().map(|machine| machine.guest.name()).collect();
     if listed != defined {
         find(Kind::Disagree, format!("libvirt has the domains {listed:?}, and must have {defined:?}"));

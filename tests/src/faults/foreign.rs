@@ -77,8 +77,8 @@ impl Rooms {
     }
 
     /// Does wrong in one of them, which [`Rooms::check`] has to find.
-    pub fn sabotage(&self) -> Result<()> {
-        self.0.first().map_or(Ok(()), |(room, _)| block_in_place(|| room.sabotage()))
+    pub fn sabotage(&mut self) -> Result<()> {
+        self.0.first_mut().map_or(Ok(()), |(room, _)| block_in_place(|| room.sabotage()))
     }
 
     /// Reads everything back, when all is quiet, and reverts to every snapshot.

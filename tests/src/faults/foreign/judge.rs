@@ -105,7 +105,10 @@ impl Room {
                 Some(content)
             }
             Err(error) => {
-                self.violated(Kind::Lost, format!("{what}, {}, with {may:?} is not to be read: {error:#}", path.display()));
+                self.violated(
+                    Kind::Lost,
+                    format!("{what}, {}, with {may:?} is not to be read: {error:#}", path.display()),
+                );
                 None
             }
         }

@@ -71,7 +71,8 @@ impl Vm {
         let mut found: BTreeSet<String> = [id.to_owned()].into();
         loop {
             let is_below = |known: &Known| known.parent.as_ref().is_some_and(|parent| found.contains(parent));
-            let below: Vec<String> = self.snapshots.iter().filter(|(_, it)| is_below(it)).map(|(id, _)| id.clone()).collect();
+            let below: Vec<String> =
+                self.snapshots.iter().filter(|(_, it)| is_below(it)).map(|(id, _)| id.clone()).collect();
             let before = found.len();
             found.extend(below);
             if found.len() == before {

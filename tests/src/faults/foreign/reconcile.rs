@@ -57,7 +57,8 @@ impl Room {
         for (path, _) in seen.values() {
             self.ledger.taken(path);
         }
-        let disks = seen.into_iter().map(|(target, (path, content))| (target, Disk { path, may: May::exactly(content) }));
+        let disks =
+            seen.into_iter().map(|(target, (path, content))| (target, Disk { path, may: May::exactly(content) }));
         self.ledger.vms[vm].disks = disks.collect();
         if !self.ledger.vms[vm].is_defined() {
             let all: Vec<String> = self.ledger.vms[vm].snapshots.keys().cloned().collect();
@@ -161,7 +162,10 @@ impl Room {
                 }
                 (false, _) => {
                     let given_up = ended.may_have_reverted() && ended.held(&target).is_some();
-                    let hints = cut.into_iter().chain([disk.path]).filter(|path| !active.contains(path) && !below.contains(path));
+                    let hints = cut
+                        .into_iter()
+                        .chain([disk.path])
+                        .filter(|path| !active.contains(path) && !below.contains(path));
                     self.adopt(&hints.collect::<Vec<_>>(), &may, given_up, &target, ended);
                 }
             }
@@ -193,7 +197,8 @@ impl Room {
             let what = format!("{target} of {} when it was taken away", ended.before.name);
             self.ledger.displaced.push((what, may.clone()));
         } else {
-            let what = format!("{may:?}, which {target} of {} held when it was taken away, is nowhere", ended.before.name);
+            let what =
+                format!("{may:?}, which {target} of {} held when it was taken away, is nowhere", ended.before.name);
             self.violated(Kind::Lost, format!("after {:?} {:?}: {what}", ended.wish, ended.end));
         }
     }

@@ -99,7 +99,8 @@ impl Room {
         let pool = format!("pool-{name}");
         let steps = Steps::new(round, number);
         let (ledger, race, held, used, done) = (Ledger::default(), None, Vec::new(), 0, 0);
-        let mut room = Self { world, name, directories, pool, ledger, race, steps, json, grpc, storage, used, held, done };
+        let mut room =
+            Self { world, name, directories, pool, ledger, race, steps, json, grpc, storage, used, held, done };
         tokio::task::block_in_place(|| room.furnish())?;
         for vm in room.ledger.vms.iter().filter(|vm| vm.is_served) {
             room.grpc.vm_in_state(&vm.resource(), v1::VmState::Shutoff).await?;
@@ -273,7 +274,10 @@ fn as_volume(xml: &str, path: &Path, directory: &Path, pool: &str) -> String {
     if parent != directory {
         return xml.to_owned();
     }
-    let file = format!("<disk type='file' device='disk'><driver name='qemu' type='qcow2'/><source file='{}'/>", path.display());
+    let file = format!(
+        "<disk type='file' device='disk'><driver name='qemu' type='qcow2'/><source file='{}'/>",
+        path.display()
+    );
     let volume = format!(
         "<disk type='volume' device='disk'><driver name='qemu' type='qcow2'/><source pool='{pool}' volume='{}'/>",
         name.display()

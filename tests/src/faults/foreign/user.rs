@@ -51,8 +51,9 @@ impl Ended {
 impl Room {
     /// A user wants something of one of the VMs.
     pub(super) async fn wish(&mut self, wish: Wish, which: u64, moves: &[Move]) -> Result<bool> {
-        let all: Vec<usize> =
-            (0..self.ledger.vms.len()).filter(|vm| self.ledger.vms[*vm].is_served && self.ledger.vms[*vm].is_defined()).collect();
+        let all: Vec<usize> = (0..self.ledger.vms.len())
+            .filter(|vm| self.ledger.vms[*vm].is_served && self.ledger.vms[*vm].is_defined())
+            .collect();
         let Some(&vm) = all.get((which % all.len().max(1) as u64) as usize) else { return Ok(true) };
         let ids: Vec<String> = self.ledger.vms[vm].snapshots.keys().cloned().collect();
         let chosen = ids.get(((which >> 8) % ids.len().max(1) as u64) as usize).cloned();

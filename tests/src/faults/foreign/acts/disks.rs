@@ -74,7 +74,8 @@ impl Room {
     }
 
     pub(super) fn attach(&mut self, which: u64) -> Result<Outcome> {
-        let has_room = |vm: usize, room: &Self| Self::is_defined(vm, room) && room.ledger.vms[vm].disks.len() < DISKS.len();
+        let has_room =
+            |vm: usize, room: &Self| Self::is_defined(vm, room) && room.ledger.vms[vm].disks.len() < DISKS.len();
         let Some(vm) = self.pick_vm(which, has_room) else { return Ok(Outcome::Impossible) };
         let paths = attempt!(self.paths(&self.ledger.vms[vm]));
         let Some(target) = DISKS.into_iter().find(|target| !paths.contains_key(*target)) else {

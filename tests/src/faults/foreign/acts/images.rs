@@ -48,8 +48,12 @@ impl Room {
                 }
             }
         }
-        let known: BTreeSet<PathBuf> =
-            self.active().into_iter().chain(self.ledger.loose.keys().cloned()).chain(all.values().flatten().cloned()).collect();
+        let known: BTreeSet<PathBuf> = self
+            .active()
+            .into_iter()
+            .chain(self.ledger.loose.keys().cloned())
+            .chain(all.values().flatten().cloned())
+            .collect();
         known.into_iter().filter(|path| all.contains_key(path) && !raced.contains(path)).collect()
     }
 
@@ -95,7 +99,9 @@ impl Room {
     /// Puts another image in the place of a disk's, which gets another name.
     pub(super) fn replace(&mut self, which: u64) -> Result<Outcome> {
         let is_free = |vm: usize, room: &Self| Self::is_defined(vm, room) && !room.is_raced(vm);
-        let Some(vm) = self.pick_vm(which, is_free).filter(|_| self.has_space()) else { return Ok(Outcome::Impossible) };
+        let Some(vm) = self.pick_vm(which, is_free).filter(|_| self.has_space()) else {
+            return Ok(Outcome::Impossible);
+        };
         let all: Vec<PathBuf> = self.ledger.vms[vm].disks.values().map(|disk| disk.path.clone()).collect();
         let Some(path) = pick(&all, which >> 8).filter(|path| !self.bases().contains(*path)) else {
             return Ok(Outcome::Impossible);
@@ -163,8 +169,12 @@ impl Room {
 
     pub(super) fn bitmap(&mut self, which: u64) -> Result<Outcome> {
         let bases = self.bases();
-        let all: Vec<PathBuf> =
-            self.active().into_iter().chain(self.ledger.loose.keys().cloned()).filter(|path| !bases.contains(path)).collect();
+        let all: Vec<PathBuf> = self
+            .active()
+            .into_iter()
+            .chain(self.ledger.loose.keys().cloned())
+            .filter(|path| !bases.contains(path))
+            .collect();
         let Some(path) = pick(&all, which) else { return Ok(Outcome::Impossible) };
         let (name, file) = (format!("backup-{}", which % 3), path.display().to_string());
         let verb = if which.is_multiple_of(2) { "--add" } else { "--remove" };

@@ -14,8 +14,18 @@ use super::{attempt, pick};
 use crate::tools::run;
 
 /// Names that a program may take for a number, an option, an id of QEMU's or one of ours.
-const NAMES: [&str; 10] =
-    ["0", "1", "2", "\u{fc}n\u{ef} \u{441}\u{43d}\u{438}\u{43c}\u{43e}\u{43a}", "a b", "snap-0", "snap-00000000", "%s", "x;y", "@\"&"];
+const NAMES: [&str; 10] = [
+    "0",
+    "1",
+    "2",
+    "\u{fc}n\u{ef} \u{441}\u{43d}\u{438}\u{43c}\u{43e}\u{43a}",
+    "a b",
+    "snap-0",
+    "snap-00000000",
+    "%s",
+    "x;y",
+    "@\"&",
+];
 
 impl Room {
     pub(super) fn tag(&mut self, which: u64) -> Result<Outcome> {
@@ -85,7 +95,8 @@ impl Room {
         let names: Vec<String> =
             self.ledger.vms[vm].snapshots.keys().filter(|id| NAMES.contains(&id.as_str())).cloned().collect();
         let Some(name) = pick(&names, which >> 8) else { return Ok(Outcome::Impossible) };
-        let deleted = self.world.virsh(&["snapshot-delete", &self.ledger.vms[vm].uuid.to_string(), "--snapshotname", name]);
+        let deleted =
+            self.world.virsh(&["snapshot-delete", &self.ledger.vms[vm].uuid.to_string(), "--snapshotname", name]);
         if deleted.is_err() {
             // It may have deleted it on some disks.
             if let Some(known) = self.ledger.vms[vm].snapshots.get_mut(name) {
