@@ -11,7 +11,7 @@ mod restriction;
 
 use std::time::Duration;
 
-pub use inventory::Inventory;
+pub use inventory::{Inventory, orphans};
 pub use plan::plan;
 use prost_types::{Duration as WireDuration, Timestamp};
 pub use request::Spec;

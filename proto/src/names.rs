@@ -1,7 +1,8 @@
-//! Resource names (AIP-122): `vms/{uuid}`, `vms/{uuid}/snapshots/{id}`, `operations/{uuid}`, `hosts/{host}`.
+//! Resource names (AIP-122): `vms/{uuid}`, `vms/{uuid}/snapshots/{id}`, `operations/{uuid}`, `hosts/{host}`,
+//! `hosts/{host}/orphans/{uuid}`.
 
 use snapshot_core::Error;
-use snapshot_core::ids::{HostId, OperationId, SnapshotId, VmId};
+use snapshot_core::ids::{HostId, OperationId, OrphanId, SnapshotId, VmId};
 
 /// `vms/{uuid}`.
 pub fn vm(id: VmId) -> String {
@@ -21,6 +22,11 @@ pub fn operation(id: OperationId) -> String {
 /// `hosts/{host}`.
 pub fn host(id: &HostId) -> String {
     format!("hosts/{id}")
+}
+
+/// `hosts/{host}/orphans/{uuid}`.
+pub fn orphan(host: &HostId, id: OrphanId) -> String {
+    format!("hosts/{host}/orphans/{id}")
 }
 
 fn single<T: std::str::FromStr<Err: std::fmt::Display>>(field: &str, collection: &str, name: &str) -> Result<T, Error> {
@@ -50,4 +56,12 @@ pub fn parse_snapshot(field: &str, name: &str) -> Result<(VmId, SnapshotId), Err
         .split_once("/snapshots/")
         .ok_or_else(|| Error::invalid(field, "is not of the form vms/{uuid}/snapshots/{id}"))?;
     Ok((parse_vm(field, vm)?, id.parse().map_err(|error| Error::invalid(field, error))?))
+}
+
+/// Reads `hosts/{host}/orphans/{uuid}`; `field` is what an error names.
+pub fn parse_orphan(field: &str, name: &str) -> Result<(HostId, OrphanId), Error> {
+    let (host, id) = name
+        .split_once("/orphans/")
+        .ok_or_else(|| Error::invalid(field, "is not of the form hosts/{host}/orphans/{uuid}"))?;
+    Ok((parse_host(field, host)?, id.parse().map_err(|error| Error::invalid(field, error))?))
 }

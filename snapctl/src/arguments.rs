@@ -80,6 +80,14 @@ pub enum Command {
         /// The operation: its id, or operations/ID.
         operation: String,
     },
+    /// List orphans: images of detached disks and other files that hold a state and that nothing uses any more; for administrators.
+    Orphans {
+        /// Only those of this host.
+        #[arg(long)]
+        host: Option<String>,
+    },
+    /// Delete an orphan and the state that it holds, for good; for administrators.
+    DeleteOrphan(DeleteOrphan),
     /// Say what is wrong between here and the machines, and what to do about it. Each service has its own, for its own
     /// machine: `snapshot-agent doctor`, `snapshot-api doctor`, `snapshot-gateway doctor`.
     Doctor,
@@ -267,6 +275,20 @@ pub struct Purge {
     /// How it is made.
     #[command(flatten)]
     pub change: Change,
+}
+
+/// `delete-orphan`.
+#[derive(Debug, Args)]
+pub struct DeleteOrphan {
+    /// The orphan: its id, the beginning of it that `orphans` lists, or hosts/HOST/orphans/ID.
+    #[arg(value_name = "NAME")]
+    pub orphan: String,
+    /// Say what would be deleted, and do nothing.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Do not ask.
+    #[arg(long, short)]
+    pub yes: bool,
 }
 
 /// `operations`.

@@ -2,6 +2,7 @@
 
 mod changes;
 mod doctor;
+mod orphans;
 
 use std::process::ExitCode;
 
@@ -50,6 +51,8 @@ async fn carry_out(arguments: Arguments, out: &Out) -> Result<(), Failure> {
         Command::Remove(it) => changes::remove(&service, out, it).await,
         Command::Edit(it) => changes::edit(&service, out, it).await,
         Command::Purge(it) => changes::purge(&service, out, it).await,
+        Command::Orphans { host } => orphans::list(&service, out, host).await,
+        Command::DeleteOrphan(it) => orphans::delete(&service, out, it).await,
         Command::Cancel { operation } => {
             let request = v1::CancelOperationRequest { name: lookup::operation(&operation) };
             let answer = service.operations.clone().cancel_operation(request).await?.into_inner();

@@ -2,6 +2,7 @@
 //!
 //! Times are UTC. What others wrote (names, messages) is printed without control characters, which a terminal would obey.
 
+mod orphan;
 mod plan;
 mod table;
 mod tree;
@@ -9,6 +10,7 @@ mod tree;
 use prost_types::{Duration, Timestamp};
 use proto::v1;
 
+pub(crate) use orphan::{orphan, orphans};
 pub(crate) use plan::plan;
 pub(crate) use tree::tree;
 

@@ -9,7 +9,9 @@
 use std::time::Duration;
 
 use capability::{Verifier, bearer};
-use snapshot_core::authority::{Action, Caller, Denied, Permit, authorize, authorize_cancel};
+use snapshot_core::authority::{
+    Action, AdminPermit, Caller, Denied, Permit, authorize, authorize_admin, authorize_cancel,
+};
 use snapshot_core::ids::VmId;
 use snapshot_core::operation::Request;
 use snapshot_core::{Error, Reason};
@@ -34,6 +36,11 @@ pub fn permit(caller: &Caller, vm: VmId, request: &Request) -> Result<Permit, Er
         authorize(caller, vm, Action::Create).map_err(|denied| denied.about(vm))?;
     }
     authorize(caller, vm, request.kind().into()).map_err(|denied| denied.about(vm))
+}
+
+/// Whether the caller is an administrator: what concerns a host and no single VM is for them alone.
+pub fn permit_admin(caller: &Caller) -> Result<AdminPermit, Error> {
+    authorize_admin(caller).map_err(Denied::over_hosts)
 }
 
 /// Whether the caller may stop this operation: as the API decides it. One that may not be seen is not there.

@@ -16,6 +16,7 @@ use crate::clock::unix_now;
 use crate::config::Config;
 use crate::hypervisor::libvirt::Libvirt;
 use crate::hypervisor::{Failure, Hypervisor as _, Reread, Versions};
+use crate::owned::orphans::on_record_in;
 use crate::shared_storage::{SharedStorage, Standing};
 
 /// How long libvirt may take to tell its versions.
@@ -24,6 +25,7 @@ const ANSWER: Duration = Duration::from_secs(15);
 const OLDEST_LIBVIRT: (u32, u32) = (9, 9);
 const LIBVIRT: &str = "libvirt";
 const VMS: &str = "VMs";
+const ORPHANS: &str = "orphans";
 const EMBEDDED: &str = "qemu:///embed";
 
 /// Examines and tells: 0, or 1 when something is broken.
@@ -69,6 +71,7 @@ fn examine(config: &Config, report: &mut Report) {
         report.add(storage_of_vms(&config.libvirt_uri));
     }
     report.add(doctor::folder("state folder", &config.state_dir));
+    report.add([orphans(&config.owned_dir())]);
     report.add([match config.snapshot_dir() {
         Some(folder) => doctor::readable_folder("libvirt's records", &folder),
         None => Finding::warn(
@@ -129,6 +132,24 @@ fn shared(config: &Config, directory: &Path) -> Vec<Finding> {
         };
         vec![found]
     })
+}
+
+/// Files that hold a state and that nothing uses any more: nobody but an administrator deletes one.
+fn orphans(records: &Path) -> Finding {
+    let owned = records.to_owned();
+    let subject = records.display().to_string();
+    match jobs::run(ORPHANS, move || on_record_in(&owned)) {
+        Ok(Ok((0, _))) => Finding::ok(ORPHANS, "", "none"),
+        Ok(Ok((count, bytes))) => {
+            let remedy = "look at them (snapctl orphans), and delete those that nobody needs (snapctl delete-orphan)";
+            let seen = format!("{count} files that nothing uses any more take {} MiB", bytes >> 20);
+            Finding::warn(ORPHANS, "", seen, remedy)
+        }
+        Ok(Err(error)) => {
+            Finding::warn(ORPHANS, subject, format!("the records cannot be read: {error}"), "run it as root")
+        }
+        Err(_) => Finding::warn(ORPHANS, subject, "storage does not respond", "look at the file server or the disk"),
+    }
 }
 
 /// Whether each VM's images can be read, and libvirt answers for each VM.

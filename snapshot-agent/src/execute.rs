@@ -20,6 +20,7 @@ mod in_place;
 mod live;
 mod merge;
 pub mod operation;
+pub(crate) mod orphans;
 mod overdue;
 mod registry;
 mod revert;

@@ -148,6 +148,7 @@ impl Machines {
         inventory.vm.restrictions.retain(|restriction| restriction.reason != Reason::DisksMixed);
         if let Some(owned) = &self.owned {
             inventory.vm.restrictions.extend(owned.restrictions(seen.vm.id));
+            inventory.vm.orphans = owned.orphan_summary(seen.vm.id);
             owned.mark_replaced(seen, &mut inventory.snapshots);
         }
         if let Some(denied) = self.lock().denied.get(&seen.vm.id) {
@@ -209,6 +210,11 @@ impl Machines {
     /// Adds what the use of its images by other machines makes unavailable to a machine that was looked at.
     pub fn restrict(&self, seen: &Observed) -> Inventory {
         self.lock().sharing.restricted(seen.inventory(), &seen.uses)
+    }
+
+    /// The name of another VM than this one that uses a file, as it was last seen.
+    pub fn other_user(&self, vm: VmId, file: &str) -> Option<String> {
+        self.lock().sharing.other_user(vm, file)
     }
 
     /// Whether any of these machines was never looked at.

@@ -18,7 +18,9 @@ mod abandoned;
 mod files;
 mod lease;
 mod older;
+pub(crate) mod orphans;
 mod prepared;
+mod recalled;
 mod removal;
 mod replaced;
 mod safety;
@@ -35,17 +37,15 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use serde::{Deserialize, Serialize};
 use snapshot_core::description::Label;
 use snapshot_core::ids::{SnapshotId, VmId};
-use snapshot_core::images::Uses;
-use snapshot_core::layers::Layers;
-use snapshot_core::snapshot::{Content, Origin, RecordedState, SnapshotFacts, Storage};
-use snapshot_core::vm::{Nvram, VmFacts, VmState};
+use snapshot_core::snapshot::{SnapshotFacts, Storage};
+use snapshot_core::vm::VmFacts;
 
 use crate::clock::unix_now;
 use crate::hypervisor::Observed;
 use crate::qcow2::Stamp;
 use crate::safety::{Mixed, Safety};
-use files::{Files, Kind};
-pub use files::{Identity, Made};
+use files::Files;
+pub use files::{Identity, Kind, Made};
 pub(crate) use prepared::Prepared;
 pub(crate) use removal::{clear, sweep};
 pub use replaced::Tags;
@@ -98,6 +98,8 @@ pub struct Kept {
 pub struct Owned {
     dir: PathBuf,
     records: Mutex<BTreeMap<VmId, Record>>,
+    /// The orphans of each VM, as they were found last.
+    orphans: Mutex<BTreeMap<VmId, orphans::Weighed>>,
 }
 
 impl Record {
@@ -179,55 +181,6 @@ impl Record {
         let left: BTreeSet<&SnapshotId> = self.images.values().flat_map(BTreeMap::keys).chain(outside).collect();
         self.snapshots.retain(|id, _| left.contains(id));
     }
-
-    /// The machine as the planner may see it when all that is left of it is this: off, with these snapshots.
-    pub fn recalled(&self) -> Observed {
-        let vm = VmFacts {
-            id: self.vm,
-            name: self.name.clone(),
-            state: VmState::Shutoff,
-            persistent: true,
-            has_managed_save: false,
-            block_job_disk: None,
-            memory_bytes: 0,
-            disks: Vec::new(),
-            nvram: Nvram::Absent,
-            missing_medium: None,
-            restrictions: Vec::new(),
-        };
-        let inside: BTreeSet<&SnapshotId> = self.images.values().flat_map(BTreeMap::keys).collect();
-        let snapshot = |(id, kept): (&SnapshotId, &Kept)| SnapshotFacts {
-            id: id.clone(),
-            parent: None,
-            is_current: false,
-            create_time: kept.create_time,
-            label: kept.label.clone(),
-            content: Content::Disks,
-            storage: if inside.contains(id) { Storage::Internal } else { Storage::External },
-            vm_state: RecordedState::Shutoff,
-            consistency: None,
-            disks: Vec::new(),
-            size_bytes: 0,
-            origin: Origin::Service,
-            broken: None,
-            restrictions: Vec::new(),
-            revert_denied: None,
-        };
-        let snapshots = self.snapshots.iter().map(snapshot).collect();
-        let (layers, strays, images) = (Layers::default(), BTreeSet::new(), BTreeMap::new());
-        Observed {
-            vm,
-            snapshots,
-            layers,
-            instance: None,
-            paused_by: None,
-            strays,
-            images,
-            nvram: None,
-            uses: Uses::default(),
-            defined: Vec::new(),
-        }
-    }
 }
 
 impl Owned {
@@ -248,12 +201,13 @@ impl Owned {
                 }
             }
         }
-        Ok(Self { dir: dir.to_owned(), records: Mutex::new(records) })
+        Ok(Self { dir: dir.to_owned(), records: Mutex::new(records), orphans: Mutex::default() })
     }
 
     /// A machine was looked at.
     pub fn saw(&self, seen: &Observed) {
         self.change(seen.vm.id, |record| Record::after(record, seen));
+        self.weigh(seen.vm.id, Some(seen));
     }
 
     /// A snapshot is about to be taken inside the images.
@@ -372,7 +326,11 @@ impl Owned {
     }
 
     fn sync(&self, vm: VmId) {
-        let synced = File::open(self.path(vm)).and_then(|file| file.sync_all());
+        let synced = match File::open(self.path(vm)) {
+            // Nothing was left to remember.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            file => file.and_then(|file| file.sync_all()),
+        };
         if let Err(error) = synced.and_then(|()| File::open(&self.dir)?.sync_all()) {
             tracing::warn!(%vm, %error, "the record of what a machine has of ours could not be synced");
         }

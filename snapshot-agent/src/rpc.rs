@@ -2,6 +2,9 @@
 
 pub(crate) mod attach_operation;
 pub(crate) mod cancel_operation;
+pub(crate) mod delete_orphan;
+pub(crate) mod list_orphans;
+mod orphan;
 pub(crate) mod plan_operation;
 pub(crate) mod start_operation;
 pub(crate) mod watch_host;

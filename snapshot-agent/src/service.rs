@@ -7,8 +7,8 @@ use capability::Verifier;
 use proto::agent::agent_service_server::AgentService;
 use proto::agent::{
     AttachOperationRequest, AttachOperationResponse, CancelOperationRequest, CancelOperationResponse,
-    PlanOperationRequest, PlanOperationResponse, StartOperationRequest, StartOperationResponse, WatchHostRequest,
-    WatchHostResponse,
+    DeleteOrphanRequest, DeleteOrphanResponse, ListOrphansRequest, ListOrphansResponse, PlanOperationRequest,
+    PlanOperationResponse, StartOperationRequest, StartOperationResponse, WatchHostRequest, WatchHostResponse,
 };
 use proto::status::to_status;
 use tokio_stream::wrappers::ReceiverStream;
@@ -123,5 +123,21 @@ impl AgentService for Agent {
     ) -> Result<Response<CancelOperationResponse>, Status> {
         let call = Self::call("CancelOperation", &request);
         call.ended(unary(call.run(rpc::cancel_operation::handle(self, request)).await))
+    }
+
+    async fn list_orphans(
+        &self,
+        request: Request<ListOrphansRequest>,
+    ) -> Result<Response<ListOrphansResponse>, Status> {
+        let call = Self::call("ListOrphans", &request);
+        call.ended(unary(call.run(rpc::list_orphans::handle(self, request)).await))
+    }
+
+    async fn delete_orphan(
+        &self,
+        request: Request<DeleteOrphanRequest>,
+    ) -> Result<Response<DeleteOrphanResponse>, Status> {
+        let call = Self::call("DeleteOrphan", &request);
+        call.ended(unary(call.run(rpc::delete_orphan::handle(self, request)).await))
     }
 }

@@ -8,6 +8,8 @@
 
 mod link;
 mod operations;
+mod orphan_answer;
+mod orphans;
 mod state;
 
 use std::collections::HashSet;

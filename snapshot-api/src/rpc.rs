@@ -4,6 +4,7 @@
 
 pub mod cancel_operation;
 pub mod create_snapshot;
+pub mod delete_orphan;
 pub mod delete_snapshot;
 pub mod get_host;
 pub mod get_operation;
@@ -12,6 +13,7 @@ pub mod get_vm;
 pub mod list_audit_events;
 pub mod list_hosts;
 pub mod list_operations;
+pub mod list_orphans;
 pub mod list_snapshots;
 pub mod list_vms;
 pub mod purge_vm;

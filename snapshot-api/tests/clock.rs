@@ -20,7 +20,7 @@ use snapshot_core::Reason;
 use snapshot_core::authority::{Action, Grant, VmSelector};
 use snapshot_core::ids::VmId;
 use snapshot_core::quota::Limits;
-use snapshot_core::vm::{Nvram, VmFacts, VmState};
+use snapshot_core::vm::{Nvram, OrphanSummary, VmFacts, VmState};
 use tempfile::TempDir;
 use tokio::time::Instant;
 use tokio_stream::StreamExt as _;
@@ -83,6 +83,7 @@ fn inventory(id: VmId) -> Inventory {
         disks: Vec::new(),
         nvram: Nvram::Absent,
         missing_medium: None,
+        orphans: OrphanSummary::default(),
         restrictions: Vec::new(),
     };
     Inventory { vm, snapshots: Vec::new(), sequence: 1, unobserved: false }

@@ -140,12 +140,18 @@ impl Permit {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AdminPermit {
     actor: Actor,
+    destructive_uses: u32,
 }
 
 impl AdminPermit {
     /// Who was authorized.
     pub fn actor(&self) -> &Actor {
         &self.actor
+    }
+
+    /// How many destructive operations the token behind it may begin on a host.
+    pub fn destructive_uses(&self) -> u32 {
+        self.destructive_uses
     }
 }
 
@@ -247,7 +253,7 @@ pub fn authorize_inventory(caller: &Caller) -> Result<InventoryPermit, Denied> {
 pub fn authorize_admin(caller: &Caller) -> Result<AdminPermit, Denied> {
     let admin = |grant: &Grant| grant.vm == VmSelector::Any && grant.actions.contains(&Action::Admin);
     if caller.grants.iter().any(admin) {
-        Ok(AdminPermit { actor: caller.actor.clone() })
+        Ok(AdminPermit { actor: caller.actor.clone(), destructive_uses: caller.destructive_uses })
     } else {
         Err(Denied::Forbidden { action: Action::Admin })
     }

@@ -86,6 +86,8 @@ reasons! {
     SnapshotNotFound = "SNAPSHOT_NOT_FOUND", NotFound, false;
     /// No such operation, or none that the caller may see.
     OperationNotFound = "OPERATION_NOT_FOUND", NotFound, false;
+    /// No such orphan, or its file is not there or not the one on record any more.
+    OrphanNotFound = "ORPHAN_NOT_FOUND", NotFound, false;
     /// No such host.
     HostNotFound = "HOST_NOT_FOUND", NotFound, false;
     /// The request id belongs to another request.

@@ -84,6 +84,19 @@ uuid_id!(
     "a request id (a lower-case UUID)"
 );
 
+uuid_id!(
+    /// An orphan: a file that the service created for a VM and that nothing uses any more. The id says nothing of its path.
+    OrphanId,
+    "an orphan id (a lower-case UUID)"
+);
+
+impl OrphanId {
+    /// The id of the file at a path that was created for a VM.
+    pub fn of(vm: VmId, path: &[u8]) -> Self {
+        Self(Uuid::new_v5(&vm.0, path))
+    }
+}
+
 /// The most bytes a snapshot id may have. libvirt fails late on names over about 247 bytes; foreign names longer than
 /// this are not adopted.
 pub const SNAPSHOT_ID_MAX_BYTES: usize = 200;

@@ -14,6 +14,7 @@ pub mod ids;
 pub mod images;
 pub mod layers;
 pub mod operation;
+pub mod orphan;
 pub mod plan;
 pub mod policy;
 pub mod quota;

@@ -57,6 +57,15 @@ pub struct DiskFacts {
     pub free_bytes: Option<u64>,
 }
 
+/// How many orphans a VM has ([`crate::orphan`]).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct OrphanSummary {
+    /// The number of files.
+    pub count: u32,
+    /// Bytes that they take on the host.
+    pub allocation_bytes: u64,
+}
+
 /// One machine at one moment.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VmFacts {
@@ -83,6 +92,9 @@ pub struct VmFacts {
     /// What about it, its images or its host makes operations unavailable.
     #[serde(default)]
     pub restrictions: Vec<Restriction>,
+    /// Its orphans.
+    #[serde(default)]
+    pub orphans: OrphanSummary,
 }
 
 impl VmFacts {

@@ -69,6 +69,7 @@ export function readEverything() {
       chosen: item.ariaCurrent === "true",
     })),
     machine: find("vm-name")?.checkVisibility() ? { name: text("vm-name"), state: text("vm-state"), host: text("vm-host") } : null,
+    orphans: text("vm-orphans"),
     rows,
     count: text("snapshot-count"),
     empty: text("snapshot-empty") !== null,

@@ -6,7 +6,7 @@ import { gzipSync } from "node:zlib";
 import { build } from "esbuild";
 
 /** The most the script may weigh, gzipped: people open this page over slow lines, too. */
-const LIMIT_BYTES = 60 * 1024;
+const LIMIT_BYTES = 61 * 1024;
 
 const root = new URL("../", import.meta.url);
 const path = (name) => new URL(name, root).pathname;

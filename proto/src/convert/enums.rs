@@ -2,6 +2,7 @@
 
 use snapshot_core::audit;
 use snapshot_core::operation::{DeleteScope, Method, NoteKind, OperationKind, OperationState, Outcome, RunAfter};
+use snapshot_core::orphan::OrphanState;
 use snapshot_core::plan::CapabilityKind;
 use snapshot_core::snapshot::{Consistency, Content, Origin, RecordedState, Storage};
 use snapshot_core::vm::{Nvram, VmState};
@@ -50,6 +51,9 @@ same!(Consistency, v1::SnapshotConsistency, {
 same!(VmState, v1::VmState, {
     Unknown = Unspecified, Running = Running, Paused = Paused, Shutoff = Shutoff, Crashed = Crashed,
     Suspended = Suspended,
+});
+same!(OrphanState, v1::OrphanState, {
+    Unknown = Unspecified, Ready = Ready, Missing = Missing, Replaced = Replaced,
 });
 same!(Nvram, agent::Nvram, { Absent = Unspecified, Qcow2 = Qcow2, Raw = Raw });
 same!(OperationKind, v1::OperationKind, {

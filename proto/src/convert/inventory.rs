@@ -4,7 +4,7 @@ use snapshot_core::description::Label;
 use snapshot_core::policy::HostPolicy;
 use snapshot_core::snapshot::SnapshotFacts;
 use snapshot_core::text::{Description, DisplayName};
-use snapshot_core::vm::{DiskFacts, VmFacts};
+use snapshot_core::vm::{DiskFacts, OrphanSummary, VmFacts};
 use snapshot_core::{Error, Reason};
 
 use super::restriction::restrictions;
@@ -57,6 +57,7 @@ impl From<&VmFacts> for agent::VmFacts {
             disks: vm.disks.iter().map(agent::DiskFacts::from).collect(),
             missing_medium: vm.missing_medium.clone().unwrap_or_default(),
             restrictions: vm.restrictions.iter().map(agent::Restriction::from).collect(),
+            orphans: orphans(vm.orphans),
             ..Self::default()
         };
         wire.set_state(vm.state.into());
@@ -81,7 +82,26 @@ impl TryFrom<agent::VmFacts> for VmFacts {
             disks: wire.disks.into_iter().map(DiskFacts::from).collect(),
             missing_medium: present(wire.missing_medium),
             restrictions: restrictions(wire.restrictions),
+            orphans: wire.orphans.map(OrphanSummary::from).unwrap_or_default(),
         })
+    }
+}
+
+/// On the wire there is nothing where there are no orphans.
+pub fn orphans(summary: OrphanSummary) -> Option<v1::OrphanSummary> {
+    (summary != OrphanSummary::default()).then(|| v1::OrphanSummary {
+        count: i32::try_from(summary.count).unwrap_or(i32::MAX),
+        allocation_bytes: i64::try_from(summary.allocation_bytes).unwrap_or(i64::MAX),
+    })
+}
+
+impl From<v1::OrphanSummary> for OrphanSummary {
+    /// Numbers below zero count as zero.
+    fn from(wire: v1::OrphanSummary) -> Self {
+        Self {
+            count: u32::try_from(wire.count).unwrap_or(0),
+            allocation_bytes: u64::try_from(wire.allocation_bytes).unwrap_or(0),
+        }
     }
 }
 

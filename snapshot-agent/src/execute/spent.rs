@@ -13,7 +13,7 @@ use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use capability::{CLOCK_SKEW_SECONDS, MAX_LIFETIME_SECONDS};
-use snapshot_core::authority::Action;
+use snapshot_core::authority::{Action, Actor};
 use snapshot_core::ids::OperationId;
 use snapshot_core::operation::Request;
 use snapshot_core::{Error, Reason};
@@ -50,18 +50,26 @@ impl Spent {
         if !counts(&entry.request) {
             return Ok(());
         }
+        self.take_use(entry.operation, Use::of(entry, since_boot()), most)
+    }
+
+    /// The same for the deletion of an orphan, which is in no journal: the next process does not count it.
+    pub(super) fn take_for(&self, actor: &Actor, operation: OperationId, most: u32) -> Result<(), Error> {
+        let (issuer, token_id) = (actor.issuer.clone(), actor.token_id.clone());
+        self.take_use(operation, Use { issuer, token_id, at: since_boot() }, most)
+    }
+
+    fn take_use(&self, operation: OperationId, new: Use, most: u32) -> Result<(), Error> {
         let mut uses = self.lock();
-        let now = since_boot();
-        uses.retain(|_, one| now.saturating_sub(one.at) <= TOKEN_LIVES_MS);
-        let same = |one: &&Use| one.issuer == entry.issuer && one.token_id == entry.token_id;
-        let taken = uses.values().filter(same).count();
-        if taken >= usize::try_from(most).unwrap_or(usize::MAX) && !uses.contains_key(&entry.operation) {
+        uses.retain(|_, one| new.at.saturating_sub(one.at) <= TOKEN_LIVES_MS);
+        let taken = uses.values().filter(|one| one.issuer == new.issuer && one.token_id == new.token_id).count();
+        if taken >= usize::try_from(most).unwrap_or(usize::MAX) && !uses.contains_key(&operation) {
             let message = format!(
                 "the token has begun {taken} destructive operations on this host, the most that one may; nothing was done: ask again with a new token"
             );
             return Err(Error::new(Reason::TokenSpent, message).with("destructive_uses", most.to_string()));
         }
-        uses.insert(entry.operation, Use::of(entry, now));
+        uses.insert(operation, new);
         Ok(())
     }
 

@@ -1,6 +1,6 @@
 //! What tests of several modules need.
 
-use snapshot_core::vm::{DiskFacts, Nvram, VmFacts, VmState};
+use snapshot_core::vm::{DiskFacts, Nvram, OrphanSummary, VmFacts, VmState};
 
 /// A machine that is off, with these disks.
 pub(super) fn vm(disks: &[&str]) -> VmFacts {
@@ -25,6 +25,7 @@ pub(super) fn vm(disks: &[&str]) -> VmFacts {
         disks: disks.iter().map(disk).collect(),
         nvram: Nvram::Absent,
         missing_medium: None,
+        orphans: OrphanSummary::default(),
         restrictions: Vec::new(),
     }
 }

@@ -46,6 +46,10 @@ impl Sharing {
         self.users.has(vm)
     }
 
+    pub(super) fn other_user(&self, vm: VmId, file: &str) -> Option<String> {
+        self.users.other_user(vm, file).map(str::to_owned)
+    }
+
     /// A machine with what the others make unavailable.
     pub(super) fn inventory(&self, vm: VmId) -> Option<Inventory> {
         let (inventory, uses) = self.found.get(&vm)?;

@@ -2,7 +2,7 @@
 
 use super::*;
 use snapshot_core::Reason;
-use snapshot_core::vm::{Nvram, VmFacts, VmState};
+use snapshot_core::vm::{Nvram, OrphanSummary, VmFacts, VmState};
 use uuid::Uuid;
 
 pub(crate) fn vm(n: u128, name: &str) -> VmFacts {
@@ -17,6 +17,7 @@ pub(crate) fn vm(n: u128, name: &str) -> VmFacts {
         disks: vec![],
         nvram: Nvram::Absent,
         missing_medium: None,
+        orphans: OrphanSummary::default(),
         restrictions: Vec::new(),
     }
 }

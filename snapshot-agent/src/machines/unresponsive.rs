@@ -2,7 +2,7 @@
 
 use proto::convert::Inventory;
 use snapshot_core::ids::VmId;
-use snapshot_core::vm::{Nvram, VmFacts, VmState};
+use snapshot_core::vm::{Nvram, OrphanSummary, VmFacts, VmState};
 
 use super::Machines;
 use crate::hypervisor::Unresponsive;
@@ -38,6 +38,7 @@ fn nothing_known(vm: VmId) -> VmFacts {
         disks: Vec::new(),
         nvram: Nvram::Absent,
         missing_medium: None,
+        orphans: OrphanSummary::default(),
         restrictions: Vec::new(),
     }
 }

@@ -31,10 +31,12 @@ use super::strangers::reached_by_strangers;
 use crate::beneath::Beneath;
 use crate::bounded::files::{self, resolved};
 use crate::hypervisor::{Failure, Hypervisor};
-use crate::qcow2::ImageError;
+use crate::qcow2::{HostFile, ImageError};
 
 /// How long a file that is open is waited for: whoever only looks at it has it open for a moment.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// The same where nothing comes of it.
+const A_MOMENT: Duration = Duration::from_millis(300);
 const POLL: Duration = Duration::from_millis(50);
 /// NFS, CIFS, SMB2, Ceph and 9p, by the numbers in linux/magic.h.
 const NETWORKED: [rustix::fs::FsWord; 5] = [0x6969, 0xff53_4d42, 0xfe53_4d42, 0x00c3_6400, 0x0102_1997];
@@ -154,7 +156,7 @@ fn lies_on(path: &Path) -> io::Result<Option<String>> {
 }
 
 /// Which files these are. One that is not there is none; one whose storage does not respond may be any.
-fn numbers(paths: &BTreeSet<String>) -> Result<BTreeSet<(u64, u64)>, (String, io::Error)> {
+pub(super) fn numbers(paths: &BTreeSet<String>) -> Result<BTreeSet<(u64, u64)>, (String, io::Error)> {
     let mut numbers = BTreeSet::new();
     for path in paths {
         match number(Path::new(path)) {
@@ -173,15 +175,26 @@ fn number(path: &Path) -> io::Result<(u64, u64)> {
 }
 
 /// Whether somebody has a file open, and not only for a moment.
-fn stays_open(folders: &Beneath, path: &Path) -> io::Result<bool> {
+pub(super) fn stays_open(folders: &Beneath, path: &Path) -> io::Result<bool> {
+    stays_so(PATIENCE, || Ok(is_locked(folders, path)? || is_open(folders, path)?))
+}
+
+fn stays_so(patience: Duration, is_so: impl Fn() -> io::Result<bool>) -> io::Result<bool> {
     let start = Instant::now();
-    while is_locked(folders, path)? || is_open(folders, path)? {
-        if start.elapsed() > PATIENCE {
+    while is_so()? {
+        if start.elapsed() > patience {
             return Ok(true);
         }
         std::thread::sleep(POLL);
     }
     Ok(false)
+}
+
+/// Whether a process has a file open or locked, and not only for a moment. Nothing is locked for it, which would be in the way of a QEMU
+/// that starts.
+pub(crate) fn is_in_use(folders: &Beneath, path: &Path) -> io::Result<bool> {
+    let is_locked = || Ok::<_, io::Error>(HostFile::of(&folders.file(path, OFlags::RDONLY)?)?.locked);
+    stays_so(A_MOMENT, || Ok(is_locked()? || is_open(folders, path)?))
 }
 
 /// Whether somebody has a lock on it: whoever opens an image with QEMU has one on some of its bytes.

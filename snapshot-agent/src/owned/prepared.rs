@@ -5,6 +5,7 @@ use std::fs;
 
 use snapshot_core::ids::VmId;
 
+use super::orphans::Weighed;
 use super::{Owned, Record};
 use crate::hypervisor::Observed;
 
@@ -13,6 +14,7 @@ use crate::hypervisor::Observed;
 pub(crate) struct Prepared {
     before: Option<Record>,
     after: Option<Record>,
+    orphans: Weighed,
 }
 
 impl Owned {
@@ -20,7 +22,8 @@ impl Owned {
     pub(crate) fn prepare(&self, seen: &Observed) -> Prepared {
         let before = self.get(seen.vm.id);
         let after = Record::after(before.as_ref(), seen);
-        Prepared { before, after }
+        let orphans = Weighed::of(after.as_ref(), Some(seen));
+        Prepared { before, after, orphans }
     }
 
     /// The same as [`Owned::saw`], without touching any storage but this. A record that was changed since it was prepared stays.
@@ -29,6 +32,7 @@ impl Owned {
             true => prepared.after.clone(),
             false => record.cloned(),
         });
+        self.set_orphans(vm, prepared.orphans.clone());
     }
 
     /// Returns whether anything was changed. What the change is made of may be read from storage that hangs, so it is found out

@@ -17,6 +17,7 @@ use snapshot_core::vm::DiskFacts;
 use snapshot_core::{Error, Reason};
 
 use super::files::{Standing, guarded};
+use super::strangers::used_by_other_hosts;
 use super::{Owned, abandoned};
 use crate::beneath::out_of_reach;
 use crate::bounded::files;
@@ -46,7 +47,9 @@ fn clear_images(hypervisor: &dyn Hypervisor, owned: &Owned, vm: VmId) -> Result<
         tracing::warn!(%failure, "which images are in use cannot be found out");
         failure.to_error(vm, None, "which images other machines use could not be found out")
     })?;
-    let elsewhere = used_elsewhere(hypervisor, vm, record.images.keys())?;
+    let images: Vec<String> = record.images.keys().map(|image| image.to_string_lossy().into_owned()).collect();
+    let elsewhere = used_by_other_hosts(hypervisor.folders(), images.iter().map(String::as_str))
+        .map_err(|error| error.with("vm", proto::names::vm(vm)))?;
     for (image, ids) in record.images {
         let Some(canonical) = canonical(&image).map_err(|error| failed(vm, &image, &error))? else {
             owned.strike(vm, &image, |_| true);
@@ -77,17 +80,6 @@ fn clear_images(hypervisor: &dyn Hypervisor, owned: &Owned, vm: VmId) -> Result<
     Ok(())
 }
 
-/// The images of these that VMs of other hosts use.
-fn used_elsewhere<'a>(
-    hypervisor: &dyn Hypervisor,
-    vm: VmId,
-    images: impl Iterator<Item = &'a PathBuf>,
-) -> Result<BTreeSet<String>, Error> {
-    let Some(shared) = hypervisor.folders().shared() else { return Ok(BTreeSet::new()) };
-    let directories = images.filter_map(|image| Some(files::resolved(image).parent()?.to_owned()));
-    shared.used_elsewhere(&directories.collect()).map_err(|error| error.with("vm", proto::names::vm(vm)))
-}
-
 /// Strikes out what is no longer there of machines that are gone: mostly their images are removed after them.
 pub(crate) fn sweep(owned: &Owned) {
     for vm in owned.left_behind() {
@@ -105,6 +97,7 @@ pub(crate) fn sweep(owned: &Owned) {
                 owned.strike_file(vm, &path);
             }
         }
+        owned.weigh(vm, None);
     }
 }
 

@@ -1,15 +1,53 @@
 //! Images that no VM of this host names: clones that are not defined, or on another host of shared storage; copies; disks that were
 //! detached. What they depend on stays, whoever created it; and so does what other hosts say that they use.
 
-use std::collections::BTreeSet;
-use std::path::Path;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
 
 use snapshot_core::ids::VmId;
 use snapshot_core::{Error, Reason};
 
 use crate::beneath::{Beneath, out_of_reach};
+use crate::bounded::files::resolved;
 use crate::hypervisor::directory_images::dependencies;
 use crate::hypervisor::{GUARDED, Observed};
+
+/// Images in the directories of these files, and in those of the host, that depend on others, each with what it depends on.
+pub(super) fn images<'a>(
+    directories: &Beneath,
+    files: impl IntoIterator<Item = &'a str>,
+) -> Result<BTreeMap<PathBuf, BTreeSet<PathBuf>>, Error> {
+    let beside = files.into_iter().filter_map(|path| Some(Path::new(path).parent()?.to_owned()));
+    dependencies(&beside.collect(), &directories.directories()).map_err(|(path, error)| {
+        if !directories.may_read(&path) {
+            return out_of_reach(&path, "read_dirs");
+        }
+        let message = format!(
+            "{} cannot be read ({error}), so it is not known which images depend on those of the VM; nothing was removed; make it \
+             readable, and ask again",
+            path.display()
+        );
+        Error::new(Reason::ImageUnavailable, message).with("path", path.display().to_string())
+    })
+}
+
+/// The files beside these that VMs of other hosts use, as they say.
+pub(super) fn used_by_other_hosts<'a>(
+    directories: &Beneath,
+    files: impl IntoIterator<Item = &'a str>,
+) -> Result<BTreeSet<String>, Error> {
+    let Some(shared) = directories.shared() else { return Ok(BTreeSet::new()) };
+    let beside = files.into_iter().filter_map(|path| Some(resolved(Path::new(path)).parent()?.to_owned()));
+    shared.used_elsewhere(&beside.collect())
+}
+
+/// The VM of another host that uses a file, as that host says.
+pub(super) fn user_on_other_host(directories: &Beneath, path: &Path) -> Result<Option<String>, Error> {
+    let Some(shared) = directories.shared() else { return Ok(None) };
+    shared.used_elsewhere(&path.parent().into_iter().map(Path::to_owned).collect())?;
+    let users = shared.other_users(path)?;
+    Ok(users.first().map(|user| format!("{} of host {}", user.name, user.host)))
+}
 
 /// The files that images in the directories of a VM's images, or in those of the host, depend on. `own` are the files of the VM that may
 /// be merged or removed: they keep nothing.
@@ -19,24 +57,10 @@ pub(super) fn reached_by_strangers<'a>(
     files: impl IntoIterator<Item = &'a str>,
     own: &BTreeSet<String>,
 ) -> Result<BTreeSet<String>, Error> {
-    let beside: BTreeSet<_> = files.into_iter().filter_map(|path| Some(Path::new(path).parent()?.to_owned())).collect();
-    let elsewhere = match directories.shared() {
-        Some(shared) => shared.used_elsewhere(&beside).map_err(|error| error.with("vm", proto::names::vm(vm)))?,
-        None => BTreeSet::new(),
-    };
-    let images = dependencies(&beside, &directories.directories()).map_err(|(path, error)| {
-        if !directories.may_read(&path) {
-            return out_of_reach(&path, "read_dirs").with("vm", proto::names::vm(vm));
-        }
-        let message = format!(
-            "{} cannot be read ({error}), so it is not known which images depend on those of the VM; nothing was removed; make it \
-             readable, and ask again",
-            path.display()
-        );
-        Error::new(Reason::ImageUnavailable, message)
-            .with("vm", proto::names::vm(vm))
-            .with("path", path.display().to_string())
-    })?;
+    let beside: Vec<&str> = files.into_iter().collect();
+    let of_vm = |error: Error| error.with("vm", proto::names::vm(vm));
+    let elsewhere = used_by_other_hosts(directories, beside.iter().copied()).map_err(of_vm)?;
+    let images = images(directories, beside).map_err(of_vm)?;
     let is_own = |path: &Path| {
         let path = path.to_string_lossy();
         // A file may have a second name during a revert.

@@ -3,6 +3,7 @@
 
 mod disks;
 mod neighbours;
+mod orphans;
 mod records;
 
 use std::fs;

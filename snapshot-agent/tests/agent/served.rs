@@ -93,7 +93,7 @@ impl Agent {
             [[issuers]]
             issuer = "ravada"
             jwks = "{jwks}"
-            actions = ["read", "create", "update", "revert", "delete", "purge"]
+            actions = ["read", "create", "update", "revert", "delete", "purge", "admin"]
             any_vm = true
             "#,
             state = at(""),
@@ -138,6 +138,11 @@ impl Agent {
         let actions =
             [Action::Read, Action::Create, Action::Update, Action::Revert, Action::Delete, Action::Purge].into();
         self.token(vec![Grant { vm: VmSelector::Any, actions }], 0)
+    }
+
+    /// A token of an administrator, who may do nothing to any VM.
+    pub(crate) fn admin(&self) -> String {
+        self.token(vec![Grant { vm: VmSelector::Any, actions: [Action::Admin].into() }], 0)
     }
 
     pub(crate) async fn begin(&self, spec: &Spec, token: &str) -> Result<Streaming<StartOperationResponse>, Status> {

@@ -108,7 +108,10 @@ impl Agent {
         self.answer(client.cancel_operation(request(token, request_id, message))).await.map(|_| ())
     }
 
-    async fn answer<T>(&self, call: impl Future<Output = Result<tonic::Response<T>, Status>>) -> Result<T, Error> {
+    pub(super) async fn answer<T>(
+        &self,
+        call: impl Future<Output = Result<tonic::Response<T>, Status>>,
+    ) -> Result<T, Error> {
         match tokio::time::timeout(ANSWER, call).await {
             Ok(Ok(answer)) => Ok(answer.into_inner()),
             Ok(Err(status)) if lost(&status) => Err(unreachable(&self.host, status.message())),

@@ -6,7 +6,8 @@ use hyper_util::rt::TokioIo;
 use proto::agent::agent_service_server::{AgentService, AgentServiceServer};
 use proto::agent::operation_event::{Accepted, Ended, Event};
 use proto::agent::{
-    AttachOperationRequest, AttachOperationResponse, CancelOperationRequest, CancelOperationResponse, OperationEvent,
+    AttachOperationRequest, AttachOperationResponse, CancelOperationRequest, CancelOperationResponse,
+    DeleteOrphanRequest, DeleteOrphanResponse, ListOrphansRequest, ListOrphansResponse, OperationEvent,
     PlanOperationRequest, PlanOperationResponse, StartOperationRequest, StartOperationResponse, WatchHostRequest,
     WatchHostResponse,
 };
@@ -85,6 +86,14 @@ impl AgentService for Peer {
         &self,
         _: Request<CancelOperationRequest>,
     ) -> Result<Response<CancelOperationResponse>, Status> {
+        Err(Status::unimplemented("not asked for"))
+    }
+
+    async fn list_orphans(&self, _: Request<ListOrphansRequest>) -> Result<Response<ListOrphansResponse>, Status> {
+        Err(Status::unimplemented("not asked for"))
+    }
+
+    async fn delete_orphan(&self, _: Request<DeleteOrphanRequest>) -> Result<Response<DeleteOrphanResponse>, Status> {
         Err(Status::unimplemented("not asked for"))
     }
 }

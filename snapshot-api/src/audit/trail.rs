@@ -17,6 +17,8 @@ struct Known {
     source: Source,
     vm: Option<VmId>,
     operation: Option<OperationId>,
+    /// What it is about, where that is no machine and no operation.
+    detail: String,
     /// The right that was missing.
     denied: Option<Action>,
     replayed: bool,
@@ -49,6 +51,11 @@ impl Trail {
     /// It is about this machine.
     pub fn about(&self, vm: VmId) {
         self.known().vm = Some(vm);
+    }
+
+    /// It is about this, in the service's own words.
+    pub fn detail(&self, what: &str) {
+        self.known().detail = clean(what);
     }
 
     /// The token does not grant this.
@@ -100,8 +107,8 @@ impl Trail {
         };
         let detail = match (known.denied, known.planned) {
             (Some(action), _) => format!("needs {action}"),
-            (None, true) => "validate_only".to_owned(),
-            (None, false) => String::new(),
+            (None, true) => format!("{} validate_only", known.detail).trim().to_owned(),
+            (None, false) => known.detail.clone(),
         };
         // A name of ours in an error; only its last part is an id.
         let named =
@@ -157,6 +164,16 @@ mod tests {
         assert_eq!(outcome("CreateSnapshot", Some(Reason::SpaceLow), Trail::recorded), None, "and so is its end");
         let operation = OperationId::from_uuid(uuid::Uuid::nil());
         assert_eq!(outcome("CreateSnapshot", None, |trail| trail.replayed(operation)), Some(Outcome::Replayed));
+    }
+
+    #[test]
+    fn what_it_is_about_is_told() {
+        let trail = Trail::begin("DeleteOrphan", "trace", "192.0.2.1".to_owned());
+        trail.detail("orphan 1");
+        let error = Error::new(Reason::ImageInUse, "why");
+        assert_eq!(trail.event(Some(&error), 1).unwrap().detail, "orphan 1");
+        trail.planned();
+        assert_eq!(trail.event(Some(&error), 1).unwrap().detail, "orphan 1 validate_only");
     }
 
     #[test]

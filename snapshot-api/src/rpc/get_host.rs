@@ -1,6 +1,7 @@
 //! GetHost: one host.
 
 use proto::{names, v1};
+use snapshot_core::ids::HostId;
 use snapshot_core::{Error, Reason};
 
 use crate::agents::Agent;
@@ -14,9 +15,13 @@ pub fn call(app: &App, call: Call<v1::GetHostRequest>) -> Result<v1::Host, Error
 
 /// The agent of a host by its resource name.
 pub fn find<'a>(app: &'a App, name: &str) -> Result<&'a Agent, Error> {
-    let id = names::parse_host("name", name)?;
-    app.agents.get(&id).ok_or_else(|| {
-        let name = names::host(&id);
+    find_host(app, &names::parse_host("name", name)?)
+}
+
+/// The agent of a host by its id.
+pub fn find_host<'a>(app: &'a App, id: &HostId) -> Result<&'a Agent, Error> {
+    app.agents.get(id).ok_or_else(|| {
+        let name = names::host(id);
         Error::new(Reason::HostNotFound, format!("{name} does not exist")).with("host", name)
     })
 }

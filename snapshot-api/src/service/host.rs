@@ -26,4 +26,15 @@ impl HostService for Services {
     ) -> Result<Response<v1::ReconcileHostResponse>, Status> {
         self.call("ReconcileHost", request, async |app, call| rpc::reconcile_host::call(&app, call).await).await
     }
+
+    async fn list_orphans(
+        &self,
+        request: Request<v1::ListOrphansRequest>,
+    ) -> Result<Response<v1::ListOrphansResponse>, Status> {
+        self.call("ListOrphans", request, async |app, call| rpc::list_orphans::call(&app, call).await).await
+    }
+
+    async fn delete_orphan(&self, request: Request<v1::DeleteOrphanRequest>) -> Result<Response<v1::Orphan>, Status> {
+        self.call("DeleteOrphan", request, async |app, call| rpc::delete_orphan::call(&app, call).await).await
+    }
 }

@@ -125,6 +125,15 @@ fn requests(method: &str, named: &Named) -> Vec<Vec<u8>> {
         // Nothing is named.
         "ListHosts" => vec![bytes(&v1::ListHostsRequest::default())],
         "GetHost" => vec![bytes(&v1::GetHostRequest { name: format!("hosts/{host}") })],
+        "ListOrphans" => {
+            let of = |parent: String| bytes(&v1::ListOrphansRequest { parent, ..Default::default() });
+            vec![of(format!("hosts/{host}")), of("hosts/-".to_owned())]
+        }
+        "DeleteOrphan" => {
+            let name = format!("hosts/{host}/orphans/{}", Uuid::from_u128(8));
+            let plain = v1::DeleteOrphanRequest { name, etag, ..Default::default() };
+            vec![bytes(&plain), bytes(&v1::DeleteOrphanRequest { validate_only: true, ..plain })]
+        }
         "ReconcileHost" => vec![bytes(&v1::ReconcileHostRequest { name: format!("hosts/{host}") })],
         other => panic!("{other} has no row here: what does it answer for what may not be seen?"),
     }
@@ -235,7 +244,7 @@ fn methods() -> Vec<(String, String)> {
             }
         }
     }
-    assert!(all.len() >= 17, "{all:?}");
+    assert!(all.len() >= 19, "{all:?}");
     all
 }
 

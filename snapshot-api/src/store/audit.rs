@@ -64,6 +64,11 @@ impl Store {
         self.write_retold(move |job| events.iter().try_for_each(|event| append(job.connection, event))).await
     }
 
+    /// Adds an event of a change that is no operation. When this returns, a power cut does not forget it.
+    pub async fn record_synced(&self, event: Event) -> Result<(), StoreError> {
+        self.write(move |job| append(job.connection, &event)).await
+    }
+
     /// Adds an event that nobody waits for; what is to be done when it could not be written is given along. False when the writer has
     /// too much to do: it is not written then.
     pub fn record_soon(&self, event: Event, failed: impl FnOnce(Event, StoreError) + Send + 'static) -> bool {

@@ -21,7 +21,7 @@ use snapshot_core::operation::{Create, DeleteScope, Outcome, Request};
 use snapshot_core::quota::Limits;
 use snapshot_core::snapshot::{Content, Origin, RecordedState, SnapshotFacts, Storage};
 use snapshot_core::text::{Description, DisplayName};
-use snapshot_core::vm::{Nvram, VmFacts, VmState};
+use snapshot_core::vm::{Nvram, OrphanSummary, VmFacts, VmState};
 use tempfile::TempDir;
 use uuid::Uuid;
 
@@ -52,6 +52,7 @@ fn facts(number: u128) -> VmFacts {
         disks: Vec::new(),
         nvram: Nvram::Absent,
         missing_medium: None,
+        orphans: OrphanSummary::default(),
         restrictions: Vec::new(),
     }
 }

@@ -1,6 +1,6 @@
 //! Machines.
 
-use proto::convert::timestamp_millis;
+use proto::convert::{orphans, timestamp_millis};
 use proto::{names, v1};
 use snapshot_core::authority::Permit;
 use snapshot_core::layers::Layers;
@@ -38,6 +38,7 @@ pub fn vm(app: &App, row: &VmRow) -> v1::Vm {
         snapshot_count: i32::try_from(row.snapshot_count).unwrap_or(i32::MAX),
         active_operation: row.active_operation.map(names::operation).unwrap_or_default(),
         etag: etag::encode(app.store.epoch(), row.revision),
+        orphans: orphans(facts.orphans),
         ..v1::Vm::default()
     };
     wire.set_state(facts.state.into());

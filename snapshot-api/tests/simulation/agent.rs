@@ -24,9 +24,10 @@ use proto::agent::agent_service_server::AgentService;
 use proto::agent::operation_event::{Accepted, Ended, Event};
 use proto::agent::watch_host_response::{Event as Told, Synced};
 use proto::agent::{
-    AttachOperationRequest, AttachOperationResponse, CancelOperationRequest, CancelOperationResponse, HostFacts,
-    OperationEvent, PlanOperationRequest, PlanOperationResponse, StartOperationRequest, StartOperationResponse,
-    VmInventory, WatchHostRequest, WatchHostResponse,
+    AttachOperationRequest, AttachOperationResponse, CancelOperationRequest, CancelOperationResponse,
+    DeleteOrphanRequest, DeleteOrphanResponse, HostFacts, ListOrphansRequest, ListOrphansResponse, OperationEvent,
+    PlanOperationRequest, PlanOperationResponse, StartOperationRequest, StartOperationResponse, VmInventory,
+    WatchHostRequest, WatchHostResponse,
 };
 use proto::convert::{Inventory, Spec};
 use proto::v1;
@@ -288,5 +289,13 @@ impl AgentService for Agent {
     ) -> Result<Response<CancelOperationResponse>, Status> {
         let refusal = Error::new(Reason::NotCancellable, request.get_ref().operation_id.clone());
         Err(proto::status::to_status(&refusal))
+    }
+
+    async fn list_orphans(&self, _: Request<ListOrphansRequest>) -> Result<Response<ListOrphansResponse>, Status> {
+        Err(Status::unimplemented("not asked for"))
+    }
+
+    async fn delete_orphan(&self, _: Request<DeleteOrphanRequest>) -> Result<Response<DeleteOrphanResponse>, Status> {
+        Err(Status::unimplemented("not asked for"))
     }
 }

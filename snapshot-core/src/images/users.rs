@@ -74,6 +74,12 @@ impl Users {
         self.vms.contains_key(&vm)
     }
 
+    /// The name of a VM that uses a file, other than this one.
+    pub fn other_user(&self, vm: VmId, file: &str) -> Option<&str> {
+        let other = self.by_file.get(file)?.iter().find(|other| **other != vm)?;
+        self.vms.get(other).map(|(name, _)| name.as_str())
+    }
+
     /// What the use of its images by other VMs makes unavailable for a VM.
     pub fn restrictions(&self, vm: VmId, uses: &Uses) -> Vec<Restriction> {
         self.of_files(vm, &uses.changed)
@@ -134,6 +140,7 @@ mod tests {
         assert!(users.set(vm(1), "base", &base).is_empty());
         assert_eq!(users.set(vm(2), "clone", &clone), BTreeSet::from([vm(1)]));
         assert!(users.set(vm(2), "clone", &clone).is_empty(), "nothing new");
+        assert_eq!((users.other_user(vm(1), "/base"), users.other_user(vm(2), "/clone")), (Some("clone"), None));
         let found = users.restrictions(vm(1), &base);
         assert_eq!(found.len(), 1, "{found:?}");
         assert!(found[0].message.contains("VM clone uses the image of disk vda"), "{found:?}");

@@ -10,7 +10,7 @@ use crate::operation::{Create, DeleteScope, RunAfter};
 use crate::snapshot::{Content, RecordedState, SnapshotFacts, Storage};
 use crate::text::{Description, DisplayName};
 use crate::tree::tests::{any_tree, snapshot};
-use crate::vm::{DiskFacts, Nvram, VmState};
+use crate::vm::{DiskFacts, Nvram, OrphanSummary, VmState};
 
 fn disk(target: &str) -> DiskFacts {
     DiskFacts {
@@ -37,6 +37,7 @@ pub(crate) fn vm(state: VmState) -> VmFacts {
         disks: vec![disk("vda"), disk("vdb")],
         nvram: Nvram::Absent,
         missing_medium: None,
+        orphans: OrphanSummary::default(),
         restrictions: Vec::new(),
     }
 }

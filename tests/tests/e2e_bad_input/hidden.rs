@@ -86,6 +86,12 @@ fn requests(method: &str, named: &Named) -> Vec<Vec<u8>> {
         // Nothing is named.
         "ListHosts" => vec![bytes(&v1::ListHostsRequest::default())],
         "GetHost" => vec![bytes(&v1::GetHostRequest { name: host })],
+        "ListOrphans" => vec![bytes(&v1::ListOrphansRequest { parent: host, page_token, ..Default::default() })],
+        "DeleteOrphan" => {
+            let plain =
+                v1::DeleteOrphanRequest { name: format!("{host}/orphans/{}", Uuid::nil()), etag, ..Default::default() };
+            vec![bytes(&plain), bytes(&v1::DeleteOrphanRequest { validate_only: true, ..plain })]
+        }
         "ReconcileHost" => vec![bytes(&v1::ReconcileHostRequest { name: host })],
         other => panic!("{other} has no row here: what does it answer for what may not be seen?"),
     }

@@ -16,6 +16,7 @@ mod limits;
 mod live;
 mod losses;
 mod many;
+mod orphans;
 mod picture;
 mod story;
 

@@ -119,6 +119,13 @@ fn public_request(world: &World, method: &str) -> (About, Vec<u8>) {
         "GetHost" => (Hosts("admin"), v1::GetHostRequest { name: host }.encode_to_vec()),
         "ListAuditEvents" => (Hosts("admin"), v1::ListAuditEventsRequest::default().encode_to_vec()),
         "ReconcileHost" => (Hosts("admin"), v1::ReconcileHostRequest { name: host }.encode_to_vec()),
+        "ListOrphans" => {
+            (Hosts("admin"), v1::ListOrphansRequest { parent: host, ..Default::default() }.encode_to_vec())
+        }
+        "DeleteOrphan" => {
+            let (name, etag) = (format!("{host}/orphans/{}", Uuid::nil()), "shown".to_owned());
+            (Hosts("admin"), v1::DeleteOrphanRequest { name, etag, validate_only: false }.encode_to_vec())
+        }
         other => panic!("{other} has no row: say what it is about, and give a request that would succeed"),
     }
 }
@@ -147,6 +154,12 @@ pub(crate) fn of_agent(world: &World) -> Vec<Call> {
                     let request = agent::PlanOperationRequest { spec: Some(spec(world, action)) };
                     row(&method, About::Machine(right), request.encode_to_vec());
                 }
+            }
+            "ListOrphans" => row(&method, About::Hosts("admin"), agent::ListOrphansRequest::default().encode_to_vec()),
+            "DeleteOrphan" => {
+                let (orphan_id, etag) = (Uuid::nil().to_string(), "shown".to_owned());
+                let request = agent::DeleteOrphanRequest { orphan_id, etag, validate_only: false };
+                row(&method, About::Hosts("admin"), request.encode_to_vec());
             }
             "StartOperation" => {}
             other => panic!("{other} has no row: say what it is about, and give a request that would succeed"),

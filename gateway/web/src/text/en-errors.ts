@@ -24,6 +24,8 @@ export const errors = {
   "next.SNAPSHOT_NOT_FOUND": "Look at the list: somebody may have removed it.",
   "error.OPERATION_NOT_FOUND": "This task is not known any more.",
   "next.OPERATION_NOT_FOUND": "Look at the list to see how it ended.",
+  "error.ORPHAN_NOT_FOUND": "This file does not exist any more.",
+  "next.ORPHAN_NOT_FOUND": "Look at the list: somebody may have removed it.",
   "error.HOST_NOT_FOUND": "The service does not know the host of this machine.",
   "next.HOST_NOT_FOUND": "Tell your administrator.",
   "error.REQUEST_ID_REUSED": "This was mistaken for another request. Nothing was changed.",

@@ -37,6 +37,8 @@ export const en = {
   "machine.reachable": "Reachable",
   "machine.unreachable": "Not reachable",
   "machine.unreachable.since": "The host {host} does not answer. This was last known {time}; nothing can be changed now.",
+  "machine.orphans.one": "{n} image of a detached disk is kept ({size}). An administrator can remove it.",
+  "machine.orphans.other": "{n} images of detached disks are kept ({size}). An administrator can remove them.",
   "machine.loading": "Loading the snapshots…",
 
   "connection.lost": "Connection lost. Trying again in {time}.",

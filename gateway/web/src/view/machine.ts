@@ -1,8 +1,8 @@
 // The head of the element: which machine, what it is doing, where, and whether its host answers.
 
 import { VmState, type Vm } from "../gen/ravada/snapshot/v1/vm_pb";
-import { age, lastPart } from "../format";
-import { t } from "../text";
+import { age, bytes, lastPart } from "../format";
+import { t, tn } from "../text";
 import { fill, h } from "./dom";
 
 /** What a machine is doing, in a word. */
@@ -44,6 +44,9 @@ export class MachineView {
           t(vm.hostReachable ? "machine.reachable" : "machine.unreachable"),
         ),
       ),
+      // Nobody else would tell where the space is.
+      vm.orphans &&
+        h("p", { class: "rs-facts", "data-testid": "vm-orphans" }, tn("machine.orphans", vm.orphans.count, { size: bytes(vm.orphans.allocationBytes) })),
       !vm.hostReachable &&
         h(
           "div",

@@ -51,6 +51,18 @@ fn a_token_has_so_many_uses_and_each_token_has_its_own() {
 }
 
 #[test]
+fn a_deletion_of_an_orphan_is_a_use() {
+    let spent = Spent::default();
+    let actor = Actor { issuer: "a".to_owned(), subject: "root".to_owned(), token_id: "t".to_owned() };
+    let operation = |n| OperationId::from_uuid(Uuid::from_u128(n));
+    assert!(spent.take_for(&actor, operation(1), 2).is_ok());
+    assert!(spent.take(&entry(2, "a", "t", purge()), 2).is_ok());
+    assert_eq!(spent.take_for(&actor, operation(3), 2).unwrap_err().reason(), Reason::TokenSpent);
+    spent.give_back(operation(1));
+    assert!(spent.take_for(&actor, operation(3), 2).is_ok());
+}
+
+#[test]
 fn what_takes_nothing_from_anybody_is_not_counted() {
     let spent = Spent::default();
     let create = Create {

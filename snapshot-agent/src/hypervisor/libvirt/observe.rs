@@ -11,7 +11,7 @@ use snapshot_core::ids::{SnapshotId, VmId};
 use snapshot_core::layers::Layers;
 use snapshot_core::restriction::Restriction;
 use snapshot_core::snapshot::{SnapshotFacts, Storage};
-use snapshot_core::vm::{Nvram, VmFacts, VmState};
+use snapshot_core::vm::{Nvram, OrphanSummary, VmFacts, VmState};
 use virt::connect::Connect;
 use virt::domain::Domain;
 use virt::domain_snapshot::DomainSnapshot;
@@ -105,6 +105,7 @@ impl Told {
             memory_bytes: xml.memory_bytes(),
             nvram: xml.nvram(),
             missing_medium: missing_medium(&xml.media().collect::<Vec<_>>()),
+            orphans: OrphanSummary::default(),
             restrictions: moment.restrictions,
             disks: xml.disks().map(|disk| images.disk(disk)).collect(),
             block_job_disk: moment.busy_disk,

@@ -1,6 +1,6 @@
 //! What the host of variables has to begin with.
 
-use snapshot_core::vm::{DiskFacts, Nvram};
+use snapshot_core::vm::{DiskFacts, Nvram, OrphanSummary};
 
 use super::*;
 
@@ -27,6 +27,7 @@ pub(crate) fn vm_facts() -> VmFacts {
         disks: vec![disk("vda"), disk("vdb")],
         nvram: Nvram::Absent,
         missing_medium: None,
+        orphans: OrphanSummary::default(),
         restrictions: Vec::new(),
     }
 }

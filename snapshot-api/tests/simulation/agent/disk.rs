@@ -7,7 +7,7 @@ use snapshot_core::description::Label;
 use snapshot_core::ids::{OperationId, SnapshotId, VmId};
 use snapshot_core::operation::{DeleteScope, Outcome, Request};
 use snapshot_core::snapshot::{Content, Origin, RecordedState, SnapshotFacts, Storage};
-use snapshot_core::vm::{Nvram, VmFacts, VmState};
+use snapshot_core::vm::{Nvram, OrphanSummary, VmFacts, VmState};
 use snapshot_core::{Error, Reason};
 
 pub struct Disk {
@@ -142,6 +142,7 @@ pub fn facts(vm: VmId) -> VmFacts {
         disks: Vec::new(),
         nvram: Nvram::Absent,
         missing_medium: None,
+        orphans: OrphanSummary::default(),
         restrictions: Vec::new(),
     }
 }

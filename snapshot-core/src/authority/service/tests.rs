@@ -14,7 +14,7 @@ use crate::policy::HostPolicy;
 use crate::snapshot::Origin;
 use crate::tree::SnapshotTree;
 use crate::tree::tests::any_tree;
-use crate::vm::{DiskFacts, Nvram, VmFacts, VmState};
+use crate::vm::{DiskFacts, Nvram, OrphanSummary, VmFacts, VmState};
 
 const OWN: &str = "snapshot-service";
 
@@ -40,6 +40,7 @@ fn vm() -> VmFacts {
         disks: vec![disk],
         nvram: Nvram::Absent,
         missing_medium: None,
+        orphans: OrphanSummary::default(),
         restrictions: Vec::new(),
     }
 }
