@@ -252,7 +252,7 @@ impl Work<'_> {
     ) -> Result<Result<(), Failure>, Halt> {
         let seen = self.seen()?;
         let hypervisor = &self.shared.hypervisor;
-        let given_up = given_up(&seen.layers, id);
+        let given_up = self.given_up(&seen, id)?;
         let mut endangered = endangered(&seen.layers, &given_up);
         // libvirt has on the current snapshot, beside its XML, which file its next revert removes. The disk may have got another image
         // since, on top of that file or not.
@@ -273,6 +273,23 @@ impl Work<'_> {
             self.wait_for_libvirt()?;
         }
         Ok(reverted)
+    }
+
+    /// The active files that a revert to this snapshot gives up, so that libvirt may remove them: those of the disks that it holds. A disk that
+    /// was attached since is detached by it, and nobody has asked for what that holds to be removed; nor for snapshots of other tools inside
+    /// an image, nor for what others depend on. Where that is not to be found out, none is.
+    fn given_up(&mut self, seen: &Observed, id: &SnapshotId) -> Result<BTreeSet<String>, Halt> {
+        let is_held = |target: &String| seen.layers.snapshots.get(id).is_some_and(|it| it.frozen.contains_key(target));
+        let held = seen.layers.live.iter().filter(|(target, _)| is_held(target)).map(|(_, path)| path.clone());
+        let held: BTreeSet<String> = held.filter(|path| !holds_snapshots(Path::new(path))).collect();
+        match self.elsewhere(seen, &held) {
+            Ok(elsewhere) => Ok(held.difference(&elsewhere).cloned().collect()),
+            Err(Halt::Failed(error)) => {
+                tracing::warn!(?error, "what others depend on is not known, so a revert removes nothing");
+                Ok(BTreeSet::new())
+            }
+            Err(halt) => Err(halt),
+        }
     }
 
     /// Files that a revert may have left guarded: the machine has moved since, and may be on one of them. Those on record are, too:
@@ -314,14 +331,6 @@ impl Work<'_> {
     }
 }
 
-/// The active files that a revert to this snapshot gives up: those of the disks that it holds. A disk that was attached since is detached by
-/// it, and nobody has asked for what that holds to be removed; nor for snapshots of other tools inside an image.
-fn given_up<'a>(layers: &'a Layers, id: &SnapshotId) -> BTreeSet<&'a String> {
-    let is_held = |target: &String| layers.snapshots.get(id).is_some_and(|parts| parts.frozen.contains_key(target));
-    let held = layers.live.iter().filter(|(target, _)| is_held(target)).map(|(_, path)| path);
-    held.filter(|path| !holds_snapshots(Path::new(path))).collect()
-}
-
 /// Whether there are snapshots inside an image. Of one that cannot be read nobody knows.
 pub(super) fn holds_snapshots(path: &Path) -> bool {
     match qcow2::read(path) {
@@ -332,7 +341,7 @@ pub(super) fn holds_snapshots(path: &Path) -> bool {
 }
 
 /// Files that libvirt's next revert may take for the active ones: the overlays of snapshots, but for those that are given up.
-fn endangered(layers: &Layers, given_up: &BTreeSet<&String>) -> Vec<String> {
+fn endangered(layers: &Layers, given_up: &BTreeSet<String>) -> Vec<String> {
     let overlays = layers.snapshots.values().flat_map(|parts| parts.overlays.values());
-    overlays.filter(|path| !given_up.contains(path)).cloned().collect()
+    overlays.filter(|path| !given_up.contains(*path)).cloned().collect()
 }

@@ -272,7 +272,7 @@ impl Work<'_> {
 
     /// What others keep: the VMs of the host, and images that belong to none of them. `given_up` are files of this one that somebody has
     /// asked to be removed.
-    fn elsewhere(&mut self, seen: &Observed, given_up: &BTreeSet<String>) -> Result<BTreeSet<String>, Halt> {
+    pub(super) fn elsewhere(&mut self, seen: &Observed, given_up: &BTreeSet<String>) -> Result<BTreeSet<String>, Halt> {
         let vm = self.entry.vm;
         let elsewhere = self.patiently(|hypervisor| hypervisor.elsewhere(vm))?;
         let mut elsewhere = elsewhere

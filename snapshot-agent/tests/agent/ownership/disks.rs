@@ -63,6 +63,22 @@ async fn a_revert_keeps_what_another_tool_has_in_the_active_image() {
     desk.scene.agent.stop().await;
 }
 
+/// Nor does a revert take the active image from below a clone that no VM names.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_revert_keeps_an_active_image_that_a_clone_depends_on() {
+    let desk = Desk::new("own-cloned", 1).await;
+    desk.write('A');
+    let first = desk.take().await;
+    desk.write('B');
+    let (overlay, clone) = (desk.active("vda"), desk.path("clone.qcow2"));
+    let below = overlay.display().to_string();
+    desk.qemu_img(&["create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", &below, "clone.qcow2"]);
+    desk.revert(&first).await;
+    desk.keeps(&clone, 'B').await;
+    assert_eq!(desk.reads(), 'A');
+    desk.scene.agent.stop().await;
+}
+
 /// Case 1: the disk got another image after the snapshot: a copy, and a clone of what the snapshot froze.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_revert_leaves_an_image_that_the_disk_got_since() {

@@ -4,6 +4,7 @@
 mod definitions;
 mod disks;
 mod images;
+mod jobs;
 mod snapshots;
 mod storage;
 
@@ -62,6 +63,9 @@ impl Room {
             Act::StopPool => self.pool("pool-destroy"),
             Act::StartPool => self.pool("pool-start"),
             Act::Hang => self.hang(which),
+            Act::Backup => self.backup(which),
+            Act::BlockCopy => self.block_copy(which),
+            Act::BlockCommit => self.block_commit(which),
         }?;
         let act = it.act;
         match &outcome {

@@ -68,6 +68,12 @@ pub enum Act {
     StartPool,
     /// Storage that does not respond for a while.
     Hang,
+    /// `virsh backup-begin` with a checkpoint.
+    Backup,
+    /// `virsh blockcopy --pivot`.
+    BlockCopy,
+    /// `virsh blockcommit --active` of an overlay of another tool.
+    BlockCommit,
 }
 
 /// What a user asks the service for.
@@ -110,7 +116,7 @@ pub struct Step {
 #[derive(Debug)]
 pub struct Steps(Rng);
 
-const ACTS: [(u64, Act); 29] = [
+const ACTS: [(u64, Act); 32] = [
     (26, Act::Write),
     (5, Act::NewImage),
     (8, Act::Attach),
@@ -140,6 +146,9 @@ const ACTS: [(u64, Act); 29] = [
     (2, Act::StopPool),
     (3, Act::StartPool),
     (1, Act::Hang),
+    (2, Act::Backup),
+    (2, Act::BlockCopy),
+    (2, Act::BlockCommit),
 ];
 
 impl Steps {

@@ -26,7 +26,7 @@ impl Room {
     }
 
     /// A new image that was never a disk.
-    fn found(&mut self, path: &Path) -> Result<()> {
+    pub(super) fn found(&mut self, path: &Path) -> Result<()> {
         let content = self.read(path, None)?;
         self.ledger.loose.insert(path.to_owned(), May::exactly(content));
         self.ledger.spare.insert(path.to_owned());
