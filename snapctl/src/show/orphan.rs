@@ -11,7 +11,7 @@ const ID_CHARS: usize = 8;
 
 /// `orphans`.
 pub(crate) fn orphans(answer: &v1::ListOrphansResponse) -> String {
-    let mut table = Table::new(&["ID", "HOST", "MACHINE", "FILE", "HOLDS", "SIZE", "WRITTEN", "DELETABLE"]);
+    let mut table = Table::new(&["ID", "HOST", "VM", "FILE", "HOLDS", "SIZE", "WRITTEN", "DELETABLE"]);
     for orphan in &answer.orphans {
         let gone = if orphan.vm_exists { "" } else { " (gone)" };
         let deletable = if orphan.deletable { "yes".to_owned() } else { format!("no: {}", orphan.message) };
@@ -27,7 +27,8 @@ pub(crate) fn orphans(answer: &v1::ListOrphansResponse) -> String {
         ]);
     }
     let bytes: i64 = answer.orphans.iter().fold(0, |sum, orphan| sum.saturating_add(orphan.allocation_bytes));
-    format!("{}{} orphans, {}\n", table.text(), answer.orphans.len(), size(bytes))
+    let orphans = if answer.orphans.len() == 1 { "orphan" } else { "orphans" };
+    format!("{}{} {orphans}, {}\n", table.text(), answer.orphans.len(), size(bytes))
 }
 
 /// What one holds.
@@ -37,7 +38,7 @@ pub(crate) fn orphan(orphan: &v1::Orphan) -> String {
     let lines = [
         ("orphan", id(&orphan.name).to_owned()),
         ("host", host(orphan).to_owned()),
-        ("machine", format!("{} ({}){gone}", orphan.vm_display_name, id(&orphan.vm))),
+        ("VM", format!("{} ({}){gone}", orphan.vm_display_name, id(&orphan.vm))),
         ("snapshot", format!("{} ({})", orphan.snapshot_display_name, id(&orphan.snapshot))),
         ("holds", holds(orphan)),
         ("file", orphan.path.clone()),

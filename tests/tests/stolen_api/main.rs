@@ -89,6 +89,7 @@ async fn stolen_api_certificate_alone_opens_nothing() {
         refused("watch", thief.watch().await.map(drop));
         refused("attach", thief.attach(&case.operation).await.map(drop));
         refused("cancel", thief.cancel(&case.operation).await);
+        thief.orphans().await.into_iter().for_each(|result| refused("orphans", result));
         let mut all = harmful(&case.snapshot);
         all.push(Request::Create(new_snapshot("x")));
         for request in all {
@@ -125,6 +126,9 @@ async fn stolen_api_own_key_deletes_what_it_made_and_nothing_of_anybody() {
         }
     }
     refused("cancel", thief.cancel(&case.operation).await, Code::PermissionDenied, "ACTION_NOT_GRANTED");
+    for result in thief.orphans().await {
+        refused("orphans", result, Code::PermissionDenied, "ACTION_NOT_GRANTED");
+    }
     case.unchanged("what it may not").await;
     // The API's own listeners do not know its issuer.
     for client in [Client::grpc(&case.lab.cluster, own.as_str()).unwrap()] {

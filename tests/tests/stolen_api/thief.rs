@@ -5,8 +5,8 @@ use mtls::client::{ClientTimeouts, PeerChannel, channel};
 use proto::agent::agent_service_client::AgentServiceClient;
 use proto::agent::operation_event::{Ended, Event};
 use proto::agent::{
-    AttachOperationRequest, CancelOperationRequest, OperationEvent, PlanOperationRequest, StartOperationRequest,
-    WatchHostRequest, WatchHostResponse,
+    AttachOperationRequest, CancelOperationRequest, DeleteOrphanRequest, ListOrphansRequest, OperationEvent,
+    PlanOperationRequest, StartOperationRequest, WatchHostRequest, WatchHostResponse,
 };
 use proto::convert::Spec;
 use snapshot_core::ids::{OperationId, SnapshotId, VmId};
@@ -75,6 +75,15 @@ impl Thief {
             }
         }
         Err(Refusal::lost("the stream ended before the operation"))
+    }
+
+    /// Lists the orphans of the host, and deletes one.
+    pub async fn orphans(&self) -> [Result<(), Refusal>; 2] {
+        let listed = self.client.clone().list_orphans(self.request(ListOrphansRequest::default())).await;
+        let (orphan_id, etag) = (Uuid::nil().to_string(), "guessed".to_owned());
+        let request = self.request(DeleteOrphanRequest { orphan_id, etag, validate_only: false });
+        let deleted = self.client.clone().delete_orphan(request).await;
+        [listed.map(drop).map_err(Refusal::from), deleted.map(drop).map_err(Refusal::from)]
     }
 
     pub async fn cancel(&self, operation: &str) -> Result<(), Refusal> {

@@ -241,3 +241,28 @@ async fn an_orphan_of_a_vm_that_does_not_exist_any_more_is_deleted() {
     listed(&desk.scene.agent, 0).await;
     desk.scene.agent.stop().await;
 }
+
+/// What a snapshot holds whose metadata libvirt has lost, on a branch that the VM is not on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_branch_whose_snapshots_libvirt_has_lost_is_an_orphan() {
+    let desk = Desk::new("orphan-lost", 1).await;
+    desk.write('A');
+    let first = desk.take().await;
+    desk.write('B');
+    let second = desk.take().await;
+    desk.write('C');
+    desk.revert(&first).await;
+    let branch = desk.path(&format!("vda.{first}"));
+    desk.keeps(&branch, 'B').await;
+    let vm = desk.guest.vm.to_string();
+    desk.scene.virsh(&["snapshot-delete", &vm, first.as_str(), "--metadata"]);
+    assert!(list(&desk.scene.agent).await.is_empty(), "the second needs it");
+    desk.scene.virsh(&["snapshot-delete", &vm, second.as_str(), "--metadata"]);
+    let orphan = listed(&desk.scene.agent, 1).await.remove(0);
+    assert_eq!((Path::new(&orphan.path), orphan.deletable), (&*branch, true), "{orphan:?}");
+    desk.keeps(&branch, 'B').await;
+    delete(&desk.scene.agent, &orphan).await;
+    assert!(!branch.exists() && list(&desk.scene.agent).await.is_empty());
+    assert_eq!(desk.reads(), 'A');
+    desk.scene.agent.stop().await;
+}
