@@ -52,10 +52,13 @@ pub async fn strike_all(world: &Arc<World>, blows: &[Blow]) -> Result<()> {
     Ok(())
 }
 
+/// The VM of an operation's phase, if a lane drives it; `None` for another phase than the one that is waited for.
+type Heard = fn(Phase) -> Option<Option<usize>>;
+
 /// Waits for the moment; the machine whose operation it was, when it came.
 async fn wait_for(world: &World, moment: Moment) -> Option<usize> {
     let mut phases = world.phases.subscribe();
-    let (wanted, after): (fn(Phase) -> Option<Option<usize>>, Duration) = match moment {
+    let (wanted, after): (Heard, Duration) = match moment {
         Moment::Any(after) => (|_| None, after),
         Moment::Dispatch(after) => {
             (|phase| if let Phase::Dispatched(machine) = phase { Some(machine) } else { None }, after)

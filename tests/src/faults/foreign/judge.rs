@@ -96,7 +96,7 @@ impl Room {
     }
 
     /// Reads an image that must hold this. Returns what it holds from now on.
-    fn must_hold(&self, path: &PathBuf, may: &May, what: &str) -> Option<Content> {
+    fn must_hold(&self, path: &Path, may: &May, what: &str) -> Option<Content> {
         match self.read(path, None) {
             Ok(content) if may.has(content) => Some(content),
             Ok(content) => {
