@@ -253,11 +253,13 @@ impl Work<'_> {
         let seen = self.seen()?;
         let hypervisor = &self.shared.hypervisor;
         let given_up = self.given_up(&seen, id)?;
+        let may_touch = |path: &String| hypervisor.folders().has(Path::new(path));
         let mut endangered = endangered(&seen.layers, &given_up);
+        endangered
+            .extend(seen.layers.live.values().filter(|path| !given_up.contains(*path) && may_touch(path)).cloned());
         // libvirt has on the current snapshot, beside its XML, which file its next revert removes. The disk may have got another image
         // since, on top of that file or not.
         let wanted = self.shared.machines.owned().map(|owned| owned.wanted(self.entry.vm)).unwrap_or_default();
-        let may_touch = |path: &String| hypervisor.folders().has(Path::new(path));
         endangered.extend(wanted.into_iter().filter(|path| !given_up.contains(path) && may_touch(path)));
         // The second names of an earlier try stay: libvirt may be at it still, and goes on to remove files.
         if let Err(failure) = hypervisor.guard(&endangered) {
@@ -277,11 +279,12 @@ impl Work<'_> {
 
     /// The active files that a revert to this snapshot gives up, so that libvirt may remove them: those of the disks that it holds. A disk that
     /// was attached since is detached by it, and nobody has asked for what that holds to be removed; nor for snapshots of other tools inside
-    /// an image, nor for what others depend on. Where that is not to be found out, none is.
+    /// an image, nor for what others depend on, nor for an image that somebody has put in the place of one of ours. Where that is not to be found out, none is.
     fn given_up(&mut self, seen: &Observed, id: &SnapshotId) -> Result<BTreeSet<String>, Halt> {
         let is_held = |target: &String| seen.layers.snapshots.get(id).is_some_and(|it| it.frozen.contains_key(target));
         let held = seen.layers.live.iter().filter(|(target, _)| is_held(target)).map(|(_, path)| path.clone());
-        let held: BTreeSet<String> = held.filter(|path| !holds_snapshots(Path::new(path))).collect();
+        let is_removable = |path: &String| seen.layers.is_created(path) && !holds_snapshots(Path::new(path));
+        let held: BTreeSet<String> = held.filter(is_removable).collect();
         match self.elsewhere(seen, &held) {
             Ok(elsewhere) => Ok(held.difference(&elsewhere).cloned().collect()),
             Err(Halt::Failed(error)) => {
@@ -296,7 +299,8 @@ impl Work<'_> {
     /// libvirt has other overlays on a snapshot after a revert to it.
     pub(super) fn guardable(&self, seen: &Observed) -> Vec<String> {
         let on_record = self.shared.machines.owned().map(|owned| owned.wanted(seen.vm.id)).unwrap_or_default();
-        seen.layers.paths().into_iter().map(str::to_owned).chain(on_record).collect()
+        let before = self.entry.active.values().cloned();
+        seen.layers.paths().into_iter().map(str::to_owned).chain(on_record).chain(before).collect()
     }
 
     /// What cannot be brought back now stays under its second name, and is brought back by the next revert or clean-up.

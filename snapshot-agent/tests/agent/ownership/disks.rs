@@ -63,6 +63,23 @@ async fn a_revert_keeps_what_another_tool_has_in_the_active_image() {
     desk.scene.agent.stop().await;
 }
 
+/// An image that somebody has put in the place of an overlay of ours is theirs.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_revert_keeps_an_image_that_was_put_in_the_place_of_the_active_one() {
+    let desk = Desk::new("own-replaced", 1).await;
+    desk.write('A');
+    let first = desk.take().await;
+    desk.write('B');
+    let overlay = desk.active("vda");
+    desk.qemu_img(&["convert", "-O", "qcow2", &overlay.display().to_string(), "other.qcow2"]);
+    fs::rename(desk.path("other.qcow2"), &overlay).unwrap();
+    desk.revert(&first).await;
+    desk.keeps(&overlay, 'B').await;
+    assert!(!desk.path(&format!("vda.{first}.kept")).exists());
+    assert_eq!(desk.reads(), 'A');
+    desk.scene.agent.stop().await;
+}
+
 /// Nor does a revert take the active image from below a clone that no VM names.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_revert_keeps_an_active_image_that_a_clone_depends_on() {

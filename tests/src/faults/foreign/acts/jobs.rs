@@ -129,7 +129,9 @@ impl Room {
             if let Some(disk) = room.ledger.vms[vm].disks.get_mut(target) {
                 disk.path.clone_from(&overlay);
             }
-            room.world.virsh(&["blockcommit", &uuid, target, "--active", "--pivot", "--wait"])?;
+            // Without a base it would merge all that the disk lies on, which snapshots hold.
+            let base = path.display().to_string();
+            room.world.virsh(&["blockcommit", &uuid, target, "--base", &base, "--active", "--pivot", "--wait"])?;
             if let Some(disk) = room.ledger.vms[vm].disks.get_mut(target) {
                 disk.path.clone_from(&path);
             }
