@@ -155,10 +155,6 @@ impl Room {
         if let Some(disk) = moved.disks.get_mut(target) {
             disk.path.clone_from(&new);
         }
-        for known in moved.snapshots.values_mut() {
-            // Those inside the image are at another path than libvirt has written down.
-            known.is_displaced = true;
-        }
         Ok(Outcome::Done(format!("{} to {}", old.display(), new.display())))
     }
 

@@ -115,9 +115,6 @@ impl Room {
         if let Some(disk) = vm.disks.values_mut().find(|disk| disk.path == *path) {
             self.ledger.loose.insert(aside.clone(), std::mem::replace(&mut disk.may, may));
         }
-        for known in vm.snapshots.values_mut() {
-            known.is_displaced = true;
-        }
         Ok(Outcome::Done(format!("{}, which is {} now", path.display(), aside.display())))
     }
 
