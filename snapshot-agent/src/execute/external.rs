@@ -277,9 +277,10 @@ impl Work<'_> {
         Ok(reverted)
     }
 
-    /// The active files that a revert to this snapshot gives up, so that libvirt may remove them: those of the disks that it holds. A disk that
-    /// was attached since is detached by it, and nobody has asked for what that holds to be removed; nor for snapshots of other tools inside
-    /// an image, nor for what others depend on, nor for an image that somebody has put in the place of one of ours. Where that is not to be found out, none is.
+    /// The active files that a revert to this snapshot gives up, so that libvirt may remove them: those of the disks that it holds, if
+    /// they are on record as created by a snapshot. A disk that was attached since is detached by the revert, and nobody has asked for
+    /// what that holds to be removed; nor for snapshots of other tools inside an image, nor for what others depend on, nor for an image
+    /// that somebody has put in the place of one of ours. Where that is not to be found out, nothing is given up.
     fn given_up(&mut self, seen: &Observed, id: &SnapshotId) -> Result<BTreeSet<String>, Halt> {
         let is_held = |target: &String| seen.layers.snapshots.get(id).is_some_and(|it| it.frozen.contains_key(target));
         let held = seen.layers.live.iter().filter(|(target, _)| is_held(target)).map(|(_, path)| path.clone());

@@ -134,8 +134,8 @@ impl Ledger {
         self.displaced.extend(known.disks.into_iter().map(|(target, may)| (words(&target), may)));
     }
 
-    /// A file was moved, with the snapshots inside it, which may be of any VM that it was ever a disk of: they are at another path than libvirt
-    /// has written down.
+    /// A file was moved, with the snapshots inside it, which may be of any VM that it was ever a disk of: they are at another path than
+    /// libvirt has written down.
     pub fn moved(&mut self, from: &Path, to: &Path) {
         for known in self.vms.iter_mut().flat_map(|vm| vm.snapshots.values_mut()) {
             known.is_displaced = true;
