@@ -142,7 +142,7 @@ pub struct Create {
     /// What to say about it.
     #[arg(long, default_value = "")]
     pub description: String,
-    /// What goes into it [default: the running state too, where the machine runs and can].
+    /// What goes into it [default: the disks; of a running VM on a host without live snapshots the running state too].
     #[arg(long)]
     pub content: Option<Content>,
     /// Where it is kept [default: as the host prefers].

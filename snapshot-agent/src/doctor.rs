@@ -61,7 +61,8 @@ fn examine(config: &Config, report: &mut Report) {
     for folder in &config.image_dirs {
         report.add(within_bounds("image folder", folder, |folder| doctor::folder("image folder", folder)));
     }
-    report.add(config.image_dirs.iter().flat_map(|directory| shared(config, directory)));
+    let directories = config.shared_dirs.iter().filter(|dir| !config.image_dirs.contains(dir));
+    report.add(config.image_dirs.iter().chain(directories).flat_map(|directory| shared(config, directory)));
     for folder in &config.read_dirs {
         report.add(within_bounds("folder of bases", folder, |folder| {
             vec![doctor::readable_folder("folder of bases", folder)]

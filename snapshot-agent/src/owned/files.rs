@@ -215,12 +215,12 @@ pub(super) fn after(previous: Option<&Record>, seen: &Observed) -> Files {
     });
     for (path, made) in &mut files {
         // It was merged into, or what it lies on was.
-        if let Some(layer) = seen.layers.files.get(&*path.to_string_lossy())
+        if seen.layers.files.contains_key(&*path.to_string_lossy())
             && made.kind != Kind::Memory
             && seen.layers.unreadable.is_none()
             && matches!(made.looks(path), Ok(Standing::Ours))
         {
-            made.backing = layer.backing.as_ref().map(PathBuf::from);
+            made.backing = below(path, seen);
         }
     }
     for (id, parts) in seen.layers.snapshots.iter().filter(|(id, _)| id.is_ours()) {
@@ -287,11 +287,17 @@ pub(super) fn after_laying(previous: &Files, seen: &Observed, id: &SnapshotId, s
     files
 }
 
+/// What a file lies on. Where a VM uses it in another format than its own, only its header tells.
+fn below(path: &Path, seen: &Observed) -> Option<PathBuf> {
+    let told = seen.layers.files.get(&*path.to_string_lossy()).and_then(|layer| layer.backing.as_ref());
+    told.map(PathBuf::from).or_else(|| backing(path).ok().flatten())
+}
+
 /// A file that libvirt has for a snapshot of ours.
 fn see(files: &mut Files, path: &str, id: &SnapshotId, kind: Kind, seen: &Observed) {
     let Ok(found) = files::symlink_metadata(Path::new(path)) else { return };
     if found.is_file() {
-        let backing = seen.layers.files.get(path).and_then(|layer| layer.backing.as_ref()).map(PathBuf::from);
+        let backing = below(Path::new(path), seen);
         let holds = files.get(Path::new(path)).map_or(Holds::Nothing, |made| made.holds);
         let made = Made { snapshot: id.clone(), kind, identity: Some(Identity::of(&found)), backing, holds };
         files.insert(PathBuf::from(path), made);

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use capability::{KeyError, Signer, generate_issuer_key};
+use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, Subcommand};
 use snapshot_core::authority::{Action, Grant, VmSelector};
 
@@ -45,7 +46,7 @@ pub struct Mint {
     #[arg(long)]
     kid: String,
     /// Whom the token is for.
-    #[arg(long)]
+    #[arg(long, value_parser = NonEmptyStringValueParser::new())]
     subject: String,
     /// The machine it is for, by UUID, or `*` for all; may be repeated.
     #[arg(long, required = true, value_parser = vm)]

@@ -146,8 +146,10 @@ async fn a_detached_disk_keeps_its_data() {
     assert_eq!(desk.reads(), 'C');
     // Somebody takes it for another VM.
     let vm = desk.guest.vm.to_string();
-    let other = desk.xml().replace(&vm, "11111111-2222-4333-8444-555555555555").replace(&vm[..8], "taker");
+    let other = desk.xml().replace(&vm, "11111111-2222-4333-8444-555555555555");
+    let other = other.replace(&format!("<name>{}", &vm[..8]), "<name>taker");
     let other = other.replace(&desk.active("vda").display().to_string(), &detached.display().to_string());
+    assert!(other.contains("<name>taker") && other.contains(detached.to_str().unwrap()), "{other}");
     desk.guest.define(&other);
     desk.keeps(&detached, 'C').await;
     desk.done(Request::Purge { force: true }).await;

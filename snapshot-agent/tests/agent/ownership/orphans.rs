@@ -242,6 +242,28 @@ async fn an_orphan_of_a_vm_that_does_not_exist_any_more_is_deleted() {
     desk.scene.agent.stop().await;
 }
 
+/// Attached without a format, which libvirt takes for raw, and detached again before a guest wrote to it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_orphan_that_was_attached_in_another_format_is_one_again() {
+    let (desk, first, orphan) = Desk::with_orphan("orphan-raw").await;
+    let path = desk.path(&format!("vdb.{first}"));
+    let vm = desk.guest.vm.to_string();
+    desk.scene.virsh(&["attach-disk", &vm, path.to_str().unwrap(), "vdb", "--config"]);
+    assert!(desk.xml().contains("type='raw'"));
+    listed(&desk.scene.agent, 0).await;
+    desk.detach("vdb");
+    let again = listed(&desk.scene.agent, 1).await.remove(0);
+    assert_eq!(
+        (again.state(), again.deletable, &again.path),
+        (v1::OrphanState::Ready, true, &orphan.path),
+        "{again:?}"
+    );
+    desk.keeps(&path, 'B').await;
+    delete(&desk.scene.agent, &again).await;
+    assert!(!path.exists());
+    desk.scene.agent.stop().await;
+}
+
 /// What a snapshot holds whose metadata libvirt has lost, on a branch that the VM is not on.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_branch_whose_snapshots_libvirt_has_lost_is_an_orphan() {
