@@ -150,7 +150,7 @@ impl Room {
             }
             let cut: Vec<PathBuf> = ended.effects.iter().filter_map(|effect| effect.separated(&target)).collect();
             let latest = now.get(&target).map(|disk| disk.may.clone()).unwrap_or_default();
-            let may = disk.may.clone().or(&latest);
+            let may = ended.written_before_cut(&target, &disk.may).or(&latest);
             match (cut.is_empty(), seen.contains_key(&target)) {
                 (true, true) => {}
                 (true, false) if ended.may_have_reverted() => {
@@ -216,6 +216,21 @@ impl Room {
             }
         }
         found
+    }
+}
+
+impl Ended {
+    /// What may be on a disk when an administrator takes it away: with every write that was acknowledged before. A revert came before or
+    /// after each of them.
+    fn written_before_cut(&self, target: &str, before: &May) -> May {
+        let on_it = self.effects.iter().take_while(|effect| effect.separated(target).is_none());
+        on_it.fold(before.clone(), |may, effect| match effect {
+            Effect::Wrote(of, slot, number) if of == target => {
+                let after = may.with(*slot, *number);
+                if self.may_have_reverted() { after.or(&may) } else { after }
+            }
+            _ => may,
+        })
     }
 }
 
