@@ -83,11 +83,19 @@ fn an_ordinary_vm_has_no_restriction() {
 #[test]
 fn what_qemu_cannot_save_restricts_what_needs_it() {
     let memory = set(&Operation::MEMORY);
-    let driver = |kind| element("driver", &[("type", kind)], vec![]);
+    let driver = |kind: &str| element("driver", &[("type", kind)], vec![]);
     assert_eq!(of_device(element("filesystem", &[("type", "mount")], vec![driver("virtiofs")])), memory);
     // By 9p, which a guest may mount at any time.
     assert_eq!(of_device(element("filesystem", &[("type", "mount")], vec![driver("path")])), memory);
     assert_eq!(of_device(element("filesystem", &[("type", "mount")], vec![])), memory);
+    // What was saved before a guest mounted it is loaded; what a virtiofs device had is not.
+    let of_snapshot = |source: &str, kind: &str| {
+        let shared = element("filesystem", &[("type", source)], vec![driver(kind)]);
+        restricted(&snapshot_restrictions(&with_devices(vec![shared]), Content::DisksAndMemory))
+    };
+    assert!(!of_snapshot("mount", "path").contains(&Operation::Revert));
+    assert!(of_snapshot("mount", "virtiofs").contains(&Operation::Revert));
+    assert!(of_snapshot("ram", "path").contains(&Operation::Revert));
     assert_eq!(of_device(element("shmem", &[("name", "s")], vec![])), memory);
     assert_eq!(of_device(element("interface", &[("type", "hostdev")], vec![])), memory);
     assert_eq!(of_device(element("hostdev", &[("type", "pci")], vec![])), memory);
