@@ -47,7 +47,7 @@ use crate::safety::{Mixed, Safety};
 use files::Files;
 pub use files::{Identity, Kind, Made};
 pub(crate) use prepared::Prepared;
-pub(crate) use removal::{clear, sweep};
+pub(crate) use removal::{check_images, clear, sweep};
 pub use replaced::Tags;
 pub(crate) use spare::clear_spare;
 pub(crate) use strangers::kept_by_strangers;

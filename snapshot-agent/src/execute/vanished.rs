@@ -5,6 +5,7 @@
 //! protected snapshots are; whichever of its steps finds that there is no such machine removes all that is left of it.
 
 use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use snapshot_core::authority::Permit;
@@ -60,6 +61,7 @@ impl Shared {
         revert_plan::complete(&*self.hypervisor, situation, &mut plan, permit.is_administrator())?;
         permit.check_plan(&tree, &plan)?;
         self.check_neighbours(&seen, &plan)?;
+        self.check_left(&seen, &spec.request)?;
         if let Some(create) = create(&spec.request)
             && seen.has_stray(&create.snapshot)
         {
@@ -76,6 +78,19 @@ impl Shared {
         let elsewhere = self.hypervisor.elsewhere(seen.vm.id);
         elsewhere.map_err(|failure| failure.to_error(seen.vm.id, None, "what other VMs use could not be found out"))?;
         owned::kept_by_strangers(self.hypervisor.folders(), seen, &BTreeSet::new()).map(drop)
+    }
+
+    /// A purge removes snapshots also from images that the VM does not have any more, unless somebody else may use those.
+    fn check_left(&self, seen: &Observed, request: &Request) -> Result<(), Error> {
+        let Some(owned) = self.machines.owned().filter(|_| matches!(request, Request::Purge { .. })) else {
+            return Ok(());
+        };
+        let is_own = |image: &Path| seen.vm.disks.iter().any(|disk| Path::new(&disk.path) == image);
+        let is_left = |image: &PathBuf| !is_own(image) && seen.nvram.as_ref() != Some(image);
+        match owned.get(seen.vm.id).is_some_and(|record| record.images.keys().any(is_left)) {
+            true => owned::check_images(&*self.hypervisor, owned, seen.vm.id),
+            false => Ok(()),
+        }
     }
 
     /// The machine; where it is recalled, also whether protected snapshots go.

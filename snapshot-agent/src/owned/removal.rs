@@ -21,6 +21,7 @@ use super::strangers::used_by_other_hosts;
 use super::{Owned, abandoned};
 use crate::beneath::out_of_reach;
 use crate::bounded::files;
+use crate::hypervisor::beyond::depends_on;
 use crate::hypervisor::{Failure, Hypervisor, Reread};
 use crate::qcow2::{self, ImageError, Stamp};
 use crate::qemu_img::snapshots;
@@ -38,24 +39,43 @@ pub(crate) fn clear(hypervisor: &dyn Hypervisor, owned: &Owned, vm: VmId) -> Res
     clear_images(hypervisor, owned, vm).and(files).and(safety)
 }
 
+/// Fails where it cannot be found out whether other VMs use the images that a machine's record names: then nothing could be removed from them.
+pub(crate) fn check_images(hypervisor: &dyn Hypervisor, owned: &Owned, vm: VmId) -> Result<(), Error> {
+    match owned.get(vm).filter(|record| !record.images.is_empty()) {
+        Some(record) => in_use(hypervisor, vm, record.images.keys()).map(drop),
+        None => Ok(()),
+    }
+}
+
+/// The images that are in use here, and those beside these that are on other hosts.
+fn in_use<'a>(
+    hypervisor: &dyn Hypervisor,
+    vm: VmId,
+    images: impl Iterator<Item = &'a PathBuf>,
+) -> Result<BTreeSet<PathBuf>, Error> {
+    let mut used = used(hypervisor).map_err(|failure| {
+        tracing::warn!(%failure, "which images are in use cannot be found out");
+        failure.to_error(vm, None, "which images other VMs use could not be found out")
+    })?;
+    let images: Vec<String> = images.map(|image| image.to_string_lossy().into_owned()).collect();
+    let elsewhere = used_by_other_hosts(hypervisor.folders(), images.iter().map(String::as_str))
+        .map_err(|error| error.with("vm", proto::names::vm(vm)))?;
+    used.extend(elsewhere.into_iter().map(PathBuf::from));
+    Ok(used)
+}
+
 fn clear_images(hypervisor: &dyn Hypervisor, owned: &Owned, vm: VmId) -> Result<(), Error> {
     let Some(record) = owned.get(vm) else { return Ok(()) };
     if record.images.is_empty() {
         return Ok(());
     }
-    let used = used(hypervisor).map_err(|failure| {
-        tracing::warn!(%failure, "which images are in use cannot be found out");
-        failure.to_error(vm, None, "which images other machines use could not be found out")
-    })?;
-    let images: Vec<String> = record.images.keys().map(|image| image.to_string_lossy().into_owned()).collect();
-    let elsewhere = used_by_other_hosts(hypervisor.folders(), images.iter().map(String::as_str))
-        .map_err(|error| error.with("vm", proto::names::vm(vm)))?;
+    let used = in_use(hypervisor, vm, record.images.keys())?;
     for (image, ids) in record.images {
         let Some(canonical) = canonical(&image).map_err(|error| failed(vm, &image, &error))? else {
             owned.strike(vm, &image, |_| true);
             continue;
         };
-        if used.contains(&canonical) || elsewhere.contains(&*canonical.to_string_lossy()) {
+        if used.contains(&canonical) {
             tracing::warn!(%vm, image = %image.display(), "a VM uses this image: the snapshots in it are left");
             continue;
         }
@@ -122,15 +142,31 @@ fn used(hypervisor: &dyn Hypervisor) -> Result<BTreeSet<PathBuf>, Failure> {
                 format!("the image of disk {} of VM {vm}, which may be the one in question, is unknown", disk.target);
             return Err(Failure::Unintelligible(message));
         }
-        let disks = seen.vm.disks.iter().map(|disk| PathBuf::from(&disk.path));
-        for top in disks.chain(seen.images.into_keys()).filter(|path: &PathBuf| path.is_absolute()) {
-            below(&top, &mut used).map_err(|error| match hypervisor.folders().may_read(&top) {
-                true => Failure::Unintelligible(format!("the images below {} cannot be read: {error}", top.display())),
-                false => Failure::Precondition(out_of_reach(&top, "read_dirs")),
+        // A raw disk is on nothing that its content names, and may be a device that the agent cannot read.
+        let (raw, others): (Vec<&DiskFacts>, Vec<_>) = seen.vm.disks.iter().partition(|disk| disk.format == "raw");
+        used.extend(raw.iter().flat_map(|disk| depends_on(Path::new(&disk.path), "raw")));
+        let raw: BTreeSet<PathBuf> = raw.iter().map(|disk| PathBuf::from(&disk.path)).collect();
+        let others = others.into_iter().map(|disk| PathBuf::from(&disk.path)).chain(seen.images.into_keys());
+        for top in others.filter(|path| path.is_absolute() && !raw.contains(path)) {
+            below(&top, &mut used).map_err(|error| {
+                let why = match hypervisor.folders().may_read(&top) {
+                    true => Error::new(Reason::ImageUnavailable, format!("{} cannot be read: {error}", top.display())),
+                    false => out_of_reach(&top, "read_dirs"),
+                };
+                Failure::Precondition(of_neighbour(&seen.vm.name, &why))
             })?;
         }
     }
     Ok(used)
+}
+
+fn of_neighbour(neighbour: &str, error: &Error) -> Error {
+    let message = format!(
+        "{}: VM {neighbour} of this host uses it, so it is not known which images that one depends on; nothing was removed",
+        error.message()
+    );
+    let named = Error::new(error.reason(), message).with("neighbour", neighbour);
+    error.metadata().iter().fold(named, |named, (key, value)| named.with(key, value))
 }
 
 /// Adds an image and all below it.

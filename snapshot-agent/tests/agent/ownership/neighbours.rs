@@ -134,3 +134,41 @@ async fn a_vm_that_has_crashed_and_is_kept_is_refused_beforehand() {
     assert_eq!(desk.listed(), 0);
     desk.scene.agent.stop().await;
 }
+
+/// Case 6: a purge removes what is left in the image of a detached disk, unless it is not known who else uses that. Then it is refused before
+/// anything is changed. A raw disk is on nothing, readable or not.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_neighbour_whose_disk_cannot_be_read_is_named_before_a_purge_of_a_detached_disk() {
+    let desk = Desk::new("own-unreadable", 2).await;
+    desk.write('A');
+    let first = id();
+    desk.done(Request::Create(Create { storage: Some(Storage::Internal), ..create(&first) })).await;
+    let (left, vm) = (desk.path("vdb.qcow2"), desk.guest.vm.to_string());
+    desk.detach("vdb");
+    desk.keeps(&left, 'A').await;
+    // What reads it gets an error, as the agent does where it may not open a device.
+    let unreadable = desk.path("unreadable");
+    std::fs::create_dir(&unreadable).unwrap();
+    let neighbour = |format: &str| {
+        let xml = desk.xml().replace(&vm, "11111111-2222-4333-8444-555555555558");
+        let xml = xml.replace(&format!("<name>{}", &vm[..8]), "<name>neighbour");
+        let xml = xml.replace(&desk.active("vda").display().to_string(), &unreadable.display().to_string());
+        assert!(xml.contains("type='qcow2'") && xml.contains(unreadable.to_str().unwrap()), "{xml}");
+        desk.guest.define(&xml.replace("type='qcow2'", &format!("type='{format}'")));
+    };
+    let tags = || {
+        let listed = std::process::Command::new("qemu-img").args(["snapshot", "-l"]).arg(&left).output().unwrap();
+        String::from_utf8_lossy(&listed.stdout).into_owned()
+    };
+    neighbour("qcow2");
+    let (reason, message) = desk.refused(Request::Purge { force: false }).await;
+    assert!(message.contains("neighbour"), "{reason:?} {message}");
+    assert_eq!(desk.listed(), 1, "nothing was changed");
+    assert!(tags().contains(first.as_str()));
+    neighbour("raw");
+    desk.done(Request::Purge { force: false }).await;
+    assert_eq!(desk.listed(), 0);
+    assert!(!tags().contains(first.as_str()));
+    desk.keeps(&left, 'A').await;
+    desk.scene.agent.stop().await;
+}
