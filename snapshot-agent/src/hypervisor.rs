@@ -5,7 +5,7 @@
 //! None of these calls decides anything: the planner decides what may be done, and the caller looks whether it is done already. A call
 //! that fails may have had its effect, or half of it.
 
-pub(crate) mod beyond;
+mod beyond;
 mod block_nodes;
 mod definition;
 pub(crate) mod directory_images;

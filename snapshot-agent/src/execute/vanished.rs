@@ -22,6 +22,7 @@ use proto::convert::Spec;
 use super::work::{Halt, Work};
 use super::{Shared, needed, steps};
 use crate::beneath::{Beneath, out_of_reach};
+use crate::bounded::files::resolved;
 use crate::hypervisor::{Failure, Observed, Versions};
 use crate::journal::Entry;
 use crate::{owned, revert_plan};
@@ -85,8 +86,8 @@ impl Shared {
         let Some(owned) = self.machines.owned().filter(|_| matches!(request, Request::Purge { .. })) else {
             return Ok(());
         };
-        let is_own = |image: &Path| seen.vm.disks.iter().any(|disk| Path::new(&disk.path) == image);
-        let is_left = |image: &PathBuf| !is_own(image) && seen.nvram.as_ref() != Some(image);
+        let own: BTreeSet<PathBuf> = seen.vm.disks.iter().map(|disk| resolved(Path::new(&disk.path))).collect();
+        let is_left = |image: &PathBuf| !own.contains(&resolved(image)) && seen.nvram.as_ref() != Some(image);
         match owned.get(seen.vm.id).is_some_and(|record| record.images.keys().any(is_left)) {
             true => owned::check_images(&*self.hypervisor, owned, seen.vm.id),
             false => Ok(()),

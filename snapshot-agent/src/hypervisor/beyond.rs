@@ -23,7 +23,7 @@ const MOST_NAME: usize = 4096;
 const DESCRIPTION: u64 = 64 << 10;
 
 /// The files that this one, used in this format, depends on, itself included; their paths are without links.
-pub(crate) fn depends_on(path: &Path, format: &str) -> BTreeSet<PathBuf> {
+pub(super) fn depends_on(path: &Path, format: &str) -> BTreeSet<PathBuf> {
     let (mut found, mut next) = (BTreeSet::new(), vec![(path.to_owned(), format == "raw")]);
     while let Some((path, is_raw)) = next.pop() {
         let path = resolved(&path);

@@ -1,9 +1,8 @@
 //! Removing what a machine that is gone has left: the files of external snapshots ([`super::abandoned`]), then what is in
 //! images.
 //!
-//! 1. Every other machine of the host is looked at: the images of its disks and of its snapshots, and the images below
-//!    those, are in use. An image in use is left alone, and stays in the record. If it cannot be found out, nothing is
-//!    removed.
+//! 1. What the VMs of the host reach, by their disks and their snapshots, and what other hosts say that they use, is in use. An image in
+//!    use is left alone, and stays in the record. If it cannot be found out, nothing is removed.
 //! 2. Each image of the record is read: what it does not hold is struck out, and so is an image that is not there.
 //! 3. `qemu-img` deletes what is left, one snapshot at a time, and is not believed: the image is read again. QEMU's own
 //!    lock on images keeps it away from one that a machine of another host has open.
@@ -21,7 +20,6 @@ use super::strangers::used_by_other_hosts;
 use super::{Owned, abandoned};
 use crate::beneath::out_of_reach;
 use crate::bounded::files;
-use crate::hypervisor::beyond::depends_on;
 use crate::hypervisor::{Failure, Hypervisor, Reread};
 use crate::qcow2::{self, ImageError, Stamp};
 use crate::qemu_img::snapshots;
@@ -53,7 +51,7 @@ fn in_use<'a>(
     vm: VmId,
     images: impl Iterator<Item = &'a PathBuf>,
 ) -> Result<BTreeSet<PathBuf>, Error> {
-    let mut used = used(hypervisor).map_err(|failure| {
+    let mut used = used(hypervisor, vm).map_err(|failure| {
         tracing::warn!(%failure, "which images are in use cannot be found out");
         failure.to_error(vm, None, "which images other VMs use could not be found out")
     })?;
@@ -127,46 +125,26 @@ fn failed(vm: VmId, image: &Path, error: &io::Error) -> Error {
     Error::new(Reason::HypervisorFailed, message).with("vm", proto::names::vm(vm)).with("cause", error.to_string())
 }
 
-/// Every image that a machine of this host has in use, with all that lies below.
-fn used(hypervisor: &dyn Hypervisor) -> Result<BTreeSet<PathBuf>, Failure> {
-    let mut used = BTreeSet::new();
-    for vm in hypervisor.vms()? {
-        let seen = match hypervisor.observe(vm, Reread::New) {
-            Ok(seen) => seen,
-            Err(Failure::VmGone) => continue,
-            Err(failure) => return Err(failure),
-        };
-        let is_unknown = |disk: &&DiskFacts| disk.path.is_empty() && seen.vm.is_unavailable(&disk.target);
-        if let Some(disk) = seen.vm.disks.iter().find(is_unknown) {
-            let message =
-                format!("the image of disk {} of VM {vm}, which may be the one in question, is unknown", disk.target);
-            return Err(Failure::Unintelligible(message));
-        }
-        // A raw disk is on nothing that its content names, and may be a device that the agent cannot read.
-        let (raw, others): (Vec<&DiskFacts>, Vec<_>) = seen.vm.disks.iter().partition(|disk| disk.format == "raw");
-        used.extend(raw.iter().flat_map(|disk| depends_on(Path::new(&disk.path), "raw")));
-        let raw: BTreeSet<PathBuf> = raw.iter().map(|disk| PathBuf::from(&disk.path)).collect();
-        let others = others.into_iter().map(|disk| PathBuf::from(&disk.path)).chain(seen.images.into_keys());
-        for top in others.filter(|path| path.is_absolute() && !raw.contains(path)) {
-            below(&top, &mut used).map_err(|error| {
-                let why = match hypervisor.folders().may_read(&top) {
-                    true => Error::new(Reason::ImageUnavailable, format!("{} cannot be read: {error}", top.display())),
-                    false => out_of_reach(&top, "read_dirs"),
-                };
-                Failure::Precondition(of_neighbour(&seen.vm.name, &why))
-            })?;
-        }
+/// Every image that a VM of this host has in use, with all that lies below: of the others, and of this one itself if it exists.
+fn used(hypervisor: &dyn Hypervisor, vm: VmId) -> Result<BTreeSet<PathBuf>, Failure> {
+    let mut used: BTreeSet<PathBuf> = hypervisor.elsewhere(vm)?.into_iter().map(PathBuf::from).collect();
+    let seen = match hypervisor.observe(vm, Reread::New) {
+        Err(Failure::VmGone) => return Ok(used),
+        seen => seen?,
+    };
+    let is_unknown = |disk: &&DiskFacts| disk.path.is_empty() && seen.vm.is_unavailable(&disk.target);
+    if let Some(disk) = seen.vm.disks.iter().find(is_unknown) {
+        let message = format!("the image of disk {}, which may be the one in question, is unknown", disk.target);
+        return Err(Failure::Unintelligible(message));
+    }
+    let disks = seen.vm.disks.iter().map(|disk| PathBuf::from(&disk.path));
+    for top in disks.chain(seen.images.into_keys()).filter(|path: &PathBuf| path.is_absolute()) {
+        below(&top, &mut used).map_err(|error| match hypervisor.folders().may_read(&top) {
+            true => Failure::Unintelligible(format!("the images below {} cannot be read: {error}", top.display())),
+            false => Failure::Precondition(out_of_reach(&top, "read_dirs")),
+        })?;
     }
     Ok(used)
-}
-
-fn of_neighbour(neighbour: &str, error: &Error) -> Error {
-    let message = format!(
-        "{}: VM {neighbour} of this host uses it, so it is not known which images that one depends on; nothing was removed",
-        error.message()
-    );
-    let named = Error::new(error.reason(), message).with("neighbour", neighbour);
-    error.metadata().iter().fold(named, |named, (key, value)| named.with(key, value))
 }
 
 /// Adds an image and all below it.
