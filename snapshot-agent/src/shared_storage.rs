@@ -102,16 +102,17 @@ pub(crate) struct OtherUser {
 impl SharedStorage {
     /// For this host, and the directories that it shares, as they are configured. What has to be remembered is in `state_dir`.
     pub fn open(host: HostId, state_dir: &Path, directories: &[PathBuf]) -> io::Result<Self> {
-        let memory = Memory::open(state_dir, !directories.is_empty())?;
-        let directories = directories.iter().map(|directory| resolved(directory)).collect();
-        Ok(Self { host, memory, directories, read: Mutex::default(), unwritten: Mutex::default() })
+        Ok(Self::with(host, Memory::open(state_dir, !directories.is_empty())?, directories))
     }
 
     /// The same to look at alone: nothing is remembered.
     pub(crate) fn to_examine(host: HostId, state_dir: &Path, directories: &[PathBuf]) -> io::Result<Self> {
-        let memory = Memory::open(state_dir, false)?;
+        Ok(Self::with(host, Memory::open(state_dir, false)?, directories))
+    }
+
+    fn with(host: HostId, memory: Memory, directories: &[PathBuf]) -> Self {
         let directories = directories.iter().map(|directory| resolved(directory)).collect();
-        Ok(Self { host, memory, directories, read: Mutex::default(), unwritten: Mutex::default() })
+        Self { host, memory, directories, read: Mutex::default(), unwritten: Mutex::default() }
     }
 
     /// The other hosts that have a note in a directory.
@@ -145,7 +146,7 @@ impl SharedStorage {
         self.directories.iter().any(|shared| directory.starts_with(shared))
     }
 
-    /// Directories in which there may be a note of this host: those that it has written, and those of this process.
+    /// Directories in which there may be a note of this host.
     pub(crate) fn noted(&self) -> BTreeSet<PathBuf> {
         let mut noted = self.memory.noted();
         noted.retain(|directory| self.is_shared(directory));

@@ -168,3 +168,24 @@ fn a_refusal_names_the_first_changes_and_counts_the_others() {
     assert!(seven.message().contains("setting 4: a \u{2192} b; and 2 more)"), "{seven}");
     assert!(seven.metadata()["changes"].ends_with("setting 6: a \u{2192} b"), "{seven:?}");
 }
+
+#[test]
+fn users_are_told_of_a_revert_only_if_the_policy_leaves_one_to_them() {
+    let told = |denied: &[bool], is_administrator| {
+        let target = |(number, denied): (u32, &bool)| SnapshotFacts {
+            revert_denied: denied.then(|| "the definition differs".to_owned()),
+            disks: disks().disks,
+            ..snapshot(number, None)
+        };
+        let tree = SnapshotTree::new((1..).zip(denied).map(target)).unwrap();
+        let (vm, policy) = (vm(VmState::Shutoff), HostPolicy::default());
+        let situation = Situation { vm: &vm, tree: &tree, layers: &Layers::default(), policy: &policy };
+        let all = capabilities(situation, is_administrator);
+        all.into_iter().find(|one| one.kind == CapabilityKind::Revert).unwrap().outcome
+    };
+    let refusal = told(&[true, true], false).unwrap_err();
+    assert_eq!((refusal.reason(), refusal.message()), (Reason::DefinitionChangeDenied, "the definition differs"));
+    assert!(told(&[true, false], false).is_ok(), "one is left to users");
+    assert!(told(&[false], false).is_ok());
+    assert!(told(&[true, true], true).is_ok(), "an administrator may");
+}
