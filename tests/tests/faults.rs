@@ -42,7 +42,7 @@ fn thirty_kills_find_nothing() {
 fn what_administrators_do_beside_the_service_loses_nothing() {
     for storage in ["internal", "external"] {
         let arguments =
-            ["--kills", "3", "--foreign", "90", "--machines", "1", "--seed", "random", "--storage", storage];
+            ["--kills", "3", "--foreign", "60", "--machines", "1", "--seed", "random", "--storage", storage];
         let output = faults(&arguments).output().unwrap();
         let said = said(&output);
         assert!(output.status.success(), "{said}");

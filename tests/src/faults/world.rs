@@ -227,6 +227,15 @@ impl World {
         self.machines[machine].crashes.fetch_add(1, Ordering::SeqCst);
     }
 
+    /// How often a VM was cut off: by the campaign, or by libvirt, which ends a QEMU that does not answer when its daemon is started anew.
+    pub fn crashes(&self, machine: usize) -> u64 {
+        let machine = &self.machines[machine];
+        let log = self.daemon_folder.join("log/qemu").join(format!("{}.log", machine.guest.name()));
+        let log = std::fs::read_to_string(log).unwrap_or_default();
+        let by_libvirt = log.lines().filter(|line| line.ends_with("shutting down, reason=daemon")).count();
+        machine.crashes.load(Ordering::SeqCst) + by_libvirt as u64
+    }
+
     /// libvirt's pid file of a machine's QEMU.
     pub fn pid_file(&self, machine: usize) -> PathBuf {
         self.daemon_folder.join("run/qemu").join(format!("{}.pid", self.machines[machine].guest.name()))

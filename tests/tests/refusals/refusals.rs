@@ -137,7 +137,8 @@ async fn the_good_one_does_what_it_says(world: &World, face: &Grpc, calls: &[Cal
             }
         }
     }
-    // The last of them was the purge.
+    // The last that changed anything was the purge, at the agent: the catalogue hears of it.
+    world.lab.agreed_soon(&world.guest).await.unwrap();
     world.lab.nothing_left(&world.guest, &world.snapshot).await.unwrap();
     assert_eq!(world.guest.report().unwrap().disk, 'A', "the revert was one");
 }

@@ -1,6 +1,5 @@
 //! Looking at a machine until it is known for certain.
 
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
@@ -23,7 +22,7 @@ const AGAIN: Duration = Duration::from_millis(100);
 impl Lane {
     /// Lets the model know of crashes that it does not know of yet. Returns whether there were any.
     pub(super) fn note_crashes(&mut self) -> bool {
-        let crashes = self.world.machines[self.machine].crashes.load(Ordering::SeqCst);
+        let crashes = self.world.crashes(self.machine);
         let more = std::mem::replace(&mut self.crashes, crashes) != crashes;
         if more {
             self.model.crashed();

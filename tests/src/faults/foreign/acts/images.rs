@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::Result;
+use proto::v1::StorageKind;
 
 use super::super::content::May;
 use super::super::disk_tools as tools;
@@ -68,7 +69,12 @@ impl Room {
     }
 
     pub(super) fn linked_clone(&mut self, which: u64) -> Result<Outcome> {
-        let sources = self.sources();
+        let mut sources = self.sources();
+        if self.storage != StorageKind::External {
+            // A revert inside an image changes what a clone reads that no VM names: known, and not refused yet.
+            let active = self.active();
+            sources.retain(|path| !active.contains(path));
+        }
         let Some(base) = pick(&sources, which).filter(|_| self.has_space()) else { return Ok(Outcome::Impossible) };
         let clone = self.fresh_path("clone", which >> 8);
         let below = base.display().to_string();
