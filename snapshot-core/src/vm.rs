@@ -98,6 +98,24 @@ pub struct VmFacts {
 }
 
 impl VmFacts {
+    /// A persistent VM of which no more is known than this: no disks, and nothing that makes operations unavailable.
+    pub fn bare(id: VmId, name: String, state: VmState) -> Self {
+        Self {
+            id,
+            name,
+            state,
+            persistent: true,
+            has_managed_save: false,
+            block_job_disk: None,
+            memory_bytes: 0,
+            disks: Vec::new(),
+            nvram: Nvram::Absent,
+            missing_medium: None,
+            restrictions: Vec::new(),
+            orphans: OrphanSummary::default(),
+        }
+    }
+
     /// Whether there is a running state to save: a QEMU process with a guest in it.
     pub fn is_active(&self) -> bool {
         matches!(self.state, VmState::Running | VmState::Paused)

@@ -157,6 +157,19 @@ impl Lab {
         Ok(self.client.snapshot(&operation.snapshot).await?)
     }
 
+    /// The same of one that is stored as overlay files.
+    pub async fn take_external(&self, guest: &Guest, name: &str) -> Result<v1::Snapshot> {
+        let request = v1::CreateSnapshotRequest {
+            parent: guest.vm(),
+            snapshot: Some(v1::Snapshot { display_name: name.to_owned(), ..Default::default() }),
+            storage: v1::StorageKind::External.into(),
+            request_id: key(),
+            ..Default::default()
+        };
+        let operation = self.client.done(self.client.create_as(request).await).await?;
+        Ok(self.client.snapshot(&operation.snapshot).await?)
+    }
+
     /// Goes back to a snapshot and waits until it is done.
     pub async fn return_to(&self, snapshot: &v1::Snapshot) -> Result<v1::Operation> {
         self.client.done(self.client.revert(&snapshot.name).await).await

@@ -12,7 +12,7 @@ use proto::v1;
 use proto::v1::AuditOutcome as Told;
 use tests::client::{Client, Curl, HOSTS, Refusal, faces};
 use tests::guest::{Disk, Format, Guest};
-use tests::lab::{HOST, Lab, Power, id, key};
+use tests::lab::{HOST, Lab, Power, id};
 use tests::tools::binary;
 use tonic::Code;
 
@@ -51,14 +51,7 @@ async fn detached(lab: &Lab) -> Guest {
     let guest = Guest::with_disks(&images, "student", disks).unwrap();
     lab.run(&guest).await.unwrap();
     lab.set(&guest, Power::Off).await.unwrap();
-    let request = v1::CreateSnapshotRequest {
-        parent: guest.vm(),
-        snapshot: Some(v1::Snapshot { display_name: "before exam".to_owned(), ..Default::default() }),
-        storage: v1::StorageKind::External.into(),
-        request_id: key(),
-        ..Default::default()
-    };
-    lab.client.done(lab.client.create_as(request).await).await.unwrap();
+    lab.take_external(&guest, "before exam").await.unwrap();
     assert!(list(&lab.client, "hosts/-").await.unwrap().orphans.is_empty());
     assert_eq!(lab.client.vm(&guest.vm()).await.unwrap().orphans, None);
     for target in ["vdb", "vdc"] {

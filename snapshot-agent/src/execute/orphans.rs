@@ -29,7 +29,7 @@ use crate::owned::orphans::{OnRecord, Orphan, Surroundings, changed, examine, ex
 /// What is to be deleted, and how.
 #[derive(Debug, Clone)]
 pub(crate) struct OrphanDeletion {
-    /// Which.
+    /// The id of the orphan.
     pub(crate) id: OrphanId,
     /// The etag of the listing.
     pub(crate) etag: String,

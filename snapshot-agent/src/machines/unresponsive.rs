@@ -2,7 +2,7 @@
 
 use proto::convert::Inventory;
 use snapshot_core::ids::VmId;
-use snapshot_core::vm::{Nvram, OrphanSummary, VmFacts, VmState};
+use snapshot_core::vm::{VmFacts, VmState};
 
 use super::Machines;
 use crate::hypervisor::Unresponsive;
@@ -11,7 +11,10 @@ impl Machines {
     /// A VM could not be observed. What was last known of it stays, but for what that makes unavailable.
     pub fn is_unresponsive(&self, vm: VmId, found: &Unresponsive) {
         let mut state = self.lock();
-        let nothing = || Inventory { vm: nothing_known(vm), snapshots: Vec::new(), sequence: 0, unobserved: true };
+        let nothing = || {
+            let vm = VmFacts::bare(vm, vm.to_string(), VmState::Unknown);
+            Inventory { vm, snapshots: Vec::new(), sequence: 0, unobserved: true }
+        };
         let mut inventory = state.sharing.inventory(vm).unwrap_or_else(nothing);
         // A look that is refused at once, because an earlier one hangs, finds out less than that one did.
         let told = state.unresponsive.get(&vm).map(|told| (told.vm.name.clone(), told.vm.state));
@@ -22,23 +25,5 @@ impl Machines {
         inventory.unobserved = true;
         state.unresponsive.insert(vm, inventory);
         state.renew(vm);
-    }
-}
-
-/// A VM of which nothing is known but that there is one.
-fn nothing_known(vm: VmId) -> VmFacts {
-    VmFacts {
-        id: vm,
-        name: vm.to_string(),
-        state: VmState::Unknown,
-        persistent: true,
-        has_managed_save: false,
-        block_job_disk: None,
-        memory_bytes: 0,
-        disks: Vec::new(),
-        nvram: Nvram::Absent,
-        missing_medium: None,
-        orphans: OrphanSummary::default(),
-        restrictions: Vec::new(),
     }
 }

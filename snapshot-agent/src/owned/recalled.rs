@@ -6,7 +6,7 @@ use snapshot_core::ids::SnapshotId;
 use snapshot_core::images::Uses;
 use snapshot_core::layers::Layers;
 use snapshot_core::snapshot::{Content, Origin, RecordedState, SnapshotFacts, Storage};
-use snapshot_core::vm::{Nvram, OrphanSummary, VmFacts, VmState};
+use snapshot_core::vm::{VmFacts, VmState};
 
 use super::{Kept, Record};
 use crate::hypervisor::Observed;
@@ -14,20 +14,7 @@ use crate::hypervisor::Observed;
 impl Record {
     /// The machine as the planner may see it when all that is left of it is this: off, with these snapshots.
     pub fn recalled(&self) -> Observed {
-        let vm = VmFacts {
-            id: self.vm,
-            name: self.name.clone(),
-            state: VmState::Shutoff,
-            persistent: true,
-            has_managed_save: false,
-            block_job_disk: None,
-            memory_bytes: 0,
-            disks: Vec::new(),
-            nvram: Nvram::Absent,
-            missing_medium: None,
-            orphans: OrphanSummary::default(),
-            restrictions: Vec::new(),
-        };
+        let vm = VmFacts::bare(self.vm, self.name.clone(), VmState::Shutoff);
         let inside: BTreeSet<&SnapshotId> = self.images.values().flat_map(BTreeMap::keys).collect();
         let snapshot = |(id, kept): (&SnapshotId, &Kept)| SnapshotFacts {
             id: id.clone(),

@@ -4,7 +4,7 @@ use proto::v1;
 use serde_json::json;
 use tests::client::HOSTS;
 use tests::guest::{Disk, Format, Guest};
-use tests::lab::{Lab, Power, key};
+use tests::lab::{Lab, Power};
 
 use super::browser::Browser;
 use super::{no_complaints, page};
@@ -20,14 +20,7 @@ async fn images_of_detached_disks_are_told_of() {
     let guest = Guest::with_disks(&images, "desktop", disks).unwrap();
     lab.run(&guest).await.unwrap();
     lab.set(&guest, Power::Off).await.unwrap();
-    let request = v1::CreateSnapshotRequest {
-        parent: guest.vm(),
-        snapshot: Some(v1::Snapshot { display_name: "before exam".to_owned(), ..Default::default() }),
-        storage: v1::StorageKind::External.into(),
-        request_id: key(),
-        ..Default::default()
-    };
-    lab.client.done(lab.client.create_as(request).await).await.unwrap();
+    lab.take_external(&guest, "before exam").await.unwrap();
 
     let browser = Browser::start(lab.cluster.folder()).unwrap();
     let token = lab.cluster.identity().token("student", &guest.uuid().to_string(), &["read"]).unwrap();
