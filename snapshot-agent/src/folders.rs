@@ -4,7 +4,8 @@
 //! snapshot into a folder for each machine, and images are files in folders. So:
 //!
 //! 1. libvirt's folder is watched, and in it the folder of each machine that has one; new ones are watched as they come.
-//! 2. The folders of the images that machines use are watched, and news of any other file in them is dropped.
+//! 2. The directories of the images that machines use are watched. Of other files in them is told only that there is news: one may be
+//!    an image that depends on those.
 //! 3. News is gathered for a moment, because one change is many events, and handed on as [`Hints`]: where to look closer.
 //!    A hint is never more than that.
 //! 4. A folder that cannot be watched is tried again until it can, also one whose storage does not respond ([`adding`]). What happened meanwhile was not told, so when it
@@ -50,6 +51,8 @@ pub struct Hints {
     pub images: BTreeSet<PathBuf>,
     /// Folders in which any image may have been.
     pub folders: BTreeSet<PathBuf>,
+    /// Other files came, went or were written beside images.
+    pub files_beside: bool,
     /// Anything may have changed anywhere.
     pub anything: bool,
 }
@@ -297,8 +300,9 @@ impl Folders {
                 }
                 Place::Images(folder) => {
                     let path = folder.join(&told.name);
-                    if self.images.contains(&path) {
-                        self.hints.images.insert(path);
+                    match self.images.contains(&path) {
+                        true => _ = self.hints.images.insert(path),
+                        false => self.hints.files_beside = true,
                     }
                 }
             }

@@ -18,6 +18,7 @@ use crate::hypervisor::{Observed, Versions};
 use crate::owned::{Owned, Prepared};
 use sharing::Sharing;
 
+mod dependents;
 mod sharing;
 mod unresponsive;
 
@@ -29,6 +30,7 @@ pub struct Machines {
     rereading: watch::Sender<Rereading>,
     /// What of ours is in their images; nothing remembers it in some tests.
     owned: Option<Owned>,
+    dependents: dependents::Found,
 }
 
 /// What libvirt lists of a machine's snapshots.
@@ -120,6 +122,7 @@ impl Default for Machines {
             synced: watch::Sender::new(false),
             rereading: watch::Sender::default(),
             owned: None,
+            dependents: dependents::Found::default(),
         }
     }
 }

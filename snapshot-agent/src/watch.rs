@@ -15,6 +15,7 @@
 //!
 //! One task decides and never blocks; at most [`LOOKS`] machines are looked at at a time, besides those whose looks are slow.
 
+mod dependents;
 mod leftovers;
 mod looks;
 mod places;
@@ -104,6 +105,8 @@ pub struct Watch {
     scanning: bool,
     /// What other hosts are told.
     notes: publisher::Notes,
+    /// Which images depend on those of VMs.
+    dependents: dependents::Dependents,
     /// The number of the asking for everything to be looked at that the scan under way, or what follows it, answers.
     answering: u64,
     /// The same for the machines in `unseen`.
@@ -119,6 +122,7 @@ enum Done {
     RetryDue,
     Cleared(VmId),
     Published(bool),
+    FoundDependents,
     Scanned(Result<Scan, Failure>),
     ScanDue,
 }
@@ -163,6 +167,7 @@ impl Watch {
             last_turn: None,
             scanning: false,
             notes: publisher::Notes::default(),
+            dependents: dependents::Dependents::default(),
             answering: 0,
             looking_for: 0,
             tasks: JoinSet::new(),
@@ -180,6 +185,7 @@ impl Watch {
         loop {
             self.begin_looks();
             self.begin_publishing();
+            self.begin_finding_dependents();
             if self.queue.is_empty() && std::mem::take(&mut self.moved) {
                 self.folders.set_images(self.places.images());
             }
@@ -216,6 +222,7 @@ impl Watch {
             return;
         }
         self.notes.retry();
+        self.dependents.changed();
         self.queue.append(&mut self.postponed);
         let ids = self.machines.ids();
         let next = ids.iter().find(|id| Some(**id) > self.last_turn).or(ids.first()).copied();
@@ -244,6 +251,7 @@ impl Watch {
             Done::RetryDue => self.retry(),
             Done::Cleared(vm) => _ = self.queue.insert(vm),
             Done::Published(all) => self.notes.published(all),
+            Done::FoundDependents => self.dependents.searched(),
             Done::Scanned(result) => {
                 self.scanning = false;
                 match result {
@@ -285,6 +293,9 @@ impl Watch {
                 None => _ = self.thorough.insert(vm),
             }
         }
+        if hints.files_beside || !hints.images.is_empty() || !hints.folders.is_empty() {
+            self.dependents.changed();
+        }
         let images = hints.images.iter().flat_map(|image| self.places.users(image));
         let below = hints.folders.iter().flat_map(|folder| self.places.users_below(folder));
         self.queue.extend(images.chain(below));
@@ -314,6 +325,7 @@ impl Watch {
             self.unseen = None;
             self.machines.set_synced(true);
             self.notes.changed();
+            self.dependents.changed();
             self.machines.set_reread(self.looking_for);
             tracing::info!(machines = self.machines.ids().len(), "every machine was looked at");
             if self.is_asked() {

@@ -47,6 +47,7 @@ impl Shared {
         })?;
         if matches!(spec.request, Request::Revert { .. }) {
             self.await_new_vms();
+            self.machines.find_dependents(self.hypervisor.folders());
         }
         let found = self.machines.restrict(&seen);
         let tree = SnapshotTree::new(found.snapshots)

@@ -4,11 +4,13 @@
 //! It is looked at only to know whose data a revert or a merge would change. So a dependency is believed wherever one may be: a file too
 //! many makes an operation unavailable, a file too few loses somebody's data.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::Read as _;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::bounded::files::{self, resolved};
 use crate::qcow2;
@@ -24,6 +26,15 @@ const DESCRIPTION: u64 = 64 << 10;
 
 /// The files that this one, used in this format, depends on, itself included; their paths are without links.
 pub(super) fn depends_on(path: &Path, format: &str) -> BTreeSet<PathBuf> {
+    depends_on_by(path, format, &backing_file)
+}
+
+/// The same, where the name of the backing file of an image is read so.
+pub(super) fn depends_on_by(
+    path: &Path,
+    format: &str,
+    backing_file: &dyn Fn(&Path) -> Option<String>,
+) -> BTreeSet<PathBuf> {
     let (mut found, mut next) = (BTreeSet::new(), vec![(path.to_owned(), format == "raw")]);
     while let Some((path, is_raw)) = next.pop() {
         let path = resolved(&path);
@@ -51,6 +62,41 @@ fn backing_file(path: &Path) -> Option<String> {
     let mut bytes = Vec::new();
     files::with(path, || qcow2::open(path)?.take(DESCRIPTION).read_to_end(&mut bytes)).ok()?;
     qcow2::local_path(&in_header(&bytes)?)
+}
+
+/// An image as it was read: its device and inode, its size in bytes, and when it was written and changed, in seconds and nanoseconds.
+type Version = ([u64; 3], [(i64, i64); 2]);
+
+/// The names of backing files that were read, by image.
+static REMEMBERED: Mutex<BTreeMap<PathBuf, (Version, Option<String>)>> = Mutex::new(BTreeMap::new());
+/// The most of them.
+const MOST_REMEMBERED: usize = 200_000;
+/// Seconds after which a file that is written again has another time.
+const SETTLED: i64 = 2;
+
+/// [`backing_file`] as it was read before, where the image was not changed since.
+pub(super) fn remembered(path: &Path) -> Option<String> {
+    let lock = || REMEMBERED.lock().unwrap_or_else(PoisonError::into_inner);
+    let Some(version) = version(path) else { return backing_file(path) };
+    if let Some((_, name)) = lock().get(path).filter(|(known, _)| *known == version) {
+        return name.clone();
+    }
+    let name = backing_file(path);
+    let mut remembered = lock();
+    if remembered.len() >= MOST_REMEMBERED {
+        remembered.clear();
+    }
+    remembered.insert(path.to_owned(), (version, name.clone()));
+    name
+}
+
+/// Which version of an image this is; `None` where that cannot be told, also of one that was changed just now.
+fn version(path: &Path) -> Option<Version> {
+    let found = files::metadata(path).ok()?;
+    let times = [(found.mtime(), found.mtime_nsec()), (found.ctime(), found.ctime_nsec())];
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).ok()?.as_secs().cast_signed();
+    let is_settled = times.iter().all(|(seconds, _)| seconds + SETTLED < now);
+    is_settled.then_some(([found.dev(), found.ino(), found.size()], times))
 }
 
 /// In the first bytes of an image: QCOW version 1, QED or VMDK, as QEMU's docs/interop and block/qcow.c have them.

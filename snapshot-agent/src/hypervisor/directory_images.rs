@@ -5,23 +5,80 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
-use super::beyond::depends_on;
+use super::beyond::{self, depends_on};
 use crate::bounded::files::{self, resolved};
 
 /// The most files that are looked at. Where there are more, it is not known what depends on what.
 const MOST_FILES: usize = 100_000;
 
-/// By image, the files that it depends on, itself included; of those alone that depend on others. Of `whole` directories those in them
-/// are looked through, too. Devices are not. Paths are without links.
+/// By image, the files that it depends on, itself included; of those alone that depend on others. Paths are without links.
+pub(crate) type Dependencies = BTreeMap<PathBuf, BTreeSet<PathBuf>>;
+
+/// What could not be looked at, and why.
+type Problem = (PathBuf, io::Error);
+
+/// What images in directories depend on. Of `whole` directories those in them are looked through, too. Devices are not. An error where
+/// anything that may matter cannot be read.
 pub(crate) fn dependencies(
     directories: &BTreeSet<PathBuf>,
     whole: &BTreeSet<PathBuf>,
-) -> Result<BTreeMap<PathBuf, BTreeSet<PathBuf>>, (PathBuf, io::Error)> {
+) -> Result<Dependencies, Problem> {
     let whole = whole.iter().map(|directory| (resolved(directory), true));
     let alone = directories.iter().map(|directory| (resolved(directory), false));
+    let mut found = Dependencies::new();
     // The last is taken first: one that is both is looked through whole.
-    let mut next: Vec<(PathBuf, bool)> = alone.chain(whole).collect();
-    let (mut seen, mut found, mut count) = (BTreeSet::new(), BTreeMap::new(), 0_usize);
+    walk(alone.chain(whole).collect(), &mut |file| {
+        let Some(path) = actual(&file?)? else { return Ok(()) };
+        let below = depends_on(&path, "");
+        // What is below one that cannot be opened, itself included, is not known.
+        for file in &below {
+            match files::with(file, || crate::qcow2::open(file)) {
+                Err(error) if error.kind() != ErrorKind::NotFound => return Err((file.clone(), error)),
+                Ok(_) | Err(_) => {}
+            }
+        }
+        if below.len() > 1 {
+            found.insert(path, below);
+        }
+        Ok(())
+    })?;
+    Ok(found)
+}
+
+/// The same for one directory, as far as it can be read: with the paths of what cannot be. Each file is read again only where it has
+/// changed.
+pub(crate) fn readable_dependencies(
+    directory: &Path,
+    is_whole: bool,
+) -> Result<(Dependencies, BTreeSet<PathBuf>), Problem> {
+    let (mut found, mut unread) = (Dependencies::new(), BTreeSet::new());
+    let root = resolved(directory);
+    walk(vec![(root.clone(), is_whole)], &mut |file| {
+        match file.and_then(|path| actual(&path)) {
+            Ok(Some(path)) => {
+                let below = beyond::depends_on_by(&path, "", &beyond::remembered);
+                if below.len() > 1 {
+                    found.insert(path, below);
+                }
+            }
+            Ok(None) => {}
+            Err((path, error)) if path == root || error.kind() == ErrorKind::FileTooLarge => {
+                return Err((path, error));
+            }
+            Err((path, _)) => _ = unread.insert(path),
+        }
+        Ok(())
+    })?;
+    Ok((found, unread))
+}
+
+/// Goes through the files of directories, and of those in them where they are to be looked through whole. What cannot be listed is told
+/// as well.
+fn walk(
+    mut next: Vec<(PathBuf, bool)>,
+    each: &mut dyn FnMut(Result<PathBuf, Problem>) -> Result<(), Problem>,
+) -> Result<(), Problem> {
+    let (mut seen, mut count) = (BTreeSet::new(), 0_usize);
     while let Some((directory, is_whole)) = next.pop() {
         if directory.starts_with("/dev") || !seen.insert(directory.clone()) {
             continue;
@@ -30,52 +87,41 @@ pub(crate) fn dependencies(
             Ok(entries) => entries,
             // Its images are not there either; a file system that is not mounted here has none that are used here.
             Err(error) if error.kind() == ErrorKind::NotFound => continue,
-            Err(error) => return Err((directory, error)),
+            Err(error) => {
+                each(Err((directory, error)))?;
+                continue;
+            }
         };
         for entry in entries {
-            let path = entry.map_err(|error| (directory.clone(), error))?.path();
+            let path = match entry {
+                Ok(entry) => entry.path(),
+                Err(error) => {
+                    each(Err((directory.clone(), error)))?;
+                    continue;
+                }
+            };
             count += 1;
             if count > MOST_FILES {
-                return Err((directory, io::Error::other(format!("there are more than {MOST_FILES} files"))));
+                let message = format!("there are more than {MOST_FILES} files");
+                return each(Err((directory, io::Error::new(ErrorKind::FileTooLarge, message))));
             }
-            let kind = match files::symlink_metadata(&path) {
-                Ok(found) => found.file_type(),
-                Err(error) if error.kind() == ErrorKind::TimedOut => return Err((path, error)),
-                Err(_) => continue,
-            };
-            if kind.is_dir() {
-                next.extend(is_whole.then_some((path, true)));
-            } else if let Some((image, below)) = image(&path)? {
-                found.insert(image, below);
+            match files::symlink_metadata(&path) {
+                Ok(found) if found.is_dir() => next.extend(is_whole.then_some((path, true))),
+                Ok(_) => each(Ok(path))?,
+                Err(error) if error.kind() == ErrorKind::TimedOut => each(Err((path, error)))?,
+                Err(_) => {}
             }
         }
     }
-    Ok(found)
+    Ok(())
 }
 
-/// An image with the files that it depends on.
-type Dependent = (PathBuf, BTreeSet<PathBuf>);
-
-/// An image that depends on others. Another name of a file is that file.
-fn image(path: &Path) -> Result<Option<Dependent>, (PathBuf, io::Error)> {
-    let of = |error: io::Error| (path.to_owned(), error);
-    let path = match files::canonicalize(path) {
-        Ok(path) => path,
-        Err(error) if error.kind() == ErrorKind::TimedOut => return Err(of(error)),
-        Err(_) => return Ok(None),
-    };
-    match files::metadata(&path) {
-        Ok(found) if found.is_file() => {}
-        Err(error) if error.kind() == ErrorKind::TimedOut => return Err(of(error)),
-        Ok(_) | Err(_) => return Ok(None),
+/// The file that has this name, without links: another name of a file is that file. `None` where it is none.
+fn actual(path: &Path) -> Result<Option<PathBuf>, Problem> {
+    let found = files::canonicalize(path).and_then(|path| Ok((files::metadata(&path)?.is_file(), path)));
+    match found {
+        Ok((true, path)) => Ok(Some(path)),
+        Err(error) if error.kind() == ErrorKind::TimedOut => Err((path.to_owned(), error)),
+        Ok(_) | Err(_) => Ok(None),
     }
-    let below = depends_on(&path, "");
-    // What is below one that cannot be opened, itself included, is not known.
-    for file in &below {
-        match files::with(file, || crate::qcow2::open(file)) {
-            Err(error) if error.kind() != ErrorKind::NotFound => return Err((file.clone(), error)),
-            Ok(_) | Err(_) => {}
-        }
-    }
-    Ok((below.len() > 1).then_some((path, below)))
 }

@@ -8,7 +8,8 @@ use std::path::PathBuf;
 
 use proto::convert::Inventory;
 use snapshot_core::ids::VmId;
-use snapshot_core::images::{Users, Uses};
+use snapshot_core::images::{Dependents, Users, Uses};
+use snapshot_core::snapshot::Storage;
 
 /// The machines as they were found, each by itself, and the files that they use.
 #[derive(Debug, Default)]
@@ -31,6 +32,11 @@ impl Sharing {
     pub(super) fn vanished(&mut self, vm: VmId) -> BTreeSet<VmId> {
         self.found.remove(&vm);
         self.users.remove(vm)
+    }
+
+    /// The images that depend on files are these. Returns the machines that may be restricted otherwise than before.
+    pub(super) fn set_dependents(&mut self, dependents: Dependents) -> BTreeSet<VmId> {
+        self.users.set_dependents(dependents)
     }
 
     /// The files that they use.
@@ -62,6 +68,9 @@ impl Sharing {
         inventory.vm.restrictions.extend(self.users.restrictions(vm, uses));
         for snapshot in &mut inventory.snapshots {
             snapshot.restrictions.extend(self.users.of_snapshot(vm, uses, &snapshot.id));
+            if snapshot.storage == Storage::Internal {
+                snapshot.restrictions.extend(self.users.of_dependents(uses, &snapshot.id));
+            }
         }
         inventory
     }

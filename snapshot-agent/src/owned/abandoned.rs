@@ -7,9 +7,10 @@
 //! 3. One that somebody has open is in use. QEMU locks its images, also towards other hosts; those who lock nothing are
 //!    found by a lease, which the kernel gives only on a file that nobody else on this host has open. Looking through what
 //!    processes have open would take the right to look into any process, and does not see into containers.
-//! 4. The images in the same directories, and in those of the host, are read for what they lie on ([`super::strangers`]). What is in use keeps all that is below it, and so does
+//! 4. An image with a snapshot inside that another tool took is kept as an orphan: nobody has asked for that to be removed.
+//! 5. The images in the same directories, and in those of the host, are read for what they lie on ([`super::strangers`]). What is in use keeps all that is below it, and so does
 //!    an image that we did not make (`snapshot_core::layers::abandoned`).
-//! 5. The rest is removed, each before what it lies on, and struck out. Ended anywhere, the same is done again for what is
+//! 6. The rest is removed, each before what it lies on, and struck out. Ended anywhere, the same is done again for what is
 //!    left.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -20,18 +21,19 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, OFlags, fcntl_lock};
 use rustix::io::Errno;
-use snapshot_core::ids::VmId;
+use snapshot_core::ids::{SnapshotId, VmId};
 use snapshot_core::layers::abandoned;
 use snapshot_core::{Error, Reason};
 
 use super::Owned;
 use super::files::{Files, Holds, Standing, backing, guarded};
 use super::lease;
+use super::removal::tags;
 use super::strangers::reached_by_strangers;
 use crate::beneath::Beneath;
 use crate::bounded::files::{self, resolved};
 use crate::hypervisor::{Failure, Hypervisor};
-use crate::qcow2::{HostFile, ImageError};
+use crate::qcow2::{HostFile, ImageError, Stamp};
 
 /// How long a file that is open is waited for: whoever only looks at it has it open for a moment.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -49,6 +51,8 @@ pub(super) struct Host<'a> {
     pub(super) is_back: &'a dyn Fn() -> Result<bool, Failure>,
     pub(super) unlink: &'a dyn Fn(&[String]) -> Result<(), Failure>,
     pub(super) folders: &'a Beneath,
+    /// Whether the internal snapshots of the VM go as well.
+    pub(super) all_snapshots_go: bool,
 }
 
 /// Removes the files that the record of a machine names.
@@ -66,7 +70,7 @@ pub(super) fn clear(hypervisor: &dyn Hypervisor, owned: &Owned, vm: VmId) -> Res
     }
     let used = hypervisor.elsewhere(vm).map_err(asking)?;
     let unlink = |paths: &[String]| hypervisor.unlink(paths);
-    let host = Host { used, is_back: &is_back, unlink: &unlink, folders: hypervisor.folders() };
+    let host = Host { used, is_back: &is_back, unlink: &unlink, folders: hypervisor.folders(), all_snapshots_go: true };
     remove(owned, vm, &files, &host)
 }
 
@@ -98,6 +102,15 @@ pub(super) fn remove(owned: &Owned, vm: VmId, files: &Files, host: &Host<'_>) ->
         } else if !used.contains(&name) && stays_open(host.folders, &place).map_err(failed)? {
             used.insert(name.clone());
             is_open = is_open.or(Some(path));
+        }
+        match inside(owned, vm, path, &place).map_err(failed)? {
+            Inside::Nothing => {}
+            Inside::Own if host.all_snapshots_go => {}
+            Inside::Own => _ = used.insert(name.clone()),
+            Inside::Others => {
+                owned.orphan(vm, path);
+                used.insert(name.clone());
+            }
         }
         if let Some(below) = lies_on(&place).map_err(failed)? {
             on_top.insert(name.clone(), below);
@@ -142,6 +155,28 @@ fn failed(vm: VmId, path: &Path, error: &io::Error) -> Error {
 
 pub(super) fn text(path: &Path) -> String {
     path.to_string_lossy().into_owned()
+}
+
+/// Whose snapshots are inside an image.
+enum Inside {
+    Nothing,
+    /// Those of the VM that are on record, and no others.
+    Own,
+    Others,
+}
+
+/// Whose snapshots are inside the image on record as `path`, which is at `place`.
+fn inside(owned: &Owned, vm: VmId, path: &Path, place: &Path) -> io::Result<Inside> {
+    let found = tags(place)?;
+    if found.is_empty() {
+        return Ok(Inside::Nothing);
+    }
+    let ours = owned.get(vm).and_then(|record| record.images.get(path).cloned()).unwrap_or_default();
+    let is_own = |(name, stamp): (&String, &Stamp)| {
+        let taken = name.parse::<SnapshotId>().ok().and_then(|id| ours.get(&id).copied());
+        taken.is_some_and(|taken| taken.is_none_or(|taken| taken == *stamp))
+    };
+    Ok(if found.iter().all(is_own) { Inside::Own } else { Inside::Others })
 }
 
 /// What an image lies on; `None` for what is no image.

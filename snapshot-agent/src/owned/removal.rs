@@ -176,7 +176,7 @@ fn canonical(path: &Path) -> io::Result<Option<PathBuf>> {
 }
 
 /// The names of the snapshots in an image, and when they were taken; none where something else is in its place.
-fn tags(image: &Path) -> io::Result<BTreeMap<String, Stamp>> {
+pub(super) fn tags(image: &Path) -> io::Result<BTreeMap<String, Stamp>> {
     match qcow2::read(image) {
         Ok(image) => Ok(image.stamps()),
         Err(ImageError::Format(_)) => Ok(BTreeMap::new()),

@@ -56,6 +56,14 @@ impl Owned {
         self.paths(vm, |_, made| made.holds == Holds::Discarded)
     }
 
+    /// The files on record, of all VMs, that hold nothing which somebody may want: they depend on others for no purpose.
+    pub(crate) fn spare_files(&self) -> BTreeSet<PathBuf> {
+        let all = self.lock().values().flat_map(|record| record.files.clone()).collect::<Vec<_>>();
+        let is_spare =
+            |(path, made): &(PathBuf, Made)| !made.holds.is_wanted() && matches!(made.looks(path), Ok(Standing::Ours));
+        all.into_iter().filter(is_spare).flat_map(|(path, _)| [files::guarded(&path), path]).collect()
+    }
+
     /// The paths of the files on record for which this holds.
     fn paths(&self, vm: VmId, is_one: impl Fn(&Path, &Made) -> bool) -> BTreeSet<String> {
         let files = self.files(vm).into_iter().filter(|(path, made)| is_one(path, made));
@@ -78,6 +86,21 @@ impl Owned {
         });
         if changed {
             self.sync(seen.vm.id);
+        }
+    }
+
+    /// A file is kept as an orphan, because it holds more than what somebody has asked to be removed.
+    pub(super) fn orphan(&self, vm: VmId, path: &Path) {
+        let changed = self.change(vm, |record| {
+            let mut record = record?.clone();
+            if let Some(made) = record.files.get_mut(path) {
+                made.holds = Holds::Orphaned;
+            }
+            Some(record)
+        });
+        if changed {
+            tracing::warn!(%vm, path = %path.display(), "an image holds a snapshot that another tool took: it is kept as an orphan");
+            self.sync(vm);
         }
     }
 
@@ -139,7 +162,8 @@ pub(crate) fn clear_spare(hypervisor: &dyn Hypervisor, owned: &Owned, seen: &Obs
             .map_err(|failure| failure.to_error(vm, None, "which files other machines use could not be found out"))?,
     );
     let unlink = |paths: &[String]| hypervisor.unlink(paths);
-    let host = Host { used, is_back: &|| Ok(false), unlink: &unlink, folders: hypervisor.folders() };
+    let host =
+        Host { used, is_back: &|| Ok(false), unlink: &unlink, folders: hypervisor.folders(), all_snapshots_go: false };
     remove(owned, vm, &files, &host)
 }
 

@@ -1,7 +1,7 @@
 //! Which VMs use which files, and what that makes unavailable.
 //!
 //! A revert changes the content of the active image of every writable disk. Whoever else has such an image in a backing chain, or
-//! as a disk, finds other data there afterwards.
+//! as a disk, finds other data there afterwards. So does an image that no VM uses: a linked clone that is not defined yet.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -28,12 +28,16 @@ impl Uses {
     }
 }
 
+/// By file, the images that depend on it, by their paths without links. Some are used by VMs.
+pub type Dependents = BTreeMap<String, BTreeSet<String>>;
+
 /// Which VMs of a host use which files.
 #[derive(Debug, Clone, Default)]
 pub struct Users {
     vms: BTreeMap<VmId, (String, Uses)>,
     by_file: BTreeMap<String, BTreeSet<VmId>>,
     by_changed: BTreeMap<String, BTreeSet<VmId>>,
+    dependents: Dependents,
 }
 
 impl Users {
@@ -69,6 +73,15 @@ impl Users {
         affected
     }
 
+    /// These images, by each file that they depend on, are in the directories of the host. Returns the VMs whose restrictions may have
+    /// changed by it.
+    pub fn set_dependents(&mut self, dependents: Dependents) -> BTreeSet<VmId> {
+        let before = std::mem::replace(&mut self.dependents, dependents);
+        let files = before.keys().chain(self.dependents.keys());
+        let changed = files.filter(|file| before.get(*file) != self.dependents.get(*file));
+        changed.filter_map(|file| self.by_changed.get(file)).flatten().copied().collect()
+    }
+
     /// The VMs that are known.
     pub fn has(&self, vm: VmId) -> bool {
         self.vms.contains_key(&vm)
@@ -88,6 +101,26 @@ impl Users {
     /// The same for one of its snapshots, beside those of the VM.
     pub fn of_snapshot(&self, vm: VmId, uses: &Uses, id: &SnapshotId) -> Vec<Restriction> {
         uses.changed_by.get(id).map(|files| self.of_files(vm, files)).unwrap_or_default()
+    }
+
+    /// What images that no VM uses make unavailable for an internal snapshot: a revert to it changes what they depend on. One to an
+    /// external snapshot leaves those files as they are.
+    pub fn of_dependents(&self, uses: &Uses, id: &SnapshotId) -> Vec<Restriction> {
+        let beside = uses.changed_by.get(id).into_iter().flatten();
+        let mut found: BTreeMap<&str, Restriction> = BTreeMap::new();
+        for (file, target) in uses.changed.iter().chain(beside) {
+            let mut unused =
+                self.dependents.get(file).into_iter().flatten().filter(|image| !self.by_file.contains_key(*image));
+            if let Some(image) = unused.next() {
+                let message = format!(
+                    "image {image}, which no VM of this host uses, depends on the image of disk {target}, and a revert would change its data: \
+                     remove it, or copy what it depends on into it with qemu-img rebase -b \"\""
+                );
+                let restriction = Restriction::new(RestrictedOperation::REVERT, Reason::ImageInUse, message);
+                found.entry(target).or_insert_with(|| restriction.on_disk(target));
+            }
+        }
+        found.into_values().collect()
     }
 
     fn of_files(&self, vm: VmId, files: &BTreeMap<String, String>) -> Vec<Restriction> {
@@ -190,5 +223,35 @@ mod tests {
         assert!(users.restrictions(vm(1), &mine).is_empty());
         assert_eq!(users.of_snapshot(vm(1), &mine, &id).len(), 1);
         assert!(users.of_snapshot(vm(1), &mine, &SnapshotId::of_name("new")).is_empty());
+    }
+
+    #[test]
+    fn an_image_that_no_vm_uses_restricts_the_internal_snapshots_of_what_it_depends_on() {
+        let id = SnapshotId::of_name("old");
+        let mut users = Users::default();
+        let mine = uses(&["/base"], &["/base"]);
+        users.set(vm(1), "mine", &mine);
+        users.set(vm(2), "beside", &uses(&["/beside"], &["/beside"]));
+        let dependents =
+            |image: &str, file: &str| BTreeMap::from([(file.to_owned(), BTreeSet::from([image.to_owned()]))]);
+        assert_eq!(users.set_dependents(dependents("/clone", "/base")), BTreeSet::from([vm(1)]));
+        assert!(users.set_dependents(dependents("/clone", "/base")).is_empty(), "nothing new");
+        let found = users.of_dependents(&mine, &id);
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert!(found[0].message.contains("/clone") && found[0].message.contains("disk vda"), "{found:?}");
+        assert!(users.restrictions(vm(1), &mine).is_empty(), "an external snapshot is not affected");
+        // A VM that uses it is told of by its name.
+        assert_eq!(users.set(vm(3), "clone", &uses(&["/clone", "/base"], &["/clone"])), BTreeSet::from([vm(1)]));
+        assert!(users.of_dependents(&mine, &id).is_empty());
+        assert_eq!(users.remove(vm(3)), BTreeSet::from([vm(1)]));
+        assert_eq!(users.set_dependents(BTreeMap::new()), BTreeSet::from([vm(1)]));
+        assert!(users.of_dependents(&mine, &id).is_empty());
+        // Of an image that only this snapshot leads to.
+        let mut mine = mine;
+        mine.changed_by.insert(id.clone(), BTreeMap::from([("/then".to_owned(), "vda".to_owned())]));
+        users.set(vm(1), "mine", &mine);
+        assert_eq!(users.set_dependents(dependents("/clone", "/then")), BTreeSet::from([vm(1)]));
+        assert_eq!(users.of_dependents(&mine, &id).len(), 1);
+        assert!(users.of_dependents(&mine, &SnapshotId::of_name("new")).is_empty());
     }
 }

@@ -107,7 +107,8 @@ impl Scene {
     ) -> Result<(), Error> {
         let used = used.iter().map(|path| text(path)).collect();
         let files = self.owned().get(vm()).map(|record| record.files).unwrap_or_default();
-        remove(self.owned(), vm(), &files, &Host { used, is_back, unlink, folders: Beneath::anywhere() })
+        let folders = Beneath::anywhere();
+        remove(self.owned(), vm(), &files, &Host { used, is_back, unlink, folders, all_snapshots_go: true })
     }
 }
 

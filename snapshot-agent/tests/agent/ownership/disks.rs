@@ -63,6 +63,37 @@ async fn a_revert_keeps_what_another_tool_has_in_the_active_image() {
     desk.scene.agent.stop().await;
 }
 
+/// Nor is it any of those that are deleted with the image that it is in; the image is an orphan then.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_deletion_keeps_what_another_tool_has_in_the_images_of_snapshots() {
+    for (name, is_purge) in [("own-inside-deleted", false), ("own-inside-purged", true)] {
+        let desk = Desk::new(name, 1).await;
+        desk.write('A');
+        let first = desk.take().await;
+        desk.write('B');
+        // The second snapshot has this image, and a revert leaves it to that.
+        let overlay = desk.active("vda");
+        let image = overlay.display().to_string();
+        let second = desk.take().await;
+        desk.qemu_img(&["snapshot", "-c", "mine", &image]);
+        desk.revert(&first).await;
+        match is_purge {
+            true => {
+                desk.guest.domain().undefine_flags(virt::sys::VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA).unwrap();
+                tokio::time::sleep(CLEANED_UP).await;
+                desk.done(Request::Purge { force: true }).await;
+            }
+            false => desk.delete(&second).await,
+        }
+        desk.keeps(&overlay, 'B').await;
+        desk.qemu_img(&["convert", "-l", "snapshot.name=mine", "-O", "qcow2", &image, "inside.qcow2"]);
+        assert_eq!(marker(&desk.path("inside.qcow2")), 'B', "{name}");
+        let orphans = super::orphans::listed(&desk.scene.agent, 1).await;
+        assert!(orphans[0].path.ends_with(&format!("vda.{first}")), "{name}: {orphans:#?}");
+        desk.scene.agent.stop().await;
+    }
+}
+
 /// An image that somebody has put in the place of an overlay of ours is theirs.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_revert_keeps_an_image_that_was_put_in_the_place_of_the_active_one() {

@@ -2,6 +2,8 @@
 
 use std::io::Write as _;
 
+use snapshot_core::snapshot::SnapshotFacts;
+
 use super::*;
 
 fn deletion(id: &SnapshotId) -> Request {
@@ -36,6 +38,45 @@ async fn an_image_that_no_vm_names_keeps_what_it_depends_on() {
         assert_eq!(desk.active("vda"), desk.path("vda.qcow2"), "{name}");
         assert_eq!(desk.reads(), 'C', "{name}");
     }
+    desk.scene.agent.stop().await;
+}
+
+/// The same for reverts inside the image: the data of a clone that nobody has defined yet would be that of the snapshot. Everybody is
+/// told so as soon as the clone is there.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_image_that_no_vm_names_keeps_the_data_of_an_active_image() {
+    let mut desk = Desk::new("own-inside-clone", 1).await;
+    desk.write('A');
+    let first = id();
+    desk.done(Request::Create(Create { storage: Some(Storage::Internal), ..create(&first) })).await;
+    desk.write('B');
+    let revert = || Request::Revert { snapshot: first.clone(), run_after: RunAfter::Off, save_current: None };
+    let is_free = |snapshots: &[SnapshotFacts]| snapshots.iter().all(|one| one.restrictions.is_empty());
+    desk.scene.told.snapshots("a snapshot", &desk.guest, |all| all.len() == 1 && is_free(all)).await;
+    let below = desk.path("vda.qcow2").display().to_string();
+    let json = format!("json:{{\"driver\":\"qcow2\",\"file\":{{\"driver\":\"file\",\"filename\":\"{below}\"}}}}");
+    for (name, format, backing) in
+        [("clone.qcow2", "qcow2", below.as_str()), ("json.qcow2", "qcow2", &json), ("clone.qed", "qed", "vda.qcow2")]
+    {
+        desk.qemu_img(&["create", "-q", "-f", format, "-b", backing, "-F", "qcow2", name]);
+        let is_told = |snapshots: &[SnapshotFacts]| {
+            snapshots[0].restrictions.iter().any(|one| one.reason == Reason::ImageInUse && one.message.contains(name))
+        };
+        desk.scene.told.snapshots("the clone", &desk.guest, is_told).await;
+        let (reason, message) = desk.refused(revert()).await;
+        assert!(reason == Reason::ImageInUse && message.contains(name), "{reason:?}: {message}");
+        assert_eq!(desk.reads_in(name, format), "42", "{name}");
+        std::fs::remove_file(desk.path(name)).unwrap();
+        desk.scene.told.snapshots("no clone", &desk.guest, is_free).await;
+    }
+    // A plan looks for itself, before anybody is told.
+    desk.qemu_img(&["create", "-q", "-f", "qcow2", "-b", &below, "-F", "qcow2", "late.qcow2"]);
+    let (reason, message) = desk.refused(revert()).await;
+    assert!(reason == Reason::ImageInUse && message.contains("late.qcow2"), "{reason:?}: {message}");
+    assert_eq!(desk.reads_in("late.qcow2", "qcow2"), "42");
+    std::fs::remove_file(desk.path("late.qcow2")).unwrap();
+    desk.done(revert()).await;
+    assert_eq!(desk.reads(), 'A');
     desk.scene.agent.stop().await;
 }
 

@@ -18,7 +18,7 @@ async fn list(agent: &Agent) -> Vec<v1::Orphan> {
 }
 
 /// The orphans, once there are so many.
-async fn listed(agent: &Agent, count: usize) -> Vec<v1::Orphan> {
+pub(super) async fn listed(agent: &Agent, count: usize) -> Vec<v1::Orphan> {
     let begun = Instant::now();
     loop {
         let all = list(agent).await;

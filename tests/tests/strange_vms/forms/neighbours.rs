@@ -38,6 +38,18 @@ fn with_clone(draft: Draft) -> Result<Machine> {
     Ok(machine)
 }
 
+/// The same of a clone that no VM uses.
+fn with_unused_clone(draft: Draft) -> Result<Machine> {
+    let draft = draft.boot();
+    let base = draft.path("boot.qcow2");
+    let overlay = draft.overlay("clone.qcow2", &base.display().to_string(), "qcow2")?;
+    let clone = Image::new("clone", "qcow2", &overlay);
+    let mut machine = draft.never_started().after(move |_, _| Image::new("vda", "qcow2", &base).mark(0x4e)).finish()?;
+    machine.disks.clear();
+    machine.late_neighbours = vec![clone];
+    Ok(machine)
+}
+
 /// Another domain that has the same image as a disk.
 fn shared(draft: Draft) -> Result<Machine> {
     let draft = draft.boot();
@@ -109,6 +121,7 @@ fn immutable(draft: Draft) -> Result<Machine> {
 pub fn forms() -> Vec<Form> {
     vec![
         Form::sample("a linked clone of its image, off", with_clone),
+        Form::new("a linked clone of its image that no VM uses", with_unused_clone),
         Form::new("its image is a disk of another VM, too", shared),
         Form::sample("second disk is open in a reader", read_by),
         Form::new("second disk's file is immutable", immutable),

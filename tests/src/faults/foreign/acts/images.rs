@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::Result;
-use proto::v1::StorageKind;
 
 use super::super::content::May;
 use super::super::disk_tools as tools;
@@ -39,8 +38,7 @@ impl Room {
     fn sources(&self) -> Vec<PathBuf> {
         let all = tools::all(&self.directories);
         let mut raced: BTreeSet<PathBuf> = BTreeSet::new();
-        for (number, vm) in self.ledger.vms.iter().enumerate().filter(|(number, _)| self.is_raced(*number)) {
-            debug_assert!(self.is_raced(number));
+        for (_, vm) in self.ledger.vms.iter().enumerate().filter(|(number, _)| self.is_raced(*number)) {
             for disk in vm.disks.values() {
                 let mut next = Some(disk.path.clone());
                 while let Some(path) = next.filter(|path| !raced.contains(path)) {
@@ -69,12 +67,7 @@ impl Room {
     }
 
     pub(super) fn linked_clone(&mut self, which: u64) -> Result<Outcome> {
-        let mut sources = self.sources();
-        if self.storage != StorageKind::External {
-            // A revert inside an image changes what a clone reads that no VM names: known, and not refused yet.
-            let active = self.active();
-            sources.retain(|path| !active.contains(path));
-        }
+        let sources = self.sources();
         let Some(base) = pick(&sources, which).filter(|_| self.has_space()) else { return Ok(Outcome::Impossible) };
         let clone = self.fresh_path("clone", which >> 8);
         let below = base.display().to_string();
