@@ -94,7 +94,10 @@ pub async fn mutate<T>(
 /// The host that has to carry it out.
 fn route<'a>(app: &'a App, vm: VmId, request: &Request) -> Result<&'a Agent, Error> {
     match (app.store.vm(vm).map_err(Error::from), request) {
-        (Ok(row), _) => app.agent(&row.host),
+        (Ok(row), _) => match view::conflict(&row) {
+            Some(conflict) => Err(conflict),
+            None => app.agent(&row.host),
+        },
         (Err(error), Request::Purge { .. }) if error.reason() == Reason::VmNotFound => {
             left_behind(app, vm)?.ok_or(error)
         }

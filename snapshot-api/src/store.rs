@@ -10,6 +10,8 @@
 
 mod audit;
 mod backup;
+mod connected;
+mod elsewhere;
 mod hosts;
 mod inventory;
 mod marks;
@@ -130,6 +132,7 @@ pub struct Store {
     readers: Arc<Readers>,
     changes: broadcast::Sender<Change>,
     epoch: Arc<str>,
+    connected: connected::Connected,
 }
 
 impl Store {
@@ -148,7 +151,8 @@ impl Store {
         let epoch: String = connection.query_row("SELECT epoch FROM catalogue", [], |row| row.get(0))?;
         let readers = Readers::open(path)?;
         let (writer, committer) = Writer::new(connection, changes.clone());
-        Ok((Self { writer: Arc::new(writer), readers: Arc::new(readers), changes, epoch: epoch.into() }, committer))
+        let (writer, readers, connected) = (Arc::new(writer), Arc::new(readers), connected::Connected::default());
+        Ok((Self { writer, readers, changes, epoch: epoch.into(), connected }, committer))
     }
 
     /// Tells of every later change.

@@ -9,4 +9,4 @@ mod vm;
 pub use audit::audit_event;
 pub use operation::operation;
 pub use snapshot::snapshot;
-pub use vm::{vm, with_capabilities};
+pub use vm::{conflict, vm, with_capabilities};

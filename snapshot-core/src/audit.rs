@@ -28,7 +28,7 @@ pub const VERSION: i64 = 1;
 /// The most characters of a text that comes from outside. What is longer is cut: a token's `sub` has 256 bytes at most.
 const TEXT_MAX_CHARS: usize = 256;
 
-/// How a request or an operation came out; and the two events that are the trail's own.
+/// How a request or an operation came out, what became known of where a VM is, and the two events that are the trail's own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Outcome {
     /// The request was recorded, or done where nothing is recorded.
@@ -45,13 +45,19 @@ pub enum Outcome {
     Cancelled,
     /// The trail begins: the catalogue is new, or had none.
     Begun,
+    /// Two hosts say that the VM is active on them: nothing is asked of either.
+    Conflict,
+    /// They do no longer.
+    Settled,
+    /// The VM is on another host now.
+    Moved,
     /// Older events were removed as the configuration says; the detail is the [`Head`] of what was removed.
     Pruned,
 }
 
 impl Outcome {
     /// Every outcome there is.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 11] = [
         Self::Accepted,
         Self::Replayed,
         Self::Refused,
@@ -60,6 +66,9 @@ impl Outcome {
         Self::Cancelled,
         Self::Begun,
         Self::Pruned,
+        Self::Conflict,
+        Self::Settled,
+        Self::Moved,
     ];
 
     /// The text in the trail. It is hashed, so it stays as it is.
@@ -73,6 +82,9 @@ impl Outcome {
             Self::Cancelled => "cancelled",
             Self::Begun => "begun",
             Self::Pruned => "pruned",
+            Self::Conflict => "conflict",
+            Self::Settled => "settled",
+            Self::Moved => "moved",
         }
     }
 

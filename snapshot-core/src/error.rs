@@ -100,6 +100,10 @@ reasons! {
     HostBusy = "HOST_BUSY", ResourceExhausted, true;
     /// The host's agent cannot be reached.
     HostUnreachable = "HOST_UNREACHABLE", Unavailable, true;
+    /// Two hosts say that the VM is active on them; the metadata keys `host` and `other_host` name them.
+    HostConflict = "HOST_CONFLICT", FailedPrecondition, false;
+    /// The host was lost while the operation was under way, and the VM is on another one now; the metadata key `host` names the first.
+    HostLost = "HOST_LOST", Aborted, false;
     /// The service is stopping.
     ShuttingDown = "SHUTTING_DOWN", Unavailable, true;
     /// libvirt on the host does not answer.

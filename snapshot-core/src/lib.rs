@@ -15,6 +15,7 @@ pub mod images;
 pub mod layers;
 pub mod operation;
 pub mod orphan;
+pub mod placement;
 pub mod plan;
 pub mod policy;
 pub mod quota;

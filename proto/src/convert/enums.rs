@@ -66,7 +66,7 @@ same!(Method, v1::OperationMethod, { Libvirt = Libvirt, Live = Live, InPlace = I
 same!(NoteKind, v1::OperationNoteKind, { Other = Unspecified, GuestClockNotSet = GuestClockNotSet });
 same!(audit::Outcome, v1::AuditOutcome, {
     Accepted = Accepted, Replayed = Replayed, Refused = Refused, Succeeded = Succeeded, Failed = Failed,
-    Cancelled = Cancelled, Begun = Begun, Pruned = Pruned,
+    Cancelled = Cancelled, Begun = Begun, Pruned = Pruned, Conflict = Conflict, Settled = Settled, Moved = Moved,
 }, unspecified);
 same!(CapabilityKind, v1::CapabilityKind, {
     CreateDisks = CreateDisks, CreateDisksAndMemory = CreateDisksAndMemory, Revert = Revert, Delete = Delete,

@@ -81,7 +81,12 @@ impl Agent {
             }
             match lost {
                 Lost::Resync => continue,
-                Lost::Contact(reason) => self.set_reachable(false, &reason),
+                Lost::Contact(reason) => {
+                    self.set_reachable(false, &reason);
+                    if let Err(error) = self.store.disconnected(self.host.clone(), self.clock.now_ms()).await {
+                        tracing::warn!(host = %self.host, %error, "where its VMs are could not be decided anew");
+                    }
+                }
             }
             tokio::select! {
                 () = self.stopping.cancelled() => return,
@@ -145,14 +150,17 @@ impl Agent {
             Event::RemovedVmId(id) => {
                 let vm = id.parse().map_err(|_| Error::new(Reason::HostProtocol, "a malformed machine id"))?;
                 telling.vms.remove(&vm);
-                self.patiently(|| self.store.remove_vm(host.clone(), vm)).await?;
+                let now_ms = self.clock.now_ms();
+                self.patiently(|| self.store.remove_vm(host.clone(), vm, now_ms)).await?;
             }
             Event::Synced(_) if !telling.done => {
-                let write = || self.store.retain_vms(host.clone(), telling.vms.clone());
+                let now_ms = self.clock.now_ms();
+                let write = || self.store.retain_vms(host.clone(), telling.vms.clone(), now_ms);
                 telling.corrections += self.patiently(write).await?;
                 telling.done = true;
                 self.state.send_modify(|state| state.synced = (state.synced.0 + 1, telling.corrections));
                 self.set_reachable(true, "");
+                metrics::gauge!("snapshot_api_vm_conflicts").set(self.store.conflicts()? as f64);
                 self.recover()?;
             }
             Event::Synced(_) => {}

@@ -3,6 +3,9 @@
 //! A machine is always told whole: its facts and all of its snapshots. Rows that are as they were are not touched, so
 //! that watchers hear of changes alone. A snapshot that an operation is just taking stays although the host does not
 //! have it yet; the end of the operation settles it.
+//!
+//! A VM may be told of by several hosts. `vms` and `snapshots` have what the host says that it is on; what others say is beside that
+//! ([`super::elsewhere`]), and each telling decides anew where the VM is.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,6 +16,8 @@ use snapshot_core::snapshot::SnapshotFacts;
 use snapshot_core::tree::SnapshotTree;
 use snapshot_core::vm::{VmFacts, VmState};
 
+use super::connected::Connected;
+use super::elsewhere::{self, decide};
 use super::quotas::creator;
 use super::rows::{from_json, to_json};
 use super::writer::Job;
@@ -20,6 +25,9 @@ use super::{Store, StoreError};
 
 /// How many rows were not as the host has it.
 pub type Corrections = u32;
+
+/// The most bytes that count of a snapshot: what the sum of as many as a host may tell does not overflow.
+const MOST_BYTES: i64 = 1 << 44;
 
 /// How many removals are remembered for watchers that resume. Older resume tokens get the whole state instead.
 const REMOVALS_KEPT: i64 = 10_000;
@@ -32,29 +40,37 @@ impl Store {
         inventory: Inventory,
         now_ms: i64,
     ) -> Result<Corrections, StoreError> {
-        self.write_retold(move |job| put_inventory(job, &host, &inventory, now_ms)).await
+        let connected = self.connected.clone();
+        self.write_retold(move |job| put_inventory(job, &connected, &host, &inventory, now_ms)).await
     }
 
     /// The host begins to tell everything anew, and counts anew where it was booted.
     pub async fn begin_telling(&self, host: HostId) -> Result<(), StoreError> {
+        self.connected.set(&host, true);
         self.write_retold(move |job| {
-            let sql = "UPDATE vms SET sequence = 0 WHERE host = ?1";
-            job.connection.prepare_cached(sql)?.execute([host.as_str()])?;
+            for sql in
+                ["UPDATE vms SET sequence = 0 WHERE host = ?1", "UPDATE elsewhere SET sequence = 0 WHERE host = ?1"]
+            {
+                job.connection.prepare_cached(sql)?.execute([host.as_str()])?;
+            }
             Ok(())
         })
         .await
     }
 
-    /// Forgets a machine that its host no longer has. One that another host has by now stays.
-    pub async fn remove_vm(&self, host: HostId, vm: VmId) -> Result<Corrections, StoreError> {
-        self.write_retold(move |job| remove_vm(job, &host, vm)).await
+    /// A host does not have a VM any more. Where another one has it, it is there now.
+    pub async fn remove_vm(&self, host: HostId, vm: VmId, now_ms: i64) -> Result<Corrections, StoreError> {
+        let connected = self.connected.clone();
+        self.write_retold(move |job| remove_vm(job, &connected, &host, vm, now_ms)).await
     }
 
-    /// Forgets the machines of a host that were not among those it has just told.
-    pub async fn retain_vms(&self, host: HostId, told: BTreeSet<VmId>) -> Result<Corrections, StoreError> {
+    /// The same for the VMs of a host that were not among those it has just told.
+    pub async fn retain_vms(&self, host: HostId, told: BTreeSet<VmId>, now_ms: i64) -> Result<Corrections, StoreError> {
+        let connected = self.connected.clone();
         self.write_retold(move |job| {
             let known: Vec<String> = {
-                let mut statement = job.connection.prepare_cached("SELECT id FROM vms WHERE host = ?1")?;
+                let sql = "SELECT id FROM vms WHERE host = ?1 UNION SELECT vm FROM elsewhere WHERE host = ?1";
+                let mut statement = job.connection.prepare_cached(sql)?;
                 let rows = statement.query_map([host.as_str()], |row| row.get(0))?;
                 rows.collect::<Result<_, _>>()?
             };
@@ -62,7 +78,7 @@ impl Store {
             for id in known {
                 let vm = super::rows::parse(&id)?;
                 if !told.contains(&vm) {
-                    corrections += remove_vm(job, &host, vm)?;
+                    corrections += remove_vm(job, &connected, &host, vm, now_ms)?;
                 }
             }
             Ok(corrections)
@@ -71,11 +87,21 @@ impl Store {
     }
 }
 
-fn remove_vm(job: &mut Job<'_>, host: &HostId, vm: VmId) -> Result<Corrections, StoreError> {
-    let owner = "SELECT 1 FROM vms WHERE id = ?1 AND host = ?2";
-    let found = job.connection.prepare_cached(owner)?.exists((vm.to_string(), host.as_str()))?;
-    if !found {
+fn remove_vm(
+    job: &mut Job<'_>,
+    connected: &Connected,
+    host: &HostId,
+    vm: VmId,
+    now_ms: i64,
+) -> Result<Corrections, StoreError> {
+    if elsewhere::forget(job, host, vm)? {
+        return decide(job, connected, host, vm, now_ms);
+    }
+    if placed_on(job, vm)?.as_ref() != Some(host) {
         return Ok(0);
+    }
+    if elsewhere::is_any(job, vm)? {
+        return elsewhere::leave(job, connected, host, vm, now_ms);
     }
     let mut corrections = 1;
     for id in known_snapshots(job, vm)?.into_keys() {
@@ -89,22 +115,41 @@ fn remove_vm(job: &mut Job<'_>, host: &HostId, vm: VmId) -> Result<Corrections, 
 
 pub(super) fn put_inventory(
     job: &mut Job<'_>,
+    connected: &Connected,
     host: &HostId,
     inventory: &Inventory,
     now_ms: i64,
 ) -> Result<Corrections, StoreError> {
     let vm = inventory.vm.id;
-    if held_elsewhere(job, host, &inventory.vm)? || comes_late(job, host, inventory)? {
-        return Ok(0);
-    }
-    if inventory.unobserved {
-        return put_unobserved(job, host, inventory, now_ms);
-    }
-    let mut corrections = 0;
-    let known = known_snapshots(job, vm)?;
     let tree = SnapshotTree::new(inventory.snapshots.iter().cloned())
         .map_err(|error| StoreError::Corrupt(format!("vms/{vm} on {host}: {error}")))?;
-    corrections += put_vm(job, host, inventory, now_ms)?;
+    if placed_on(job, vm)?.is_some_and(|other| other != *host) {
+        if !elsewhere::put(job, host, inventory, now_ms)? {
+            return Ok(0);
+        }
+        return decide(job, connected, host, vm, now_ms);
+    }
+    if comes_late(job, host, inventory)? {
+        return Ok(0);
+    }
+    let corrections = match inventory.unobserved {
+        true => put_unobserved(job, host, inventory, now_ms)?,
+        false => put_whole(job, host, inventory, &tree, now_ms)?,
+    };
+    Ok(corrections + decide(job, connected, host, vm, now_ms)?)
+}
+
+/// Writes a VM with all of its snapshots, as this host has it.
+pub(super) fn put_whole(
+    job: &mut Job<'_>,
+    host: &HostId,
+    inventory: &Inventory,
+    tree: &SnapshotTree,
+    now_ms: i64,
+) -> Result<Corrections, StoreError> {
+    let vm = inventory.vm.id;
+    let known = known_snapshots(job, vm)?;
+    let mut corrections = put_vm(job, host, inventory, now_ms)?;
     for snapshot in tree.iter() {
         corrections += put_snapshot(job, vm, snapshot, tree.depth(&snapshot.id), known.get(&snapshot.id))?;
     }
@@ -120,19 +165,18 @@ pub(super) fn put_inventory(
     Ok(corrections)
 }
 
+/// The host that a VM is on.
+pub(super) fn placed_on(job: &Job<'_>, vm: VmId) -> Result<Option<HostId>, StoreError> {
+    let mut statement = job.connection.prepare_cached("SELECT host FROM vms WHERE id = ?1")?;
+    let host: Option<String> = statement.query_row([vm.to_string()], |row| row.get(0)).optional()?;
+    host.as_deref().map(super::rows::parse).transpose()
+}
+
 /// A VM that its host could not observe: what was known of it stays, but for what makes its operations unavailable. Its snapshots
 /// are neither there nor gone.
 fn put_unobserved(job: &mut Job<'_>, host: &HostId, told: &Inventory, now_ms: i64) -> Result<Corrections, StoreError> {
     let vm = &told.vm;
-    let facts = match known_vm(job, host, vm.id)? {
-        None => vm.clone(),
-        Some(known) => {
-            let is_named = vm.name != vm.id.to_string();
-            let name = if is_named { vm.name.clone() } else { known.name };
-            let state = if vm.state == VmState::Unknown { known.state } else { vm.state };
-            VmFacts { name, state, restrictions: vm.restrictions.clone(), ..known }
-        }
-    };
+    let facts = known_vm(job, host, vm.id)?.map_or_else(|| vm.clone(), |known| unobserved(vm, known));
     let corrections = put_vm(job, host, &Inventory { vm: facts, ..told.clone() }, now_ms)?;
     if corrections > 0 {
         job.touch(vm.id)?;
@@ -140,15 +184,12 @@ fn put_unobserved(job: &mut Job<'_>, host: &HostId, told: &Inventory, now_ms: i6
     Ok(corrections)
 }
 
-/// A machine may be defined on several hosts at once, and is active on one at most: that one's word counts.
-fn held_elsewhere(job: &Job<'_>, host: &HostId, vm: &VmFacts) -> Result<bool, StoreError> {
-    if vm.is_active() {
-        return Ok(false);
-    }
-    let sql = "SELECT facts FROM vms WHERE id = ?1 AND host <> ?2";
-    let mut statement = job.connection.prepare_cached(sql)?;
-    let other: Option<String> = statement.query_row((vm.id.to_string(), host.as_str()), |row| row.get(0)).optional()?;
-    Ok(other.map(|facts| from_json::<VmFacts>(&facts)).transpose()?.is_some_and(|facts| facts.is_active()))
+/// A VM that could not be observed, as it was known before.
+pub(super) fn unobserved(told: &VmFacts, known: VmFacts) -> VmFacts {
+    let is_named = told.name != told.id.to_string();
+    let name = if is_named { told.name.clone() } else { known.name };
+    let state = if told.state == VmState::Unknown { known.state } else { told.state };
+    VmFacts { name, state, restrictions: told.restrictions.clone(), ..known }
 }
 
 /// The end of an operation and the stream of changes both tell of a machine, and the older telling may come last.
@@ -164,7 +205,7 @@ fn comes_late(job: &Job<'_>, host: &HostId, inventory: &Inventory) -> Result<boo
     Ok(late)
 }
 
-fn sequence(inventory: &Inventory) -> i64 {
+pub(super) fn sequence(inventory: &Inventory) -> i64 {
     i64::try_from(inventory.sequence).unwrap_or(i64::MAX)
 }
 
@@ -186,19 +227,19 @@ fn put_vm(job: &mut Job<'_>, host: &HostId, inventory: &Inventory, now_ms: i64) 
     Ok(1)
 }
 
-fn known_vm(job: &Job<'_>, host: &HostId, vm: VmId) -> Result<Option<VmFacts>, StoreError> {
+pub(super) fn known_vm(job: &Job<'_>, host: &HostId, vm: VmId) -> Result<Option<VmFacts>, StoreError> {
     let mut statement = job.connection.prepare_cached("SELECT facts FROM vms WHERE id = ?1 AND host = ?2")?;
     let facts: Option<String> = statement.query_row((vm.to_string(), host.as_str()), |row| row.get(0)).optional()?;
     facts.as_deref().map(from_json).transpose()
 }
 
-struct Known {
-    facts: SnapshotFacts,
+pub(super) struct Known {
+    pub(super) facts: SnapshotFacts,
     depth: i64,
-    creating_by: Option<String>,
+    pub(super) creating_by: Option<String>,
 }
 
-fn known_snapshots(job: &Job<'_>, vm: VmId) -> Result<BTreeMap<SnapshotId, Known>, StoreError> {
+pub(super) fn known_snapshots(job: &Job<'_>, vm: VmId) -> Result<BTreeMap<SnapshotId, Known>, StoreError> {
     let sql = "SELECT facts, depth, creating_by FROM snapshots WHERE vm = ?1 ORDER BY seq";
     let mut statement = job.connection.prepare_cached(sql)?;
     let mut rows = statement.query([vm.to_string()])?;
@@ -239,7 +280,7 @@ fn put_snapshot(
         revision,
         same_label,
         creator(snapshot),
-        i64::try_from(snapshot.size_bytes).unwrap_or(i64::MAX),
+        i64::try_from(snapshot.size_bytes).unwrap_or(i64::MAX).min(MOST_BYTES),
     ))?;
     // A parent's count of children is part of what is shown of it.
     touch_snapshot(job, vm, snapshot.parent.as_ref(), revision)?;

@@ -9,6 +9,7 @@ use snapshot_core::operation::{Method, Note, OperationState, Outcome, Request, T
 use snapshot_core::quota::Limits;
 use snapshot_core::{Error, Reason};
 
+use super::connected::Connected;
 use super::inventory::put_inventory;
 use super::marks::{clear_marks, mark_snapshots};
 use super::rows::{FromRow as _, all, parse, to_json, to_text};
@@ -185,23 +186,8 @@ impl Store {
 
     /// It has ended: the outcome and the machine afterwards are written together. A second end changes nothing.
     pub async fn end(&self, id: OperationId, ending: Ending, now_ms: i64) -> Result<OperationRow, StoreError> {
-        self.write(move |job| {
-            let row = operation(job.connection, id)?;
-            if let Some(state) = row.state.after(Transition::Ended(ending.outcome)) {
-                write_end(job, &row, state, &ending, now_ms)?;
-                audit::append(job.connection, &audit::ended(job.connection, &row, &ending, state, now_ms)?)?;
-                match ending.inventory.as_ref().map(|inventory| put_inventory(job, &row.host, inventory, now_ms)) {
-                    // The operation has ended all the same, and the machine is told again.
-                    Some(Err(StoreError::Corrupt(cause))) => tracing::error!(cause, "an inventory was not taken over"),
-                    Some(Err(error)) => return Err(error),
-                    Some(Ok(_)) | None => {}
-                }
-                clear_marks(job, &row)?;
-                job.touch(row.vm)?;
-            }
-            operation(job.connection, id)
-        })
-        .await
+        let connected = self.connected.clone();
+        self.write(move |job| end(job, Some(&connected), id, &ending, now_ms)).await
     }
 
     /// One operation, or the error that a caller gets for one that does not exist.
@@ -252,6 +238,32 @@ impl Store {
         );
         self.read(|connection| all(connection, &sql, [host.as_str()]))
     }
+}
+
+/// Writes down how an operation has ended. The VM afterwards is taken over where it is known which hosts are connected.
+pub(super) fn end(
+    job: &mut Job<'_>,
+    connected: Option<&Connected>,
+    id: OperationId,
+    ending: &Ending,
+    now_ms: i64,
+) -> Result<OperationRow, StoreError> {
+    let row = operation(job.connection, id)?;
+    if let Some(state) = row.state.after(Transition::Ended(ending.outcome)) {
+        write_end(job, &row, state, ending, now_ms)?;
+        audit::append(job.connection, &audit::ended(job.connection, &row, ending, state, now_ms)?)?;
+        if let (Some(inventory), Some(connected)) = (&ending.inventory, connected) {
+            match put_inventory(job, connected, &row.host, inventory, now_ms) {
+                // The operation has ended all the same, and the machine is told again.
+                Err(StoreError::Corrupt(cause)) => tracing::error!(cause, "an inventory was not taken over"),
+                Err(error) => return Err(error),
+                Ok(_) => {}
+            }
+        }
+        clear_marks(job, &row)?;
+        job.touch(row.vm)?;
+    }
+    operation(job.connection, id)
 }
 
 fn operation(connection: &rusqlite::Connection, id: OperationId) -> Result<OperationRow, StoreError> {

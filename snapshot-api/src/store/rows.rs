@@ -16,7 +16,7 @@ use super::StoreError;
 pub struct VmRow {
     /// Its id.
     pub id: VmId,
-    /// The host that has it.
+    /// The host that it is on.
     pub host: HostId,
     /// As last told.
     pub facts: VmFacts,
@@ -30,6 +30,10 @@ pub struct VmRow {
     pub active_operation: Option<OperationId>,
     /// The last change of it, of its snapshots or of an operation on it.
     pub revision: i64,
+    /// The other hosts that have it.
+    pub elsewhere: Vec<HostId>,
+    /// That one of them which says that it is active there, as its host does.
+    pub conflict: Option<HostId>,
 }
 
 /// A snapshot.
@@ -142,9 +146,11 @@ impl FromRow for VmRow {
     const COLUMNS: &'static str = "vms.id, vms.host, vms.facts, vms.observe_time, vms.revision, \
         (SELECT id FROM snapshots WHERE vm = vms.id AND is_current = 1), \
         (SELECT count(*) FROM snapshots WHERE vm = vms.id), \
-        (SELECT id FROM operations WHERE vm = vms.id AND state IN ('pending', 'running'))";
+        (SELECT id FROM operations WHERE vm = vms.id AND state IN ('pending', 'running')), vms.conflict, \
+        (SELECT group_concat(host) FROM elsewhere WHERE vm = vms.id)";
 
     fn from_row(row: &Row<'_>) -> Result<Self, StoreError> {
+        let elsewhere = row.get::<_, Option<String>>(9)?.unwrap_or_default();
         Ok(Self {
             id: parse(&row.get::<_, String>(0)?)?,
             host: parse(&row.get::<_, String>(1)?)?,
@@ -154,6 +160,8 @@ impl FromRow for VmRow {
             current: row.get::<_, Option<String>>(5)?.as_deref().map(parse).transpose()?,
             snapshot_count: row.get(6)?,
             active_operation: row.get::<_, Option<String>>(7)?.as_deref().map(parse).transpose()?,
+            conflict: row.get::<_, Option<String>>(8)?.as_deref().map(parse).transpose()?,
+            elsewhere: elsewhere.split(',').filter(|host| !host.is_empty()).map(parse).collect::<Result<_, _>>()?,
         })
     }
 }

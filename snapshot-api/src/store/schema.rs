@@ -16,6 +16,7 @@ pub(super) const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0003_audit_and_quotas.sql"),
     include_str!("migrations/0004_predicted_pause.sql"),
     include_str!("migrations/0005_notes.sql"),
+    include_str!("migrations/0006_elsewhere.sql"),
 ];
 
 /// How long a statement waits for another process's lock. Only tools such as a backup ever hold one.

@@ -9,6 +9,7 @@ pub(crate) mod full;
 mod intents;
 mod inventories;
 mod migrations;
+mod placements;
 mod quotas;
 pub(crate) mod statements;
 mod watching;

@@ -6,7 +6,9 @@ use snapshot_core::authority::Permit;
 use snapshot_core::layers::Layers;
 use snapshot_core::plan::{Capability, CapabilityKind, Situation, capabilities};
 use snapshot_core::quota::{Limits, Owner, Usage, admit};
+use snapshot_core::restriction::{RestrictedOperation, Restriction};
 use snapshot_core::tree::SnapshotTree;
+use snapshot_core::{Error, Reason};
 
 use crate::agents::Agent;
 use crate::app::App;
@@ -39,6 +41,8 @@ pub fn vm(app: &App, row: &VmRow) -> v1::Vm {
         active_operation: row.active_operation.map(names::operation).unwrap_or_default(),
         etag: etag::encode(app.store.epoch(), row.revision),
         orphans: orphans(facts.orphans),
+        other_hosts: row.elsewhere.iter().map(names::host).collect(),
+        conflicting_host: row.conflict.as_ref().map(names::host).unwrap_or_default(),
         ..v1::Vm::default()
     };
     wire.set_state(facts.state.into());
@@ -52,7 +56,11 @@ pub fn with_capabilities(app: &App, row: &VmRow, reader: &Permit) -> Result<v1::
     let snapshots = app.store.all_snapshots(row.id)?;
     let tree = SnapshotTree::new(snapshots).map_err(|error| StoreError::Corrupt(error.to_string()))?;
     let policy = app.agents.get(&row.host).map(Agent::policy).unwrap_or_default();
-    let situation = Situation { vm: &row.facts, tree: &tree, layers: &Layers::default(), policy: &policy };
+    let mut facts = row.facts.clone();
+    if let Some(conflict) = conflict(row) {
+        facts.restrictions = vec![Restriction::new(RestrictedOperation::ALL, conflict.reason(), conflict.message())];
+    }
+    let situation = Situation { vm: &facts, tree: &tree, layers: &Layers::default(), policy: &policy };
     wire.snapshot_limit = i32::try_from(policy.max_snapshots_per_vm).unwrap_or(i32::MAX);
     let usage = app.store.usage_of_user(user)?;
     wire.capabilities = capabilities(situation, reader.is_administrator())
@@ -63,6 +71,17 @@ pub fn with_capabilities(app: &App, row: &VmRow, reader: &Permit) -> Result<v1::
     wire.quota = Some(quota(of_vm, app.store.usage_of_vm(row.id)?));
     wire.user_quota = Some(quota(app.user_quota, usage));
     Ok(wire)
+}
+
+/// Why nothing may be asked about a VM that two hosts say is active on them.
+pub fn conflict(row: &VmRow) -> Option<Error> {
+    let other = names::host(row.conflict.as_ref()?);
+    let (vm, host) = (names::vm(row.id), names::host(&row.host));
+    let message = format!(
+        "{host} and {other} both report that the VM is active on them, so nothing is asked of either: stop it on one of them, or disconnect \
+         the host that is wrong"
+    );
+    Some(Error::new(Reason::HostConflict, message).with("vm", vm).with("host", host).with("other_host", other))
 }
 
 /// What the planner allows, unless it takes a snapshot that the user may not keep.

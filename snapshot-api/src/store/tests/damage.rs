@@ -51,7 +51,7 @@ async fn a_newer_schema_is_refused_and_left_as_it_is() {
     file.pragma_update(None, "user_version", 99).unwrap();
     drop(file);
     let error = refused(&path);
-    assert!(matches!(error, StoreError::TooNew { found: 99, known: 5, .. }), "{error}");
+    assert!(matches!(error, StoreError::TooNew { found: 99, known: 6, .. }), "{error}");
     assert!(error.to_string().contains("newer version of the service"), "{error}");
 }
 

@@ -64,7 +64,7 @@ async fn machines_that_a_host_does_not_name_are_forgotten_and_only_its_own() {
     put(&store, 1, &[("a", None)]).await;
     put(&store, 2, &[]).await;
     store.put_inventory("beta".parse().unwrap(), inventory(3, &[]), 0).await.unwrap();
-    store.retain_vms(host(), BTreeSet::from([vm_id(2)])).await.unwrap();
+    store.retain_vms(host(), BTreeSet::from([vm_id(2)]), 1000).await.unwrap();
     let filter = VmFilter { visible: Visible::All, host: None, after: None };
     let left: Vec<_> = store.vms(&filter, 10).unwrap().iter().map(|row| row.id).collect();
     assert_eq!(left, [vm_id(2), vm_id(3)]);
@@ -83,7 +83,7 @@ async fn of_a_machine_on_two_hosts_the_active_one_counts() {
     assert_eq!(store.vm(vm_id(1)).unwrap().host, host());
     assert_eq!(listed(&store, 1), ["a"]);
     // The copy that is off vanishing there says nothing of the one that runs here.
-    store.remove_vm(beta, vm_id(1)).await.unwrap();
+    store.remove_vm(beta, vm_id(1), 1000).await.unwrap();
     assert_eq!(listed(&store, 1), ["a"]);
 }
 

@@ -1,0 +1,306 @@
+//! VMs that several hosts have: what each of them says, and on which of them a VM is ([`snapshot_core::placement`]).
+//!
+//! 1. What the host says that a VM is on is in `vms` and `snapshots`; what the others say is in `elsewhere`. When the VM turns out to be on
+//!    another host, the two change places.
+//! 2. An operation that was handed to a host that is lost has ended as soon as the VM is active on another one: nobody could tell when, and
+//!    until then nothing could be done with the VM.
+//! 3. Each change of place between hosts, and each conflict, is in the audit trail.
+
+use proto::convert::Inventory;
+use rusqlite::OptionalExtension as _;
+use snapshot_core::audit::{Event, Outcome, Source};
+use snapshot_core::ids::{HostId, OperationId, VmId};
+use snapshot_core::placement::{Claim, Placement, place};
+use snapshot_core::snapshot::SnapshotFacts;
+use snapshot_core::tree::SnapshotTree;
+use snapshot_core::vm::VmFacts;
+use snapshot_core::{Error, Reason};
+
+use super::connected::Connected;
+use super::inventory::{
+    Corrections, known_snapshots, known_vm, placed_on, put_whole, remove_snapshot, sequence, unobserved,
+};
+use super::rows::{from_json, parse, to_json};
+use super::writer::Job;
+use super::{Ending, Store, StoreError, audit, operations};
+
+/// What another host says of a VM.
+struct Told {
+    host: HostId,
+    inventory: Inventory,
+    observe_time: i64,
+}
+
+impl Store {
+    /// A host cannot be reached any more: what it said of VMs that other hosts have as well counts less.
+    pub async fn disconnected(&self, host: HostId, now_ms: i64) -> Result<(), StoreError> {
+        if !self.connected.set(&host, false) {
+            return Ok(());
+        }
+        let connected = self.connected.clone();
+        self.write_retold(move |job| {
+            let sql = "SELECT DISTINCT vm FROM elsewhere WHERE host = ?1 OR vm IN (SELECT id FROM vms WHERE host = ?1)";
+            let vms: Vec<String> = {
+                let mut statement = job.connection.prepare_cached(sql)?;
+                let rows = statement.query_map([host.as_str()], |row| row.get(0))?;
+                rows.collect::<Result<_, _>>()?
+            };
+            for vm in vms {
+                decide_where(job, &connected, None, parse(&vm)?, now_ms)?;
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    /// How many VMs are in conflict: two hosts say that they are active.
+    pub fn conflicts(&self) -> Result<i64, StoreError> {
+        self.read(conflicts)
+    }
+}
+
+fn conflicts(connection: &rusqlite::Connection) -> Result<i64, StoreError> {
+    let sql = "SELECT count(*) FROM vms WHERE conflict IS NOT NULL";
+    Ok(connection.prepare_cached(sql)?.query_row([], |row| row.get(0))?)
+}
+
+/// Whether any other host has the VM.
+pub(super) fn is_any(job: &Job<'_>, vm: VmId) -> Result<bool, StoreError> {
+    Ok(job.connection.prepare_cached("SELECT 1 FROM elsewhere WHERE vm = ?1")?.exists([vm.to_string()])?)
+}
+
+/// Forgets what a host that the VM is not on says of it. Returns whether it said anything.
+pub(super) fn forget(job: &Job<'_>, host: &HostId, vm: VmId) -> Result<bool, StoreError> {
+    let sql = "DELETE FROM elsewhere WHERE vm = ?1 AND host = ?2";
+    Ok(job.connection.prepare_cached(sql)?.execute((vm.to_string(), host.as_str()))? > 0)
+}
+
+/// Writes what a host that the VM is not on says of it. Returns whether that is not older than what it said before.
+pub(super) fn put(job: &Job<'_>, host: &HostId, told: &Inventory, now_ms: i64) -> Result<bool, StoreError> {
+    let known = told_by(job, told.vm.id, host)?;
+    if known.as_ref().is_some_and(|known| known.inventory.sequence > told.sequence) {
+        return Ok(false);
+    }
+    let inventory = match known {
+        Some(known) if told.unobserved => Inventory {
+            vm: unobserved(&told.vm, known.inventory.vm),
+            snapshots: known.inventory.snapshots,
+            ..told.clone()
+        },
+        _ => told.clone(),
+    };
+    insert(job, &Told { host: host.clone(), inventory, observe_time: now_ms })?;
+    Ok(true)
+}
+
+fn insert(job: &Job<'_>, told: &Told) -> Result<(), StoreError> {
+    let sql = "INSERT OR REPLACE INTO elsewhere (vm, host, facts, snapshots, observe_time, sequence) \
+               VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
+    job.connection.prepare_cached(sql)?.execute((
+        told.inventory.vm.id.to_string(),
+        told.host.as_str(),
+        to_json(&told.inventory.vm)?,
+        to_json(&told.inventory.snapshots)?,
+        told.observe_time,
+        sequence(&told.inventory),
+    ))?;
+    Ok(())
+}
+
+fn all_told(job: &Job<'_>, vm: VmId) -> Result<Vec<Told>, StoreError> {
+    let sql = "SELECT host, facts, snapshots, observe_time, sequence FROM elsewhere WHERE vm = ?1 ORDER BY host";
+    let mut statement = job.connection.prepare_cached(sql)?;
+    let mut rows = statement.query([vm.to_string()])?;
+    let mut found = Vec::new();
+    while let Some(row) = rows.next()? {
+        let facts: VmFacts = from_json(&row.get::<_, String>(1)?)?;
+        let snapshots: Vec<SnapshotFacts> = from_json(&row.get::<_, String>(2)?)?;
+        let sequence = u64::try_from(row.get::<_, i64>(4)?).unwrap_or_default();
+        let inventory = Inventory { vm: facts, snapshots, sequence, unobserved: false };
+        found.push(Told { host: parse(&row.get::<_, String>(0)?)?, inventory, observe_time: row.get(3)? });
+    }
+    Ok(found)
+}
+
+fn told_by(job: &Job<'_>, vm: VmId, host: &HostId) -> Result<Option<Told>, StoreError> {
+    Ok(all_told(job, vm)?.into_iter().find(|told| told.host == *host))
+}
+
+/// Decides where a VM is, after this host has said something of it.
+pub(super) fn decide(
+    job: &mut Job<'_>,
+    connected: &Connected,
+    by: &HostId,
+    vm: VmId,
+    now_ms: i64,
+) -> Result<Corrections, StoreError> {
+    decide_where(job, connected, Some(by), vm, now_ms)
+}
+
+fn decide_where(
+    job: &mut Job<'_>,
+    connected: &Connected,
+    by: Option<&HostId>,
+    vm: VmId,
+    now_ms: i64,
+) -> Result<Corrections, StoreError> {
+    let others = all_told(job, vm)?;
+    let Some(was) = placed_on(job, vm)? else { return Ok(0) };
+    if others.is_empty() {
+        return settle(job, vm, &Placement { host: was, conflict: None }, by, now_ms);
+    }
+    let operation = active_operation(job, vm)?;
+    let is_connected = |host: &HostId| by == Some(host) || connected.has(host);
+    let claim = |host: &HostId, active: bool, snapshots: usize| Claim {
+        host: host.clone(),
+        connected: is_connected(host),
+        active,
+        snapshots,
+        operates: operation.as_ref().is_some_and(|(_, on)| on == host),
+    };
+    let own = known_snapshots(job, vm)?;
+    let own = own.values().filter(|known| known.creating_by.is_none() && known.facts.id.is_ours()).count();
+    let is_active = known_vm(job, &was, vm)?.is_some_and(|facts| facts.is_active());
+    let mut claims = vec![claim(&was, is_active, own)];
+    claims.extend(others.iter().map(|told| {
+        let snapshots = told.inventory.snapshots.iter().filter(|snapshot| snapshot.id.is_ours()).count();
+        claim(&told.host, told.inventory.vm.is_active(), snapshots)
+    }));
+    let Some(now) = place(&claims, Some(&was)) else { return Ok(0) };
+    let mut corrections = 0;
+    if now.host != was {
+        let lost = operation.filter(|(_, on)| *on != now.host && !is_connected(on));
+        if let Some((id, on)) = lost {
+            end_lost(job, id, &on, &now.host, now_ms)?;
+        }
+        corrections += change_places(job, vm, &was, &now.host, true)?;
+        moved(job, vm, &was, &now.host, now_ms)?;
+    }
+    Ok(corrections + settle(job, vm, &now, by, now_ms)?)
+}
+
+/// The host that the VM was on does not have it any more, and others have.
+pub(super) fn leave(
+    job: &mut Job<'_>,
+    connected: &Connected,
+    host: &HostId,
+    vm: VmId,
+    now_ms: i64,
+) -> Result<Corrections, StoreError> {
+    let others = all_told(job, vm)?;
+    let claims: Vec<Claim> = others
+        .iter()
+        .map(|told| Claim {
+            host: told.host.clone(),
+            connected: connected.has(&told.host),
+            active: told.inventory.vm.is_active(),
+            snapshots: told.inventory.snapshots.iter().filter(|snapshot| snapshot.id.is_ours()).count(),
+            operates: false,
+        })
+        .collect();
+    let Some(now) = place(&claims, None) else { return Ok(0) };
+    let corrections = change_places(job, vm, host, &now.host, false)?;
+    moved(job, vm, host, &now.host, now_ms)?;
+    Ok(corrections + settle(job, vm, &now, None, now_ms)?)
+}
+
+/// Puts what the second host says in the place of what the first says, which is kept beside it if the host still has the VM.
+fn change_places(
+    job: &mut Job<'_>,
+    vm: VmId,
+    from: &HostId,
+    to: &HostId,
+    is_kept: bool,
+) -> Result<Corrections, StoreError> {
+    let Some(told) = told_by(job, vm, to)? else { return Ok(0) };
+    forget(job, to, vm)?;
+    let known = known_snapshots(job, vm)?;
+    if is_kept {
+        let sql = "SELECT facts, observe_time, sequence FROM vms WHERE id = ?1";
+        let (facts, observe_time, sequence): (String, i64, i64) = job
+            .connection
+            .prepare_cached(sql)?
+            .query_row([vm.to_string()], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
+        let snapshots = known.values().filter(|known| known.creating_by.is_none());
+        let inventory = Inventory {
+            vm: from_json(&facts)?,
+            snapshots: snapshots.map(|known| known.facts.clone()).collect(),
+            sequence: u64::try_from(sequence).unwrap_or_default(),
+            unobserved: false,
+        };
+        insert(job, &Told { host: from.clone(), inventory, observe_time })?;
+    }
+    let tree = SnapshotTree::new(told.inventory.snapshots.iter().cloned())
+        .map_err(|error| StoreError::Corrupt(format!("vms/{vm} on {to}: {error}")))?;
+    for id in known.keys().filter(|id| tree.get(id).is_none()) {
+        remove_snapshot(job, vm, id)?;
+    }
+    let corrections = put_whole(job, to, &told.inventory, &tree, told.observe_time)?;
+    job.touch(vm)?;
+    Ok(corrections.max(1))
+}
+
+fn moved(job: &Job<'_>, vm: VmId, from: &HostId, to: &HostId, now_ms: i64) -> Result<(), StoreError> {
+    tracing::info!(%vm, %from, %to, "the VM is on another host");
+    metrics::counter!("snapshot_api_vm_moves_total", "host" => to.to_string()).increment(1);
+    let detail = format!("from {} to {}", proto::names::host(from), proto::names::host(to));
+    audit::append(job.connection, &Event { vm: Some(vm), detail, ..event(Some(to), Outcome::Moved, now_ms) })
+}
+
+/// Writes down whether the VM is in conflict.
+fn settle(
+    job: &mut Job<'_>,
+    vm: VmId,
+    now: &Placement,
+    by: Option<&HostId>,
+    now_ms: i64,
+) -> Result<Corrections, StoreError> {
+    let sql = "UPDATE vms SET conflict = ?2 WHERE id = ?1 AND conflict IS NOT ?2";
+    let other = now.conflict.as_ref().map(HostId::as_str);
+    if job.connection.prepare_cached(sql)?.execute((vm.to_string(), other))? == 0 {
+        return Ok(0);
+    }
+    job.touch(vm)?;
+    metrics::gauge!("snapshot_api_vm_conflicts").set(conflicts(job.connection)? as f64);
+    let (host, outcome) = (proto::names::host(&now.host), now.conflict.as_ref());
+    let (outcome, detail, reason) = match outcome {
+        Some(other) => {
+            tracing::error!(%vm, host = %now.host, %other, "two hosts say that the VM is active on them: nothing is asked of either");
+            let detail = format!("active on {host} and {}", proto::names::host(other));
+            (Outcome::Conflict, detail, Reason::HostConflict.as_str().to_owned())
+        }
+        None => {
+            tracing::info!(%vm, host = %now.host, "one host alone says that the VM is active");
+            (Outcome::Settled, format!("on {host}"), String::new())
+        }
+    };
+    audit::append(job.connection, &Event { vm: Some(vm), detail, reason, ..event(by, outcome, now_ms) })?;
+    Ok(1)
+}
+
+/// An event that a host has caused.
+fn event(by: Option<&HostId>, outcome: Outcome, now_ms: i64) -> Event {
+    let peer = by.map(proto::names::host).unwrap_or_default();
+    Event::new(now_ms, Source { peer, ..Source::default() }, outcome)
+}
+
+/// The operation on a VM that has not ended, and the host that it was handed to.
+fn active_operation(job: &Job<'_>, vm: VmId) -> Result<Option<(OperationId, HostId)>, StoreError> {
+    let sql = "SELECT id, host FROM operations WHERE vm = ?1 AND state IN ('pending', 'running')";
+    let mut statement = job.connection.prepare_cached(sql)?;
+    let found: Option<(String, String)> =
+        statement.query_row([vm.to_string()], |row| Ok((row.get(0)?, row.get(1)?))).optional()?;
+    found.map(|(id, host)| Ok((parse(&id)?, parse(&host)?))).transpose()
+}
+
+/// Ends an operation of a host that is lost.
+fn end_lost(job: &mut Job<'_>, id: OperationId, on: &HostId, now: &HostId, now_ms: i64) -> Result<(), StoreError> {
+    let (lost, other) = (proto::names::host(on), proto::names::host(now));
+    let message = format!(
+        "{lost} cannot be reached, and the VM is active on {other}: nobody can tell how far the operation came on {lost}; the list of \
+         snapshots shows what {other} has"
+    );
+    let ending = Ending::failed(Error::new(Reason::HostLost, message).with("host", lost));
+    tracing::warn!(operation = %id, host = %on, "the operation ends, because its host is lost and the VM is active on another one");
+    operations::end(job, None, id, &ending, now_ms).map(drop)
+}
