@@ -3,7 +3,7 @@
 //! Each directory is looked through by a job of its own. Of one whose storage does not respond counts what was found in it before.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
@@ -55,8 +55,12 @@ impl Machines {
             now.extend(before.1.into_iter().filter(|(image, _)| unread.contains(image)));
             known.insert(directory.clone(), (number, now));
         }
-        let dependents =
-            by_file(known.values().flat_map(|(_, found)| found).filter(|(image, _)| !spare.contains(*image)));
+        // A VM of another host is told of by its name (`hypervisor/other_hosts.rs`).
+        let is_elsewhere = |image: &Path| {
+            places.shared().is_some_and(|shared| shared.other_users(image).is_ok_and(|users| !users.is_empty()))
+        };
+        let unused = |image: &Path| !spare.contains(image) && !is_elsewhere(image);
+        let dependents = by_file(known.values().flat_map(|(_, found)| found).filter(|(image, _)| unused(image)));
         self.set_dependents(dependents);
     }
 
