@@ -35,6 +35,9 @@ const SILENCE: Duration = Duration::from_secs(15);
 /// How long an agent may take to accept or refuse an operation. It reads the live machine and one journal file.
 const ANSWER: Duration = Duration::from_secs(20);
 
+/// The largest message of an agent, in bytes: a VM with its snapshots. 20,000 of them take some 10 MiB.
+const LARGEST_MESSAGE: usize = 64 << 20;
+
 /// How long to wait before writing again what the catalogue could not take, for instance because the disk is full.
 const CATALOGUE_AGAIN: Duration = Duration::from_secs(1);
 
@@ -67,7 +70,7 @@ impl Agent {
         let channel = channel.into();
         Self {
             host,
-            client: AgentServiceClient::new(channel.clone()),
+            client: AgentServiceClient::new(channel.clone()).max_decoding_message_size(LARGEST_MESSAGE),
             channel,
             state: watch::Sender::new(HostState::unreachable("not connected yet")),
             resync: watch::Sender::new(0),

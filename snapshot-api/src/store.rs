@@ -56,6 +56,9 @@ pub enum StoreError {
     /// SQLite failed.
     #[error("the catalogue failed: {0}")]
     Sqlite(#[from] rusqlite::Error),
+    /// SQLite never takes what was to be written.
+    #[error("the catalogue does not take it: {0}")]
+    Unwritable(String),
     /// A row holds what this version cannot read.
     #[error("the catalogue has a row that cannot be read: {0}")]
     Corrupt(String),
@@ -103,6 +106,10 @@ impl From<StoreError> for Error {
             StoreError::Sqlite(cause) => {
                 tracing::error!(%cause, "the catalogue failed");
                 Error::new(Reason::CatalogueUnavailable, "the catalogue cannot be used now")
+            }
+            StoreError::Unwritable(cause) => {
+                tracing::error!(cause, "the catalogue does not take something");
+                Error::new(Reason::Internal, "the catalogue does not take it")
             }
             StoreError::Corrupt(cause) => {
                 tracing::error!(cause, "the catalogue has a row that cannot be read");

@@ -24,6 +24,10 @@ pub fn metrics(address: SocketAddr) -> Result<(), BuildError> {
         "snapshot_api_audit_unwritten_total",
         "Events that could not be written and were counted until they could."
     );
+    metrics::describe_counter!(
+        "snapshot_api_host_not_understood_total",
+        "VMs told in a way that makes no sense, by host."
+    );
     metrics::describe_gauge!("snapshot_api_vm_conflicts", "VMs that two connected hosts report as active.");
     metrics::describe_counter!("snapshot_api_vm_moves_total", "VMs that are on another host now, by that host.");
     metrics::describe_gauge!("snapshot_api_host_reachable", "Whether a host's agent is connected, by host.");

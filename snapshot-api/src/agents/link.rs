@@ -6,9 +6,12 @@ use std::error::Error as _;
 use std::time::Duration;
 
 use proto::agent::watch_host_response::Event;
-use proto::agent::{HostFacts, WatchHostRequest, WatchHostResponse};
+use proto::agent::{HostFacts, VmInventory, WatchHostRequest, WatchHostResponse};
 use proto::convert::Inventory;
 use snapshot_core::ids::VmId;
+use snapshot_core::restriction::{RestrictedOperation, Restriction};
+use snapshot_core::text::DisplayName;
+use snapshot_core::vm::{VmFacts, VmState};
 use snapshot_core::{Error, Reason};
 use tonic::{Status, Streaming};
 
@@ -135,20 +138,12 @@ impl Agent {
         let host = self.host.clone();
         match event {
             Event::Host(facts) => self.heard(facts).await?,
-            Event::Vm(wire) => {
-                let inventory = Inventory::try_from(wire)?;
-                telling.vms.insert(inventory.vm.id);
-                let now_ms = self.clock.now_ms();
-                let write = || self.store.put_inventory(host.clone(), inventory.clone(), now_ms);
-                match self.patiently(write).await {
-                    Ok(corrections) => telling.corrections += corrections,
-                    // One machine that makes no sense must not hide all the others.
-                    Err(StoreError::Corrupt(cause)) => tracing::error!(cause, "an inventory was not taken over"),
-                    Err(error) => return Err(error.into()),
-                }
-            }
+            Event::Vm(wire) => self.tell(&wire, telling).await?,
             Event::RemovedVmId(id) => {
-                let vm = id.parse().map_err(|_| Error::new(Reason::HostProtocol, "a malformed machine id"))?;
+                let Ok(vm) = id.parse() else {
+                    self.not_understood("a VM that is gone has no id");
+                    return Ok(());
+                };
                 telling.vms.remove(&vm);
                 let now_ms = self.clock.now_ms();
                 self.patiently(|| self.store.remove_vm(host.clone(), vm, now_ms)).await?;
@@ -166,6 +161,35 @@ impl Agent {
             Event::Synced(_) => {}
         }
         Ok(())
+    }
+
+    /// Writes a VM down as the host tells it. One that makes no sense is kept apart, with the reason, and hides none of the others.
+    async fn tell(&self, wire: &VmInventory, telling: &mut Telling) -> Result<(), Lost> {
+        let now_ms = self.clock.now_ms();
+        let write = |inventory: Inventory| async move {
+            self.patiently(|| self.store.put_inventory(self.host.clone(), inventory.clone(), now_ms)).await
+        };
+        let mut written = match Inventory::try_from(wire.clone()) {
+            Ok(inventory) => {
+                telling.vms.insert(inventory.vm.id);
+                write(inventory).await
+            }
+            Err(error) => Err(StoreError::Corrupt(error.to_string())),
+        };
+        if let Err(StoreError::Corrupt(cause) | StoreError::Unwritable(cause)) = written {
+            self.not_understood(&cause);
+            let Some(inventory) = unintelligible(wire, &cause) else { return Ok(()) };
+            telling.vms.insert(inventory.vm.id);
+            written = write(inventory).await;
+        }
+        telling.corrections += written?;
+        Ok(())
+    }
+
+    /// Something that the host tells makes no sense here.
+    fn not_understood(&self, cause: &str) {
+        metrics::counter!("snapshot_api_host_not_understood_total", "host" => self.host.to_string()).increment(1);
+        tracing::error!(host = %self.host, cause, "what the host tells is not understood");
     }
 
     async fn heard(&self, facts: HostFacts) -> Result<(), Lost> {
@@ -191,6 +215,10 @@ impl Agent {
     {
         loop {
             match write().await {
+                // What it cannot be written as at any time is not what waiting would help.
+                Err(StoreError::Sqlite(cause)) if !passes(&cause) => {
+                    return Err(StoreError::Unwritable(cause.to_string()));
+                }
                 Err(StoreError::Sqlite(cause)) => {
                     tracing::warn!(host = %self.host, %cause, "what the host told could not be written down; trying again");
                     if !self.state.borrow().reachable {
@@ -216,6 +244,41 @@ impl Agent {
             Ok(Err(_)) | Err(_) => Err(unreachable(&self.host, "it did not tell its state in time")),
         }
     }
+}
+
+/// A VM of which nothing but its id and its name was understood. What was known of it stays, and nothing can be asked of it.
+fn unintelligible(wire: &VmInventory, cause: &str) -> Option<Inventory> {
+    let told = wire.vm.as_ref()?;
+    let id: VmId = told.vm_id.parse().ok()?;
+    let name = match DisplayName::lossy(&told.name).to_string() {
+        name if name.is_empty() => id.to_string(),
+        name => name,
+    };
+    let message = format!(
+        "what the host's agent tells of the VM is not understood ({cause}): its version may be newer than that of the API"
+    );
+    let restrictions = vec![Restriction::new(RestrictedOperation::ALL, Reason::HostProtocol, message)];
+    let vm = VmFacts { restrictions, ..VmFacts::bare(id, name, VmState::Unknown) };
+    Some(Inventory { vm, snapshots: Vec::new(), sequence: wire.sequence, unobserved: true })
+}
+
+/// Whether a failure of the catalogue may pass by itself or by what an administrator does.
+fn passes(error: &rusqlite::Error) -> bool {
+    use rusqlite::ErrorCode::{
+        CannotOpen, DatabaseBusy, DatabaseLocked, DiskFull, FileLockingProtocolFailed, OutOfMemory, ReadOnly,
+        SystemIoFailure,
+    };
+    let passing = [
+        CannotOpen,
+        DatabaseBusy,
+        DatabaseLocked,
+        DiskFull,
+        FileLockingProtocolFailed,
+        OutOfMemory,
+        ReadOnly,
+        SystemIoFailure,
+    ];
+    error.sqlite_error_code().is_some_and(|code| passing.contains(&code))
 }
 
 async fn next(stream: &mut Streaming<WatchHostResponse>) -> Result<WatchHostResponse, Lost> {

@@ -13,6 +13,7 @@ use proto::agent::{
 };
 use proto::convert::Spec;
 use proto::v1;
+use snapshot_core::ids::VmId;
 use snapshot_core::operation::{OperationState, Outcome};
 use tempfile::TempDir;
 use tokio_stream::Iter;
@@ -30,6 +31,8 @@ use crate::store::tests::{create, host, intent, inventory};
 enum Peer {
     Refuses,
     Succeeds,
+    /// Tells of VMs, of which some make no sense.
+    Tells,
 }
 
 type Told<T> = Iter<std::vec::IntoIter<Result<T, Status>>>;
@@ -49,7 +52,10 @@ impl AgentService for Peer {
     type AttachOperationStream = Told<AttachOperationResponse>;
 
     async fn watch_host(&self, _: Request<WatchHostRequest>) -> Result<Response<Self::WatchHostStream>, Status> {
-        Err(Status::unimplemented("not asked for"))
+        match self {
+            Self::Refuses | Self::Succeeds => Err(Status::unimplemented("not asked for")),
+            Self::Tells => Ok(Response::new(tokio_stream::iter(strange_host()))),
+        }
     }
 
     async fn plan_operation(
@@ -65,7 +71,9 @@ impl AgentService for Peer {
     ) -> Result<Response<Self::StartOperationStream>, Status> {
         match self {
             Self::Refuses => Err(proto::status::to_status(&Error::new(Reason::SpaceLow, "too little"))),
-            Self::Succeeds => Ok(Response::new(told(|event| StartOperationResponse { event: Some(event) }))),
+            Self::Succeeds | Self::Tells => {
+                Ok(Response::new(told(|event| StartOperationResponse { event: Some(event) })))
+            }
         }
     }
 
@@ -78,7 +86,9 @@ impl AgentService for Peer {
                 let id = request.into_inner().operation_id;
                 Err(proto::status::to_status(&Error::new(Reason::OperationNotFound, id)))
             }
-            Self::Succeeds => Ok(Response::new(told(|event| AttachOperationResponse { event: Some(event) }))),
+            Self::Succeeds | Self::Tells => {
+                Ok(Response::new(told(|event| AttachOperationResponse { event: Some(event) })))
+            }
         }
     }
 
@@ -96,6 +106,52 @@ impl AgentService for Peer {
     async fn delete_orphan(&self, _: Request<DeleteOrphanRequest>) -> Result<Response<DeleteOrphanResponse>, Status> {
         Err(Status::unimplemented("not asked for"))
     }
+}
+
+/// What a host tells that is newer, broken or hostile: VM 1 is whole, each of the others makes no sense in one way.
+fn strange_host() -> Vec<Result<WatchHostResponse, Status>> {
+    use proto::agent::watch_host_response::Event as Told;
+    let vm = |number: u128| proto::agent::VmInventory::from(&inventory(number, &[("snap-1", None)]));
+    let strange = |number: u128, change: fn(&mut proto::agent::SnapshotFacts)| {
+        let mut wire = vm(number);
+        change(&mut wire.snapshots[0]);
+        wire
+    };
+    let mut vms = vec![
+        strange(2, |snapshot| snapshot.content = 99),
+        strange(3, |snapshot| snapshot.parent_id = "\n".to_owned()),
+        strange(4, |snapshot| snapshot.display_name = "x".repeat(10_000)),
+        strange(5, |snapshot| snapshot.parent_id.clone_from(&snapshot.snapshot_id)),
+        strange(6, |snapshot| snapshot.size_bytes = u64::MAX),
+        vm(1),
+    ];
+    let mut twice = vm(7);
+    twice.snapshots.push(twice.snapshots[0].clone());
+    vms.push(twice);
+    vms.push(proto::agent::VmInventory::default());
+    let synced = Told::Synced(proto::agent::watch_host_response::Synced::default());
+    let events = vms.into_iter().map(Told::Vm).chain([Told::RemovedVmId("?".to_owned()), synced]);
+    events.map(|event| Ok(WatchHostResponse { event: Some(event) })).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_vm_that_makes_no_sense_hides_none_of_the_others() {
+    let (fixture, _claim) = Fixture::begun(Peer::Tells).await;
+    let following = tokio::spawn(fixture.agent.clone().follow());
+    let begun = Instant::now();
+    // The stream ends after it has told everything, and the host is away then.
+    while fixture.agent.state().synced.0 == 0 {
+        assert!(begun.elapsed() < Duration::from_secs(60), "{:?}", fixture.agent.state());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let row = |number: u128| fixture.store.vm(VmId::from_uuid(uuid::Uuid::from_u128(number))).unwrap();
+    assert_eq!((row(1).facts.restrictions.len(), row(6).facts.restrictions.len()), (0, 0));
+    for number in [2, 3, 4, 5, 7] {
+        let restrictions = row(number).facts.restrictions;
+        assert!(restrictions.iter().any(|one| one.reason == Reason::HostProtocol), "{number}: {restrictions:?}");
+    }
+    fixture.agent.stopping.cancel();
+    following.await.unwrap();
 }
 
 /// A channel to this peer, in memory.
