@@ -68,7 +68,7 @@ pub struct HostPlan {
     backend: Backend,
     policy: String,
     images: Option<PathBuf>,
-    is_shared: bool,
+    shared: Option<PathBuf>,
     scan_seconds: u32,
     defaults: bool,
 }
@@ -82,7 +82,7 @@ impl HostPlan {
     /// A host on a given backend. Guests of an embedded one must be in its root before the cluster starts.
     pub fn on(name: &str, backend: Backend) -> Self {
         let (name, policy) = (name.to_owned(), String::new());
-        Self { name, backend, policy, images: None, is_shared: false, scan_seconds: 10, defaults: false }
+        Self { name, backend, policy, images: None, shared: None, scan_seconds: 10, defaults: false }
     }
 
     /// A host whose agent compares so seldom that what it knows it was told.
@@ -117,7 +117,14 @@ impl HostPlan {
     /// The same, of a directory that other hosts use as well.
     #[must_use]
     pub fn shared_images(self, directory: PathBuf) -> Self {
-        Self { is_shared: true, ..self.images(directory) }
+        self.images(directory.clone()).shares(directory)
+    }
+
+    /// Other hosts use this directory, which is one of its images' or below it, as well.
+    #[must_use]
+    pub fn shares(mut self, directory: PathBuf) -> Self {
+        self.shared = Some(directory);
+        self
     }
 }
 
@@ -335,7 +342,7 @@ fn start_agent(
     scratch: &Scratch,
     surroundings: &mut dyn Surroundings,
 ) -> Result<Host> {
-    let HostPlan { name, backend, policy, images, is_shared, scan_seconds, defaults } = plan;
+    let HostPlan { name, backend, policy, images, shared, scan_seconds, defaults } = plan;
     let (port, metrics) = (ports::free()?, ports::free()?);
     let state = scratch.folder(&format!("state-{name}"))?;
     surroundings.journal(&state)?;
@@ -346,7 +353,7 @@ fn start_agent(
         uri: &backend.uri(),
         state: &state,
         images: &images.map_or_else(|| backend.images(), Ok)?,
-        is_shared,
+        shared: shared.as_deref(),
         snapshots: &backend.snapshots(),
         scan_seconds,
         policy: &policy,

@@ -28,7 +28,7 @@ pub struct HungFiles {
 }
 
 impl HungFiles {
-    /// Has the next open() of each of these files wait.
+    /// Has the next open() of each of these files wait; of a directory, that of itself and of each file in it.
     pub fn new<P: AsRef<Path>>(paths: impl IntoIterator<Item = P>) -> io::Result<Self> {
         let flags = libc::FAN_CLASS_CONTENT | libc::FAN_CLOEXEC | libc::FAN_UNLIMITED_QUEUE;
         // SAFETY: a system call on numbers.
@@ -39,13 +39,14 @@ impl HungFiles {
         // SAFETY: the descriptor was made just now, and nobody else has it.
         let group = unsafe { OwnedFd::from_raw_fd(group) };
         for path in paths {
+            let of_directory = if path.as_ref().is_dir() { libc::FAN_EVENT_ON_CHILD | libc::FAN_ONDIR } else { 0 };
             let path = c_path(path.as_ref())?;
             // SAFETY: the path is a string that outlives the call.
             let marked = unsafe {
                 libc::fanotify_mark(
                     group.as_raw_fd(),
                     libc::FAN_MARK_ADD,
-                    libc::FAN_OPEN_PERM,
+                    libc::FAN_OPEN_PERM | of_directory,
                     libc::AT_FDCWD,
                     path.as_ptr(),
                 )
@@ -212,6 +213,21 @@ mod tests {
         assert!(told.recv_timeout(MOMENT).is_err());
         drop(hung);
         assert_eq!(told.recv_timeout(SOON).unwrap(), "content");
+    }
+
+    #[test]
+    fn a_directory_that_hangs_holds_up_what_is_in_it() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("image"), "content").unwrap();
+        let hung = HungFiles::new([folder.path()]).unwrap();
+        let (tell, told) = channel();
+        for path in [folder.path().to_owned(), folder.path().join("image")] {
+            let tell = tell.clone();
+            std::thread::spawn(move || tell.send(std::fs::File::open(path).is_ok()));
+        }
+        assert!(told.recv_timeout(MOMENT).is_err());
+        drop(hung);
+        assert_eq!([(); 2].map(|()| told.recv_timeout(SOON)), [Ok(true); 2]);
     }
 
     #[test]

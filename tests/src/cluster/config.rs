@@ -13,7 +13,7 @@ pub(super) struct Agent<'a> {
     pub(super) uri: &'a str,
     pub(super) state: &'a Path,
     pub(super) images: &'a Path,
-    pub(super) is_shared: bool,
+    pub(super) shared: Option<&'a Path>,
     pub(super) snapshots: &'a Path,
     pub(super) scan_seconds: u32,
     pub(super) policy: &'a str,
@@ -23,7 +23,8 @@ pub(super) struct Agent<'a> {
 pub(super) fn agent(identity: &Identity, agent: &Agent<'_>) -> String {
     let Agent { name, port, metrics, uri, scan_seconds, .. } = agent;
     let (state, images, snapshots) = (agent.state.display(), agent.images.display(), agent.snapshots.display());
-    let shared = if agent.is_shared { format!("shared_dirs = [\"{images}\"]\n") } else { String::new() };
+    let shared = agent.shared.map(|directory| format!("shared_dirs = [\"{}\"]\n", directory.display()));
+    let shared = shared.unwrap_or_default();
     let peer = identity.spiffe("snapshot-api");
     let tls = tls("tls", identity, &identity.agent(name));
     let issuers = format!("{}{}", issuers(identity), own_issuer_of_api(identity));

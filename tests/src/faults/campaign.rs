@@ -86,7 +86,7 @@ impl Options {
         if is_external {
             policy += "stable_paths = false\n";
         }
-        let world = World::start(self.machines, &policy, is_external).await;
+        let world = World::start(self.machines, &policy, is_external, self.foreign > 0).await;
         let world = Arc::new(world.context("a world could not be brought up")?);
         let played = self.play(&world, &rng, number, kills).await;
         if let Err(error) = &played {

@@ -14,6 +14,7 @@ pub mod content;
 pub mod disk_tools;
 mod judge;
 pub mod ledger;
+mod moved;
 mod reconcile;
 pub mod room;
 mod sabotage;

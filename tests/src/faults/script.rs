@@ -149,6 +149,10 @@ pub enum Target {
     Agent,
     /// libvirt's daemon.
     Daemon,
+    /// The agent of the other host.
+    OtherAgent,
+    /// libvirt's daemon of the other host.
+    OtherDaemon,
     /// A machine's QEMU.
     Qemu,
 }
@@ -161,7 +165,19 @@ impl Target {
             Self::Api => "api",
             Self::Agent => "agent",
             Self::Daemon => "libvirtd",
+            Self::OtherAgent => "agent of the other host",
+            Self::OtherDaemon => "libvirtd of the other host",
             Self::Qemu => "qemu",
+        }
+    }
+
+    /// The same of the other host, for what a host has.
+    #[must_use]
+    pub fn of_other_host(self) -> Self {
+        match self {
+            Self::Agent => Self::OtherAgent,
+            Self::Daemon => Self::OtherDaemon,
+            other => other,
         }
     }
 }
@@ -175,6 +191,8 @@ pub enum Link {
     Middle,
     /// The API to the agent.
     Back,
+    /// The API to the agent of the other host.
+    OtherBack,
 }
 
 /// What is wrong with a way.

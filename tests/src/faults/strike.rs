@@ -35,7 +35,7 @@ pub async fn strike_all(world: &Arc<World>, blows: &[Blow]) -> Result<()> {
             Some(machine) if blow.which % 4 != 0 => machine,
             _ => (blow.which % world.machines.len() as u64) as usize,
         };
-        let (world, blow) = (Arc::clone(world), *blow);
+        let (world, blow) = (Arc::clone(world), aimed(world, blow));
         match strike(&world, &blow, machine).await? {
             Struck::Missed => world.history.count("missed: its victim was not there"),
             Struck::Hit(repair) => {
@@ -50,6 +50,21 @@ pub async fn strike_all(world: &Arc<World>, blows: &[Blow]) -> Result<()> {
         done??;
     }
     Ok(())
+}
+
+/// With more than one host, every other fault of what a host has is one of the other host.
+fn aimed(world: &World, blow: &Blow) -> Blow {
+    let mut blow = *blow;
+    if !world.has_other_host() || blow.which >> 32 & 1 == 0 {
+        return blow;
+    }
+    blow.fault = match blow.fault {
+        Fault::Kill(target) => Fault::Kill(target.of_other_host()),
+        Fault::Stop(target) => Fault::Stop(target.of_other_host()),
+        Fault::Cut(Link::Back, cut) => Fault::Cut(Link::OtherBack, cut),
+        other @ (Fault::Cut(..) | Fault::Fill(_)) => other,
+    };
+    blow
 }
 
 /// The VM of an operation's phase, if a lane drives it; `None` for another phase than the one that is waited for.
@@ -99,7 +114,9 @@ enum Struck {
 /// What libvirt leaves behind of other tools' work when these happen is not the service's.
 fn troubles_libvirt(fault: Fault) -> bool {
     match fault {
-        Fault::Kill(target) | Fault::Stop(target) => matches!(target, Target::Daemon | Target::Qemu),
+        Fault::Kill(target) | Fault::Stop(target) => {
+            matches!(target, Target::Daemon | Target::OtherDaemon | Target::Qemu)
+        }
         Fault::Fill(store) => store == Store::Images,
         Fault::Cut(..) => false,
     }
@@ -235,10 +252,11 @@ pub fn repair(world: &World) -> Result<()> {
     for store in [Store::Images, Store::Journal, Store::Catalogue] {
         world.space(store)?.clear();
     }
-    for link in [Link::Front, Link::Middle, Link::Back] {
-        world.way(link)?.set(None::<Cut>);
+    for way in world.ways() {
+        way.set(None::<Cut>);
     }
-    for target in [Target::Daemon, Target::Agent, Target::Api, Target::Gateway] {
+    let others = [Target::OtherDaemon, Target::OtherAgent].into_iter().filter(|_| world.has_other_host());
+    for target in [Target::Daemon, Target::Agent, Target::Api, Target::Gateway].into_iter().chain(others) {
         world.start_again(target)?;
         world.with_process(target, |process| process.signal(Signal::CONT))?;
     }

@@ -3,6 +3,7 @@
 
 mod definitions;
 mod disks;
+mod hosts;
 mod images;
 mod jobs;
 mod snapshots;
@@ -60,12 +61,17 @@ impl Room {
             Act::VirshForget => self.virsh_forget(which),
             Act::Read => self.hold(which, false),
             Act::Lock => self.hold(which, true),
-            Act::StopPool => self.pool("pool-destroy"),
-            Act::StartPool => self.pool("pool-start"),
+            Act::StopPool => self.pool(which, "pool-destroy"),
+            Act::StartPool => self.pool(which, "pool-start"),
             Act::Hang => self.hang(which),
             Act::Backup => self.backup(which),
             Act::BlockCopy => self.block_copy(which),
             Act::BlockCommit => self.block_commit(which),
+            Act::Migrate => self.migrate(which),
+            Act::MigrateByLibvirt => self.migrate_by_libvirt(which),
+            Act::HangDirectory => self.hang_directory(which),
+            Act::Part => self.part(which),
+            Act::Share => self.share(which),
         }?;
         let act = it.act;
         match &outcome {

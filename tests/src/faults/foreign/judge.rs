@@ -8,7 +8,7 @@ use anyhow::Result;
 use super::super::judge::Kind;
 use super::content::{Content, May};
 use super::disk_tools as tools;
-use super::ledger::Known;
+use super::ledger::{Known, Vm};
 use super::room::{Room, disks_of};
 
 /// A look that finds something is done again: libvirt's daemon may have been away.
@@ -132,7 +132,7 @@ impl Room {
             return;
         }
         let uuid = vm.uuid.to_string();
-        let list = || self.world.virsh(&["snapshot-list", &uuid, "--name"]).ok();
+        let list = || self.world.virsh_on(vm.host, &["snapshot-list", &uuid, "--name"]).ok();
         let listed = (0..LOOKS).find_map(|_| list()).unwrap_or_default();
         let listed: BTreeSet<&str> = listed.lines().filter(|line| !line.is_empty()).collect();
         for (id, known) in &vm.snapshots {
@@ -144,7 +144,7 @@ impl Room {
                 self.ledger.vms[number].forget(id);
                 continue;
             }
-            let frozen = self.frozen(&uuid, id);
+            let frozen = self.frozen(&vm, id);
             for (target, may) in &known.disks {
                 let found = self.snapshot_holds(number, (id, known), target, may, &frozen)
                     || known.is_displaced && self.everywhere(all).iter().any(|content| may.has(*content));
@@ -159,8 +159,9 @@ impl Room {
     }
 
     /// The disks of a snapshot by libvirt's record, with the images that they were on when it was created.
-    pub(super) fn frozen(&self, uuid: &str, id: &str) -> BTreeMap<String, PathBuf> {
-        let dump = || self.world.virsh(&["snapshot-dumpxml", uuid, "--snapshotname", id]).ok();
+    pub(super) fn frozen(&self, vm: &Vm, id: &str) -> BTreeMap<String, PathBuf> {
+        let uuid = vm.uuid.to_string();
+        let dump = || self.world.virsh_on(vm.host, &["snapshot-dumpxml", &uuid, "--snapshotname", id]).ok();
         let xml = (0..LOOKS).find_map(|_| dump()).unwrap_or_default();
         let domain = xml.split("<domain ").nth(1).and_then(|rest| rest.split("</domain>").next()).unwrap_or_default();
         disks_of(domain, &self.directories[1])

@@ -37,6 +37,8 @@ pub struct Vm {
     pub name: String,
     /// Its UUID.
     pub uuid: Uuid,
+    /// The number of the host that has its definition. A VM that is defined on two hosts is in the ledger twice.
+    pub host: usize,
     /// Whether users have snapshots of it.
     pub is_served: bool,
     /// Its definition as long as it is undefined.
@@ -123,14 +125,36 @@ pub struct Ledger {
 }
 
 impl Ledger {
-    /// The metadata of a snapshot was removed: its data must be somewhere.
+    /// The entries of the same VM on other hosts.
+    pub fn twins(&self, vm: usize) -> Vec<usize> {
+        let uuid = self.vms.get(vm).map(|vm| vm.uuid);
+        (0..self.vms.len()).filter(|other| *other != vm && self.vms.get(*other).map(|vm| vm.uuid) == uuid).collect()
+    }
+
+    /// Whether another entry than this one has an image as a disk.
+    pub fn is_of_another(&self, vm: usize, path: &Path) -> bool {
+        let others = self.vms.iter().enumerate().filter(|(number, _)| *number != vm);
+        others.flat_map(|(_, other)| other.disks.values()).any(|disk| disk.path == path)
+    }
+
+    /// An image is no disk of a VM any more: that of nobody, unless another VM has it, too.
+    pub fn let_go(&mut self, vm: usize, path: PathBuf, may: May) {
+        if !self.is_of_another(vm, &path) {
+            self.loose.insert(path, may);
+        }
+    }
+
+    /// The metadata of a snapshot was removed: its data must be somewhere, unless another host still has the snapshot.
     pub fn displace(&mut self, vm: usize, id: &str) {
+        let is_elsewhere = self.twins(vm).iter().any(|twin| self.vms[*twin].snapshots.contains_key(id));
         let Some(vm) = self.vms.get_mut(vm) else { return };
         let Some(known) = vm.forget(id) else { return };
-        if known.may_be_gone {
+        if known.may_be_gone || is_elsewhere {
             return;
         }
-        let words = |target: &str| format!("{target} of snapshot {id} of {}, whose metadata was removed", vm.name);
+        let words = |target: &str| {
+            format!("{target} of snapshot {id} of {}, whose metadata was removed ({})", vm.name, vm.uuid)
+        };
         self.displaced.extend(known.disks.into_iter().map(|(target, may)| (words(&target), may)));
     }
 
@@ -161,6 +185,7 @@ mod tests {
         Vm {
             name: "v".to_owned(),
             uuid: Uuid::nil(),
+            host: 0,
             is_served: true,
             undefined: None,
             disks: BTreeMap::new(),
@@ -184,6 +209,25 @@ mod tests {
         assert_eq!(vm.snapshots["c"].parent.as_deref(), Some("a"));
         vm.forget("c");
         assert_eq!(vm.current.as_deref(), Some("a"));
+    }
+
+    #[test]
+    fn what_two_hosts_have_is_let_go_by_the_last() {
+        let disk = |path: &str| Disk { path: path.into(), may: holding(1)["vda"].clone() };
+        let mut ledger = Ledger { vms: vec![vm(), vm()], ..Ledger::default() };
+        for vm in &mut ledger.vms {
+            vm.created("a", holding(1));
+            vm.disks.insert("vda".to_owned(), disk("/image"));
+        }
+        ledger.displace(0, "a");
+        assert!(ledger.displaced.is_empty(), "the other host has the snapshot");
+        ledger.displace(1, "a");
+        assert_eq!(ledger.displaced.len(), 1);
+        ledger.let_go(0, "/image".into(), holding(1)["vda"].clone());
+        assert!(ledger.loose.is_empty(), "the other host's VM has the image");
+        ledger.vms[1].disks.clear();
+        ledger.let_go(0, "/image".into(), holding(1)["vda"].clone());
+        assert_eq!(ledger.loose.len(), 1);
     }
 
     #[test]

@@ -107,8 +107,8 @@ impl Room {
         if self.storage != StorageKind::External {
             return;
         }
-        let (uuid, ids) = (self.ledger.vms[vm].uuid.to_string(), self.ledger.vms[vm].snapshots.keys());
-        let frozen: BTreeSet<PathBuf> = ids.flat_map(|id| self.frozen(&uuid, id).into_values()).collect();
+        let vm = &self.ledger.vms[vm];
+        let frozen: BTreeSet<PathBuf> = vm.snapshots.keys().flat_map(|id| self.frozen(vm, id).into_values()).collect();
         self.ledger.frozen.extend(frozen);
     }
 
@@ -154,7 +154,7 @@ impl Room {
             match (cut.is_empty(), seen.contains_key(&target)) {
                 (true, true) => {}
                 (true, false) if ended.may_have_reverted() => {
-                    self.ledger.loose.insert(disk.path, may);
+                    self.ledger.let_go(vm, disk.path, may);
                 }
                 (true, false) => {
                     let what = format!("{target} of {} is gone, which nobody has detached", ended.before.name);
@@ -166,7 +166,7 @@ impl Room {
                         .into_iter()
                         .chain([disk.path])
                         .filter(|path| !active.contains(path) && !below.contains(path));
-                    self.adopt(&hints.collect::<Vec<_>>(), &may, given_up, &target, ended);
+                    self.adopt(vm, &hints.collect::<Vec<_>>(), &may, given_up, &target, ended);
                 }
             }
         }
@@ -174,19 +174,19 @@ impl Room {
             let (Effect::Attached(target, new, may) | Effect::Swapped(target, _, new, may)) = effect else { continue };
             if !active.contains(new) && !below.contains(new) && !self.ledger.loose.contains_key(new) {
                 let latest = now.get(target).filter(|disk| disk.path == *new).map(|disk| disk.may.clone());
-                self.ledger.loose.insert(new.clone(), may.clone().or(&latest.unwrap_or_default()));
+                self.ledger.let_go(vm, new.clone(), may.clone().or(&latest.unwrap_or_default()));
             }
         }
     }
 
     /// Finds the state of a disk that was taken away while an operation was under way: from now on it must stay where it is.
-    fn adopt(&mut self, hints: &[PathBuf], may: &May, given_up: bool, target: &str, ended: &Ended) {
+    fn adopt(&mut self, vm: usize, hints: &[PathBuf], may: &May, given_up: bool, target: &str, ended: &Ended) {
         let bases = self.bases();
         for path in hints.iter().filter(|path| !bases.contains(*path)) {
             if let Ok(content) = self.read(path, None)
                 && may.has(content)
             {
-                self.ledger.loose.insert(path.clone(), May::exactly(content));
+                self.ledger.let_go(vm, path.clone(), May::exactly(content));
                 return;
             }
         }

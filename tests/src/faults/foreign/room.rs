@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::Child;
 use std::sync::Arc;
+use std::thread::JoinHandle;
 
 use anyhow::{Context as _, Result};
 use proto::v1;
@@ -16,11 +17,15 @@ use super::super::world::World;
 use super::content::{Content, May};
 use super::disk_tools as tools;
 use super::ledger::{Disk, Ledger, Vm};
+use super::moved::Moved;
 use super::script::Steps;
 use crate::client::Client;
 
-/// VMs of a room: how many disks each has, and whether users have snapshots of it.
-const VMS: [(usize, bool); 5] = [(1, true), (2, true), (1, true), (1, false), (1, false)];
+/// VMs of a room: how many disks each has, whether users have snapshots of it, and on which host it is first.
+const VMS: [(usize, bool, usize); 6] =
+    [(1, true, 0), (2, true, 0), (1, true, 1), (1, false, 0), (1, false, 0), (1, false, 1)];
+/// The hosts of a room.
+pub const HOSTS: usize = 2;
 
 /// What came of an act.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,8 +58,10 @@ pub enum Effect {
 pub struct Race {
     /// The VM's number.
     pub vm: usize,
-    /// What administrators have done to it, in order.
-    pub effects: Vec<Effect>,
+    /// What administrators have done to it, in order, each with the number of the entry in the ledger: the VM may be on two hosts.
+    pub effects: Vec<(usize, Effect)>,
+    /// Where it was moved to.
+    pub moved: Vec<Moved>,
 }
 
 /// A room.
@@ -72,6 +79,8 @@ pub struct Room {
     /// Names and numbers that were used up.
     pub(super) used: u32,
     pub(super) held: Vec<Held>,
+    /// What does not respond for a while.
+    pub(super) hangs: Vec<JoinHandle<()>>,
     /// Foreign operations that were done.
     pub(super) done: u64,
 }
@@ -92,15 +101,15 @@ impl Room {
         let (json, grpc) = world.callers()?;
         let (json, grpc) = (Arc::new(json), Arc::new(grpc));
         let name = format!("room{number}");
-        let directories: Vec<PathBuf> = ["a", "b"].map(|part| world.images().join(&name).join(part)).into();
+        let directories: Vec<PathBuf> = ["a", "b"].map(|part| world.rooms().join(&name).join(part)).into();
         for directory in &directories {
             std::fs::create_dir_all(directory)?;
         }
         let pool = format!("pool-{name}");
         let steps = Steps::new(round, number);
-        let (ledger, race, held, used, done) = (Ledger::default(), None, Vec::new(), 0, 0);
+        let (ledger, race, held, hangs, used, done) = (Ledger::default(), None, Vec::new(), Vec::new(), 0, 0);
         let mut room =
-            Self { world, name, directories, pool, ledger, race, steps, json, grpc, storage, used, held, done };
+            Self { world, name, directories, pool, ledger, race, steps, json, grpc, storage, used, held, hangs, done };
         tokio::task::block_in_place(|| room.furnish())?;
         for vm in room.ledger.vms.iter().filter(|vm| vm.is_served) {
             room.grpc.vm_in_state(&vm.resource(), v1::VmState::Shutoff).await?;
@@ -110,12 +119,15 @@ impl Room {
 
     fn furnish(&mut self) -> Result<()> {
         let target = self.directories[1].display().to_string();
-        self.world.virsh(&["pool-define-as", &self.pool, "dir", "--target", &target])?;
-        self.world.virsh(&["pool-start", &self.pool])?;
-        for (disks, is_served) in VMS {
+        for host in 0..HOSTS {
+            self.world.virsh_on(host, &["pool-define-as", &self.pool, "dir", "--target", &target])?;
+            self.world.virsh_on(host, &["pool-start", &self.pool])?;
+        }
+        for (disks, is_served, host) in VMS {
             let mut vm = Vm {
                 name: self.fresh("vm"),
                 uuid: Uuid::new_v4(),
+                host,
                 is_served,
                 undefined: None,
                 disks: BTreeMap::new(),
@@ -130,7 +142,7 @@ impl Room {
             if !is_served && let Some(disk) = vm.disks.get("vda") {
                 xml = as_volume(&xml, &disk.path, &self.directories[1], &self.pool);
             }
-            self.define(&xml)?;
+            self.define(host, &xml)?;
             self.ledger.vms.push(vm);
         }
         for _ in 0..2 {
@@ -207,21 +219,28 @@ impl Room {
         self.ledger.vms.iter().flat_map(|vm| vm.disks.values()).map(|disk| disk.path.clone()).collect()
     }
 
-    /// Whether a user's operation on this VM is under way.
+    /// Whether a user's operation on this VM is under way, on whichever host.
     pub(super) fn is_raced(&self, vm: usize) -> bool {
-        self.race.as_ref().is_some_and(|race| race.vm == vm)
+        self.race.as_ref().is_some_and(|race| race.vm == vm || self.ledger.twins(race.vm).contains(&vm))
     }
 
     /// Notes what was done to a VM while a user's operation on it is under way.
     pub(super) fn effect(&mut self, vm: usize, effect: Effect) {
-        if let Some(race) = self.race.as_mut().filter(|race| race.vm == vm) {
-            race.effects.push(effect);
+        if self.is_raced(vm)
+            && let Some(race) = &mut self.race
+        {
+            race.effects.push((vm, effect));
         }
+    }
+
+    /// virsh on the host of a VM.
+    pub(super) fn virsh_for(&self, vm: usize, arguments: &[&str]) -> Result<String> {
+        self.world.virsh_on(self.ledger.vms[vm].host, arguments)
     }
 
     /// The definition that the next start uses.
     pub(super) fn xml(&self, vm: &Vm) -> Result<String> {
-        self.world.virsh(&["dumpxml", &vm.uuid.to_string(), "--inactive"])
+        self.world.virsh_on(vm.host, &["dumpxml", &vm.uuid.to_string(), "--inactive"])
     }
 
     /// A VM's disks as libvirt has them now, by target device.
@@ -229,12 +248,17 @@ impl Room {
         Ok(disks_of(&self.xml(vm)?, &self.directories[1]))
     }
 
-    pub(super) fn define(&self, xml: &str) -> Result<()> {
+    pub(super) fn define(&self, host: usize, xml: &str) -> Result<()> {
+        self.virsh_with(xml, |file| self.world.virsh_on(host, &["define", file])).map(drop)
+    }
+
+    /// virsh with a file of this text.
+    pub(super) fn virsh_with(&self, text: &str, virsh: impl FnOnce(&str) -> Result<String>) -> Result<String> {
         let file = self.scratch().join(format!("{}.xml", Uuid::new_v4()));
-        std::fs::write(&file, xml)?;
-        let defined = self.world.virsh(&["define", &file.display().to_string()]);
-        std::fs::remove_file(&file).context("the definition's file")?;
-        defined.map(drop)
+        std::fs::write(&file, text)?;
+        let done = virsh(&file.display().to_string());
+        std::fs::remove_file(&file).context("virsh's file")?;
+        done
     }
 }
 

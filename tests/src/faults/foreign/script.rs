@@ -66,14 +66,24 @@ pub enum Act {
     StopPool,
     /// `virsh pool-start`.
     StartPool,
-    /// Storage that does not respond for a while.
+    /// An image that does not respond for a while.
     Hang,
+    /// A directory of images that does not respond for seconds.
+    HangDirectory,
     /// `virsh backup-begin` with a checkpoint.
     Backup,
     /// `virsh blockcopy --pivot`.
     BlockCopy,
     /// `virsh blockcommit --active` of an overlay of another tool.
     BlockCommit,
+    /// `virsh define` on the other host and `virsh undefine` on this one, in either order, or on both for a while.
+    Migrate,
+    /// `virsh migrate`, offline or of a VM that is on.
+    MigrateByLibvirt,
+    /// `virsh undefine` on one of the hosts that both have a VM.
+    Part,
+    /// `virsh attach-disk` of an image that a VM of the other host has.
+    Share,
 }
 
 /// What a user asks the service for.
@@ -116,7 +126,7 @@ pub struct Step {
 #[derive(Debug)]
 pub struct Steps(Rng);
 
-const ACTS: [(u64, Act); 32] = [
+const ACTS: [(u64, Act); 37] = [
     (26, Act::Write),
     (5, Act::NewImage),
     (8, Act::Attach),
@@ -146,9 +156,14 @@ const ACTS: [(u64, Act); 32] = [
     (2, Act::StopPool),
     (3, Act::StartPool),
     (1, Act::Hang),
+    (2, Act::HangDirectory),
     (2, Act::Backup),
     (2, Act::BlockCopy),
     (2, Act::BlockCommit),
+    (7, Act::Migrate),
+    (3, Act::MigrateByLibvirt),
+    (4, Act::Part),
+    (3, Act::Share),
 ];
 
 impl Steps {

@@ -12,8 +12,8 @@ use super::super::ask::{Answer, Caller, Change};
 use super::super::model::End;
 use super::super::script;
 use super::content::May;
-use super::ledger::Vm;
-use super::room::{Effect, Race, Room};
+use super::ledger::{Disk, Vm};
+use super::room::{Effect, HOSTS, Race, Room};
 use super::script::{Move, Wish};
 use crate::client::OPERATIONS;
 use crate::lab::{id, key};
@@ -42,6 +42,17 @@ impl Ended {
         matches!(self.wish, Wish::Revert { .. }) && self.end != End::Refused
     }
 
+    /// The snapshots that it deletes.
+    fn doomed(&self) -> BTreeSet<String> {
+        let target = self.snapshot.clone().unwrap_or_default();
+        match self.wish {
+            Wish::Purge => self.before.snapshots.keys().cloned().collect(),
+            Wish::Delete(v1::DeleteScope::Subtree) => self.before.subtree(&target),
+            Wish::Delete(_) => [target].into(),
+            Wish::Create | Wish::Revert { .. } => BTreeSet::new(),
+        }
+    }
+
     /// What the snapshot that it is about holds of a disk.
     pub(super) fn held(&self, target: &str) -> Option<&May> {
         self.before.snapshots.get(self.snapshot.as_ref()?)?.disks.get(target)
@@ -51,9 +62,12 @@ impl Ended {
 impl Room {
     /// A user wants something of one of the VMs.
     pub(super) async fn wish(&mut self, wish: Wish, which: u64, moves: &[Move]) -> Result<bool> {
-        let all: Vec<usize> = (0..self.ledger.vms.len())
-            .filter(|vm| self.ledger.vms[*vm].is_served && self.ledger.vms[*vm].is_defined())
-            .collect();
+        let is_one = |vm: &usize| self.ledger.vms[*vm].is_served && self.ledger.vms[*vm].is_defined();
+        let mut all: Vec<usize> = (0..self.ledger.vms.len()).filter(is_one).collect();
+        let on_two_hosts: Vec<usize> = all.iter().copied().filter(|vm| !self.ledger.twins(*vm).is_empty()).collect();
+        if (which >> 24).is_multiple_of(2) && !on_two_hosts.is_empty() {
+            all = on_two_hosts;
+        }
         let Some(&vm) = all.get((which % all.len().max(1) as u64) as usize) else { return Ok(true) };
         let ids: Vec<String> = self.ledger.vms[vm].snapshots.keys().cloned().collect();
         let chosen = ids.get(((which >> 8) % ids.len().max(1) as u64) as usize).cloned();
@@ -79,13 +93,16 @@ impl Room {
         if !before.is_defined() {
             return Ok(true);
         }
+        // The same VM on another host may be the one that it is done to.
+        let entries: Vec<(usize, Vm)> =
+            self.ledger.twins(vm).into_iter().map(|twin| (twin, self.ledger.vms[twin].clone())).collect();
         let change = self.request(wish, &before, chosen.as_deref().unwrap_or_default());
         self.tell(&format!("{wish:?} {chosen:?} of {} {}", before.name, before.uuid));
-        self.race = Some(Race { vm, effects: Vec::new() });
+        self.race = Some(Race { vm, ..Race::default() });
         let asked = tokio::spawn(self.ask(change, json));
         self.acts(moves).await?;
         let answer = asked.await?;
-        let effects = self.race.take().map(|race| race.effects).unwrap_or_default();
+        let Race { effects, moved, .. } = self.race.take().unwrap_or_default();
         let Some(mut answer) = answer else { return Ok(false) };
         let verb = format!("{wish:?}");
         let verb = verb.split([' ', '(']).next().unwrap_or_default();
@@ -104,14 +121,74 @@ impl Room {
             answer.end = End::Failed(String::new());
         }
         let snapshot = chosen.filter(|_| wish != Wish::Create);
-        let ended = Ended { wish, snapshot, end: answer.end.clone(), before, effects };
+        let entries: Vec<(usize, Vm)> = [(vm, before)].into_iter().chain(entries).collect();
         let world = Arc::clone(&self.world);
         let _calm = world.calm.meddle().await;
         block_in_place(|| {
-            self.note_snapshots(vm, &ended, &answer);
-            self.reconcile(vm, &ended)
-        })?;
-        Ok(true)
+            let done_to = self.done_to(&entries, &answer)?;
+            let ended = entries.into_iter().map(|(entry, before)| {
+                let of_entry = effects.iter().filter(|(of, _)| *of == entry).map(|(_, effect)| effect.clone());
+                let end = if done_to.contains(&entry) { answer.end.clone() } else { End::Refused };
+                (entry, Ended { wish, snapshot: snapshot.clone(), end, before, effects: of_entry.collect() })
+            });
+            let (done, left): (Vec<_>, Vec<_>) = ended.partition(|(entry, _)| done_to.contains(entry));
+            for (entry, ended) in &done {
+                self.note_snapshots(*entry, ended, &answer);
+            }
+            self.enter_moved(&moved);
+            for (entry, ended) in &done {
+                self.reconcile(*entry, ended)?;
+            }
+            for (entry, ended) in &left {
+                self.note_other_host(*entry, &done);
+                self.reconcile(*entry, ended)?;
+            }
+            self.read_moved(&moved, &done)?;
+            Ok(true)
+        })
+    }
+
+    /// Which entries of a VM an operation was done to: those of the hosts that have taken it on.
+    fn done_to(&self, entries: &[(usize, Vm)], answer: &Answer) -> Result<Vec<usize>> {
+        let all = entries.iter().map(|(entry, _)| *entry);
+        if entries.len() < 2 {
+            return Ok(all.collect());
+        }
+        let hosts = match &answer.operation {
+            Some(operation) => self.world.taken_on(id(&operation.name))?,
+            None => BTreeSet::new(),
+        };
+        let is_known = !hosts.is_empty() || answer.end == End::Refused;
+        let done_to: Vec<usize> =
+            entries.iter().filter(|(_, vm)| !is_known || hosts.contains(&vm.host)).map(|(entry, _)| *entry).collect();
+        self.tell(&format!("of {entries:?} it was done to {done_to:?}", entries = all.collect::<Vec<_>>()));
+        self.world.history.count(match done_to.len() {
+            1 => "operations on a VM of two hosts: done by one",
+            0 => "operations on a VM of two hosts: refused",
+            _ => "operations on a VM of two hosts: of which it is not known which one did them",
+        });
+        Ok(done_to)
+    }
+
+    /// What an operation that another host has done to the same VM means for this one: the images may be the same, and so are the data
+    /// of the snapshots.
+    fn note_other_host(&mut self, entry: usize, done: &[(usize, Ended)]) {
+        for (other, ended) in done {
+            let theirs: Vec<Disk> = self.ledger.vms[*other].disks.values().cloned().collect();
+            let vm = &mut self.ledger.vms[entry];
+            for disk in vm.disks.values_mut() {
+                for same in theirs.iter().filter(|same| same.path == disk.path) {
+                    disk.may = disk.may.clone().or(&same.may);
+                }
+            }
+            if matches!(ended.wish, Wish::Delete(_) | Wish::Purge) && ended.end != End::Refused {
+                for id in ended.doomed() {
+                    if let Some(known) = vm.snapshots.get_mut(&id) {
+                        known.may_be_gone = true;
+                    }
+                }
+            }
+        }
     }
 
     /// Waits until no operation is under way on a VM.
@@ -207,13 +284,7 @@ impl Room {
                 }
             }
             (Wish::Delete(_) | Wish::Purge, End::Done | End::Failed(_)) => {
-                let target = ended.snapshot.clone().unwrap_or_default();
-                let doomed: BTreeSet<String> = match ended.wish {
-                    Wish::Purge => vm.snapshots.keys().cloned().collect(),
-                    Wish::Delete(v1::DeleteScope::Subtree) => vm.subtree(&target),
-                    _ => [target].into(),
-                };
-                for snapshot in doomed {
+                for snapshot in ended.doomed() {
                     if ended.end == End::Done {
                         vm.forget(&snapshot);
                     } else if let Some(known) = vm.snapshots.get_mut(&snapshot) {
@@ -222,8 +293,8 @@ impl Room {
                 }
                 if ended.wish == Wish::Purge {
                     // Whoever asks for all snapshots of a VM to be deleted means those that libvirt has lost sight of, too.
-                    let words = format!(" of {}, whose", vm.name);
-                    self.ledger.displaced.retain(|(what, _)| !what.contains(&words));
+                    let words = [format!(" of {}, whose", vm.name), format!("({})", vm.uuid)];
+                    self.ledger.displaced.retain(|(what, _)| !words.iter().any(|words| what.contains(words)));
                 }
             }
             (_, End::Refused | End::Unknown) | (Wish::Create, End::Failed(_)) => {}
@@ -257,7 +328,13 @@ impl Room {
     /// Of the disks that a snapshot may hold, those that it holds by libvirt's record: one that was attached or detached meanwhile may be
     /// in it or not.
     fn held_by_record(&self, vm: usize, snapshot: &str, mut held: BTreeMap<String, May>) -> BTreeMap<String, May> {
-        let recorded = self.frozen(&self.ledger.vms[vm].uuid.to_string(), snapshot);
+        let mut vm = self.ledger.vms[vm].clone();
+        let mut recorded = self.frozen(&vm, snapshot);
+        if recorded.is_empty() {
+            // It was moved meanwhile.
+            vm.host = (vm.host + 1) % HOSTS;
+            recorded = self.frozen(&vm, snapshot);
+        }
         held.retain(|target, _| recorded.contains_key(target));
         held
     }

@@ -3,14 +3,14 @@
 use anyhow::Result;
 use uuid::Uuid;
 
-use super::super::room::{Effect, Outcome, Room};
+use super::super::room::{Effect, HOSTS, Outcome, Room};
 use super::attempt;
 
 impl Room {
     pub(super) fn rename(&mut self, which: u64) -> Result<Outcome> {
         let Some(vm) = self.pick_vm(which, Self::is_defined) else { return Ok(Outcome::Impossible) };
         let (id, name) = (self.ledger.vms[vm].uuid.to_string(), self.fresh("renamed"));
-        attempt!(self.world.virsh(&["domrename", &id, &name]));
+        attempt!(self.virsh_for(vm, &["domrename", &id, &name]));
         self.ledger.vms[vm].name.clone_from(&name);
         Ok(Outcome::Done(format!("{id} to {name}")))
     }
@@ -30,7 +30,7 @@ impl Room {
         if !xml.contains("<title>") {
             xml = xml.replacen("</uuid>", &format!("</uuid><title>desk {}</title>", which % 100), 1);
         }
-        attempt!(self.define(&xml));
+        attempt!(self.define(self.ledger.vms[vm].host, &xml));
         Ok(Outcome::Done(self.ledger.vms[vm].name.clone()))
     }
 
@@ -42,7 +42,7 @@ impl Room {
         let Some(vm) = self.pick_vm(which, is_neither_last) else { return Ok(Outcome::Impossible) };
         let xml = attempt!(self.xml(&self.ledger.vms[vm]));
         let id = self.ledger.vms[vm].uuid.to_string();
-        attempt!(self.world.virsh(&["undefine", &id, "--snapshots-metadata", "--checkpoints-metadata"]));
+        attempt!(self.virsh_for(vm, &["undefine", &id, "--snapshots-metadata", "--checkpoints-metadata"]));
         self.ledger.vms[vm].undefined = Some(xml);
         if self.is_raced(vm) {
             self.effect(vm, Effect::Undefined);
@@ -55,7 +55,7 @@ impl Room {
         Ok(Outcome::Done(self.ledger.vms[vm].name.clone()))
     }
 
-    /// Defines a VM that was undefined, as it was, or as another VM with the same disks.
+    /// Defines a VM that was undefined, as it was, or as another VM with the same disks, on its host or on the other one.
     pub(super) fn define_again(&mut self, which: u64) -> Result<Outcome> {
         let is_gone = |vm: usize, room: &Self| !Self::is_defined(vm, room) && !room.is_raced(vm);
         let Some(vm) = self.pick_vm(which, is_gone) else { return Ok(Outcome::Impossible) };
@@ -66,12 +66,15 @@ impl Room {
             xml = xml.replace(&was.uuid.to_string(), &other.to_string());
             self.ledger.vms[vm].uuid = other;
         }
-        if let Err(error) = self.define(&xml) {
+        let host = (which >> 4) as usize % HOSTS;
+        let is_there = self.ledger.twins(vm).iter().any(|twin| self.ledger.vms[*twin].host == host);
+        let host = if is_there { was.host } else { host };
+        if let Err(error) = self.define(host, &xml) {
             self.ledger.vms[vm].uuid = was.uuid;
             return Ok(super::refused(&error));
         }
         let vm = &mut self.ledger.vms[vm];
-        (vm.undefined, vm.current) = (None, None);
-        Ok(Outcome::Done(format!("{} as {}", vm.name, vm.uuid)))
+        (vm.undefined, vm.current, vm.host) = (None, None, host);
+        Ok(Outcome::Done(format!("{} as {} on host {host}", vm.name, vm.uuid)))
     }
 }

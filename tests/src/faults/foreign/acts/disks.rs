@@ -14,7 +14,7 @@ use super::{attempt, pick};
 use crate::tools::run;
 
 /// The most disks of a VM.
-const DISKS: [&str; 3] = ["vda", "vdb", "vdc"];
+pub(super) const DISKS: [&str; 3] = ["vda", "vdb", "vdc"];
 
 impl Room {
     /// Writes to a VM's disk, or to an image that is no disk. Nobody writes to what others lie on.
@@ -34,12 +34,19 @@ impl Room {
             return Ok(Outcome::Refused(why));
         }
         let is_done = written == Written::Done;
-        if let Some(disk) = self.ledger.vms[vm].disks.get_mut(&target) {
-            let after = disk.may.with(slot, number);
-            disk.may = if is_done { after } else { after.or(&disk.may) };
-        }
-        if is_done {
-            self.effect(vm, Effect::Wrote(target, slot, number));
+        // Another host's definition of the VM may name the same image, and so may another VM.
+        for other in 0..self.ledger.vms.len() {
+            let disks = &mut self.ledger.vms[other].disks;
+            let is_it = |(name, disk): &(&String, &mut Disk)| (other, *name) == (vm, &target) || disk.path == path;
+            let mut written = Vec::new();
+            for (name, disk) in disks.iter_mut().filter(is_it) {
+                let after = disk.may.with(slot, number);
+                disk.may = if is_done { after } else { after.or(&disk.may) };
+                written.push(name.clone());
+            }
+            for name in written.into_iter().filter(|_| is_done) {
+                self.effect(other, Effect::Wrote(name, slot, number));
+            }
         }
         Ok(Outcome::Done(format!("{number} into cluster {slot} of {}: {written:?}", path.display())))
     }
@@ -62,7 +69,8 @@ impl Room {
     /// An image for a disk: one that is there and that nothing lies on, or a new one.
     fn image_for_disk(&mut self, which: u64) -> Result<(PathBuf, May)> {
         let bases = self.bases();
-        let free = |(path, _): &(&PathBuf, &May)| !bases.contains(*path);
+        // One that is not there is an overlay that nothing was ever written to: it may go.
+        let free = |(path, _): &(&PathBuf, &May)| !bases.contains(*path) && path.exists();
         let all: Vec<(PathBuf, May)> =
             self.ledger.loose.iter().filter(free).map(|(path, may)| (path.clone(), may.clone())).collect();
         if which.is_multiple_of(3) || all.is_empty() {
@@ -84,7 +92,7 @@ impl Room {
         let (path, may) = attempt!(self.image_for_disk(which >> 8));
         let (id, image) = (self.ledger.vms[vm].uuid.to_string(), path.display().to_string());
         let attached = ["attach-disk", &id, &image, target, "--config", "--driver", "qemu", "--subdriver", "qcow2"];
-        attempt!(self.world.virsh(&attached));
+        attempt!(self.virsh_for(vm, &attached));
         self.ledger.taken(&path);
         self.ledger.vms[vm].disks.insert(target.to_owned(), Disk { path: path.clone(), may: may.clone() });
         self.effect(vm, Effect::Attached(target.to_owned(), path, may));
@@ -98,11 +106,11 @@ impl Room {
         let Some((target, path)) = pick(&paths, which >> 8).filter(|_| paths.len() > 1).cloned() else {
             return Ok(Outcome::Impossible);
         };
-        attempt!(self.world.virsh(&["detach-disk", &self.ledger.vms[vm].uuid.to_string(), &target, "--config"]));
+        attempt!(self.virsh_for(vm, &["detach-disk", &self.ledger.vms[vm].uuid.to_string(), &target, "--config"]));
         if let Some(disk) = self.ledger.vms[vm].disks.remove(&target)
             && !self.is_raced(vm)
         {
-            self.ledger.loose.insert(disk.path, disk.may);
+            self.ledger.let_go(vm, disk.path, disk.may);
         }
         self.effect(vm, Effect::Detached(target.clone(), path.clone()));
         Ok(Outcome::Done(format!("{target} of {}, which was on {}", self.ledger.vms[vm].name, path.display())))
@@ -117,13 +125,16 @@ impl Room {
             paths.into_iter().filter(|(_, path)| xml.contains(&format!("'{}'", path.display()))).collect();
         let Some((target, old)) = pick(&all, which >> 8).cloned() else { return Ok(Outcome::Impossible) };
         let (new, may) = attempt!(self.image_for_disk(which >> 16));
-        attempt!(self.define(&xml.replace(&format!("'{}'", old.display()), &format!("'{}'", new.display()))));
+        attempt!(self.define(
+            self.ledger.vms[vm].host,
+            &xml.replace(&format!("'{}'", old.display()), &format!("'{}'", new.display()))
+        ));
         self.ledger.taken(&new);
         let disk = Disk { path: new.clone(), may: may.clone() };
         if let Some(was) = self.ledger.vms[vm].disks.insert(target.clone(), disk)
             && !self.is_raced(vm)
         {
-            self.ledger.loose.insert(was.path, was.may);
+            self.ledger.let_go(vm, was.path, was.may);
         }
         let told = format!("{target} of {} from {} to {}", self.ledger.vms[vm].name, old.display(), new.display());
         self.effect(vm, Effect::Swapped(target, old, new, may));
@@ -139,12 +150,13 @@ impl Room {
         let Some(target) = pick(&all, which >> 8) else { return Ok(Outcome::Impossible) };
         let old = self.ledger.vms[vm].disks[target].path.clone();
         let named = format!("'{}'", old.display());
-        if self.bases().contains(&old) || !xml.contains(&named) {
+        if self.bases().contains(&old) || !xml.contains(&named) || self.ledger.is_of_another(vm, &old) {
             return Ok(Outcome::Impossible);
         }
         let new = self.fresh_path("moved", which >> 16);
         attempt!(run(Command::new("cp").arg("--").arg(&old).arg(&new)));
-        if let Err(error) = self.define(&xml.replace(&named, &format!("'{}'", new.display()))) {
+        if let Err(error) = self.define(self.ledger.vms[vm].host, &xml.replace(&named, &format!("'{}'", new.display())))
+        {
             fs::remove_file(&new)?;
             return Ok(super::refused(&error));
         }

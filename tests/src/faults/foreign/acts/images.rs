@@ -102,7 +102,8 @@ impl Room {
             return Ok(Outcome::Impossible);
         };
         let all: Vec<PathBuf> = self.ledger.vms[vm].disks.values().map(|disk| disk.path.clone()).collect();
-        let Some(path) = pick(&all, which >> 8).filter(|path| !self.bases().contains(*path)) else {
+        let is_free = |path: &&PathBuf| !self.bases().contains(*path) && !self.ledger.is_of_another(vm, path);
+        let Some(path) = pick(&all, which >> 8).filter(is_free) else {
             return Ok(Outcome::Impossible);
         };
         let (new, may) = attempt!(self.new_image("put", which >> 16));

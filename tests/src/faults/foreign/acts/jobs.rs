@@ -23,7 +23,7 @@ impl Room {
     ) -> Result<Outcome> {
         let Some(vm) = self.pick_vm(which, Self::is_defined) else { return Ok(Outcome::Impossible) };
         let uuid = self.ledger.vms[vm].uuid.to_string();
-        if let Err(error) = self.world.virsh(&["start", &uuid, "--paused"]) {
+        if let Err(error) = self.virsh_for(vm, &["start", &uuid, "--paused"]) {
             return Ok(super::refused(&error));
         }
         let paths = self.paths(&self.ledger.vms[vm]).map(|paths| paths.into_iter().collect::<Vec<_>>());
@@ -31,17 +31,23 @@ impl Room {
             Some((target, path)) => job(self, vm, &target, path),
             None => Ok(String::new()),
         });
-        // A revert may have switched it off.
-        let off = (0..3).any(|_| {
-            let _ = self.world.virsh(&["destroy", &uuid]);
-            self.world.virsh(&["domstate", &uuid]).map_or(true, |state| state.trim() == "shut off")
-        });
-        ensure!(off, "{uuid} cannot be switched off");
+        self.is_off(vm)?;
         Ok(match done {
             Ok(what) if what.is_empty() => Outcome::Impossible,
             Ok(what) => Outcome::Done(what),
             Err(error) => super::refused(&error),
         })
+    }
+
+    /// Switches a VM off, which a revert may have done already.
+    pub(super) fn is_off(&self, vm: usize) -> Result<()> {
+        let uuid = self.ledger.vms[vm].uuid.to_string();
+        let off = (0..3).any(|_| {
+            let _ = self.virsh_for(vm, &["destroy", &uuid]);
+            self.virsh_for(vm, &["domstate", &uuid]).map_or(true, |state| state.trim() == "shut off")
+        });
+        ensure!(off, "{uuid} cannot be switched off");
+        Ok(())
     }
 
     /// `virsh backup-begin` with a checkpoint, which is deleted when the backup is there.
@@ -69,10 +75,10 @@ impl Room {
                 std::fs::write(&file, text).map(|()| file.display().to_string())
             });
             let [backup, checkpoint] = files;
-            room.world.virsh(&["backup-begin", &uuid, &backup?, &checkpoint?])?;
-            room.job_ends(&uuid)?;
+            room.virsh_for(vm, &["backup-begin", &uuid, &backup?, &checkpoint?])?;
+            room.job_ends(vm, &uuid)?;
             // A revert may have taken the bitmap and the checkpoint with it.
-            let _ = room.world.virsh(&["checkpoint-delete", &uuid, &name]);
+            let _ = room.virsh_for(vm, &["checkpoint-delete", &uuid, &name]);
             if !room.is_raced(vm) {
                 room.found(&target_file)?;
             }
@@ -80,9 +86,9 @@ impl Room {
         })
     }
 
-    fn job_ends(&self, uuid: &str) -> Result<()> {
+    fn job_ends(&self, vm: usize, uuid: &str) -> Result<()> {
         let begun = Instant::now();
-        while !self.world.virsh(&["domjobinfo", uuid])?.contains("None") {
+        while !self.virsh_for(vm, &["domjobinfo", uuid])?.contains("None") {
             ensure!(begun.elapsed() < JOB, "the job of {uuid} does not end");
             std::thread::sleep(AGAIN);
         }
@@ -95,13 +101,13 @@ impl Room {
         self.while_it_is_on(which, |room, vm, target, path| {
             let (uuid, file) = (room.ledger.vms[vm].uuid.to_string(), copy.display().to_string());
             let job = ["blockcopy", &uuid, target, "--dest", &file, "--format", "qcow2"];
-            room.world.virsh(&[&job[..], &["--transient-job", "--wait", "--pivot"]].concat())?;
+            room.virsh_for(vm, &[&job[..], &["--transient-job", "--wait", "--pivot"]].concat())?;
             let may = room.ledger.vms[vm].disks.get(target).map(|disk| disk.may.clone()).unwrap_or_default();
             let disk = Disk { path: copy.clone(), may: may.clone() };
             if let Some(was) = room.ledger.vms[vm].disks.insert(target.to_owned(), disk)
                 && !room.is_raced(vm)
             {
-                room.ledger.loose.insert(was.path, was.may);
+                room.ledger.let_go(vm, was.path, was.may);
             }
             for known in room.ledger.vms[vm].snapshots.values_mut() {
                 known.is_displaced = true;
@@ -115,7 +121,7 @@ impl Room {
     pub(super) fn block_commit(&mut self, which: u64) -> Result<Outcome> {
         let overlay = self.fresh_path("overlay", which >> 16);
         self.while_it_is_on(which, |room, vm, target, path| {
-            if room.bases().contains(&path) {
+            if room.bases().contains(&path) || room.ledger.is_of_another(vm, &path) {
                 return Ok(String::new());
             }
             let uuid = room.ledger.vms[vm].uuid.to_string();
@@ -125,13 +131,13 @@ impl Room {
             }
             let create = ["snapshot-create-as", &uuid, "--disk-only", "--no-metadata", "--atomic"];
             let specs: Vec<&str> = specs.iter().map(String::as_str).collect();
-            room.world.virsh(&[&create[..], &specs[..]].concat())?;
+            room.virsh_for(vm, &[&create[..], &specs[..]].concat())?;
             if let Some(disk) = room.ledger.vms[vm].disks.get_mut(target) {
                 disk.path.clone_from(&overlay);
             }
             // Without a base it would merge all that the disk lies on, which snapshots hold.
             let base = path.display().to_string();
-            room.world.virsh(&["blockcommit", &uuid, target, "--base", &base, "--active", "--pivot", "--wait"])?;
+            room.virsh_for(vm, &["blockcommit", &uuid, target, "--base", &base, "--active", "--pivot", "--wait"])?;
             if let Some(disk) = room.ledger.vms[vm].disks.get_mut(target) {
                 disk.path.clone_from(&path);
             }

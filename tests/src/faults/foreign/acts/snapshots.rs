@@ -79,7 +79,7 @@ impl Room {
                 return Ok(Outcome::Impossible);
             }
         }
-        attempt!(self.world.virsh(&["snapshot-create-as", &id, "--name", name]));
+        attempt!(self.virsh_for(vm, &["snapshot-create-as", &id, "--name", name]));
         let vm = &mut self.ledger.vms[vm];
         let disks = vm.disks.iter().map(|(target, disk)| (target.clone(), disk.may.clone())).collect();
         vm.created(name, disks);
@@ -96,7 +96,13 @@ impl Room {
             self.ledger.vms[vm].snapshots.keys().filter(|id| NAMES.contains(&id.as_str())).cloned().collect();
         let Some(name) = pick(&names, which >> 8) else { return Ok(Outcome::Impossible) };
         let deleted =
-            self.world.virsh(&["snapshot-delete", &self.ledger.vms[vm].uuid.to_string(), "--snapshotname", name]);
+            self.virsh_for(vm, &["snapshot-delete", &self.ledger.vms[vm].uuid.to_string(), "--snapshotname", name]);
+        // Another host's metadata of it is of no use any more.
+        for twin in self.ledger.twins(vm) {
+            if let Some(known) = self.ledger.vms[twin].snapshots.get_mut(name) {
+                known.may_be_gone = true;
+            }
+        }
         if deleted.is_err() {
             // It may have deleted it on some disks.
             if let Some(known) = self.ledger.vms[vm].snapshots.get_mut(name) {
@@ -117,7 +123,7 @@ impl Room {
         let names: Vec<String> = self.ledger.vms[vm].snapshots.keys().cloned().collect();
         let Some(name) = pick(&names, which >> 8) else { return Ok(Outcome::Impossible) };
         let id = self.ledger.vms[vm].uuid.to_string();
-        attempt!(self.world.virsh(&["snapshot-delete", &id, "--snapshotname", name, "--metadata"]));
+        attempt!(self.virsh_for(vm, &["snapshot-delete", &id, "--snapshotname", name, "--metadata"]));
         self.ledger.displace(vm, name);
         Ok(Outcome::Done(format!("{name:?} of {}", self.ledger.vms[vm].name)))
     }

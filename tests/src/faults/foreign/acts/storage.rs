@@ -6,12 +6,14 @@ use std::time::Duration;
 
 use anyhow::Result;
 
-use super::super::room::{Held, Outcome, Room};
+use super::super::room::{HOSTS, Held, Outcome, Room};
 use super::{attempt, pick};
 use crate::hung::HungFiles;
 
 /// How long a file does not respond.
 const HANGS: Duration = Duration::from_millis(700);
+/// The least that a directory does not respond: some of what waits for it counts as hanging after three seconds.
+const DIRECTORY_HANGS: Duration = Duration::from_millis(2500);
 /// How long a process may take until it has its image open.
 const OPENED: Duration = Duration::from_millis(60);
 
@@ -51,9 +53,26 @@ impl Room {
         Ok(Outcome::Done(path.display().to_string()))
     }
 
-    pub(super) fn pool(&mut self, verb: &str) -> Result<Outcome> {
-        attempt!(self.world.virsh(&[verb, &self.pool]));
-        Ok(Outcome::Done(format!("{verb} {}", self.pool)))
+    pub(super) fn pool(&mut self, which: u64, verb: &str) -> Result<Outcome> {
+        let host = which as usize % HOSTS;
+        attempt!(self.world.virsh_on(host, &[verb, &self.pool]));
+        Ok(Outcome::Done(format!("{verb} {} on host {host}", self.pool)))
+    }
+
+    /// The second directory of the room and all images in it do not respond for some seconds, as where a file server is away. Whoever opens
+    /// one meanwhile waits, administrators and libvirt included.
+    pub(super) fn hang_directory(&mut self, which: u64) -> Result<Outcome> {
+        self.hangs.retain(|hang| !hang.is_finished());
+        if !self.hangs.is_empty() {
+            return Ok(Outcome::Impossible);
+        }
+        let (directory, hangs) = (self.directories[1].clone(), DIRECTORY_HANGS + Duration::from_millis(which % 4000));
+        let hung = HungFiles::new([&directory])?;
+        self.hangs.push(std::thread::spawn(move || {
+            std::thread::sleep(hangs);
+            drop(hung);
+        }));
+        Ok(Outcome::Done(format!("{} for {hangs:?}", directory.display())))
     }
 
     /// An image that is no disk does not respond for a while.
