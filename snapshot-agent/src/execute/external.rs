@@ -253,14 +253,11 @@ impl Work<'_> {
         let seen = self.seen()?;
         let hypervisor = &self.shared.hypervisor;
         let given_up = self.given_up(&seen, id)?;
-        let may_touch = |path: &String| hypervisor.folders().has(Path::new(path));
-        let mut endangered = endangered(&seen.layers, &given_up);
-        endangered
-            .extend(seen.layers.live.values().filter(|path| !given_up.contains(*path) && may_touch(path)).cloned());
         // libvirt has on the current snapshot, beside its XML, which file its next revert removes. The disk may have got another image
         // since, on top of that file or not.
         let wanted = self.shared.machines.owned().map(|owned| owned.wanted(self.entry.vm)).unwrap_or_default();
-        endangered.extend(wanted.into_iter().filter(|path| !given_up.contains(path) && may_touch(path)));
+        let may_touch = |path: &String| hypervisor.folders().has(Path::new(path));
+        let endangered = endangered(&seen.layers, &wanted, &given_up, may_touch);
         // The second names of an earlier try stay: libvirt may be at it still, and goes on to remove files.
         if let Err(failure) = hypervisor.guard(&endangered) {
             return Err(self.error(&failure, Some(id), "what the revert could lose cannot be guarded").into());
@@ -345,8 +342,18 @@ pub(super) fn holds_snapshots(path: &Path) -> bool {
     }
 }
 
-/// Files that libvirt's next revert may take for the active ones: the overlays of snapshots, but for those that are given up.
-fn endangered(layers: &Layers, given_up: &BTreeSet<String>) -> Vec<String> {
+/// Files that libvirt's next revert may take for the active ones, but for those that are given up: the overlays of snapshots, and, where
+/// they may be touched, the active files and those on record that hold a `wanted` state.
+fn endangered(
+    layers: &Layers,
+    wanted: &BTreeSet<String>,
+    given_up: &BTreeSet<String>,
+    may_touch: impl Fn(&String) -> bool,
+) -> Vec<String> {
     let overlays = layers.snapshots.values().flat_map(|parts| parts.overlays.values());
-    overlays.filter(|path| !given_up.contains(*path)).cloned().collect()
+    let others = layers.live.values().chain(wanted).filter(|path| may_touch(path));
+    overlays.chain(others).filter(|path| !given_up.contains(*path)).cloned().collect()
 }
+
+#[cfg(test)]
+mod tests;

@@ -7,9 +7,10 @@
 //! - **Clean up**: files that nothing on the host reaches go first, then what libvirt has of deleted snapshots: as long as
 //!   that is there, it is known which files they were. What cannot go yet is left to the next deletion or revert.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
+use snapshot_core::ids::SnapshotId;
 use snapshot_core::layers::{Layers, Merge};
 use snapshot_core::operation::Request;
 use snapshot_core::plan::{Step, check_merge};
@@ -38,7 +39,7 @@ impl Work<'_> {
         for _ in 0..MOST_MERGES {
             let seen = self.look()?;
             let elsewhere = self.elsewhere(&seen, &BTreeSet::new())?;
-            self.check_readable(&seen)?;
+            check_readable(&seen.layers)?;
             let merges = seen.layers.merges(&seen.layers.deleted(), &elsewhere);
             let Some(merge) = merges.into_iter().find(|merge| merge.disk == disk) else { return Ok(()) };
             self.check_room(&merge)?;
@@ -149,14 +150,11 @@ impl Work<'_> {
 
     /// Once this operation has ended nobody knows of these files any more, so what fails is tried again.
     fn unlink_merged(&mut self, merge: &Merge, seen: &Observed) -> Result<(), Halt> {
-        let reached = seen.layers.reached(&BTreeSet::new());
         let mut attempt = 0;
         loop {
             attempt += 1;
             let unlinked = self.elsewhere(seen, &merge.above.iter().cloned().collect()).and_then(|elsewhere| {
-                let free = |path: &&String| !reached.contains(path.as_str()) && !elsewhere.contains(*path);
-                // Those that deleted snapshots froze are reached until these are dropped.
-                let files: Vec<String> = merge.above.iter().filter(free).cloned().collect();
+                let files = unused(&merge.above, &seen.layers, &elsewhere);
                 let unlinked = self.shared.hypervisor.unlink(&files);
                 let doing = "merged files could not be removed";
                 unlinked.map_err(|failure| self.error(&failure, None, doing).with("remains", files.join(" ")).into())
@@ -207,7 +205,7 @@ impl Work<'_> {
             let memory = deleted.filter_map(|parts| parts.memory_file.clone());
             owned.discard(&seen, &memory.chain(given_up.iter().cloned()).collect());
         }
-        self.check_readable(&seen)?;
+        check_readable(&seen.layers)?;
         let elsewhere = self.elsewhere(&seen, &given_up)?;
         for path in &left {
             seen.layers.files.entry(path.clone()).or_default();
@@ -250,14 +248,7 @@ impl Work<'_> {
     /// What a revert has taken disks from: of those that the snapshot holds, the files that were active before.
     fn given_up_by_revert(&self, seen: &Observed) -> BTreeSet<String> {
         let Request::Revert { snapshot, .. } = &self.entry.request else { return BTreeSet::new() };
-        let Some(parts) = seen.layers.snapshots.get(snapshot) else { return BTreeSet::new() };
-        let was_reverted = |target: &String, path: &String| {
-            parts.frozen.contains_key(target)
-                && seen.layers.live.get(target) != Some(path)
-                && !holds_snapshots(Path::new(path))
-        };
-        let active = self.entry.active.iter().filter(|(target, path)| was_reverted(target, path));
-        active.map(|(_, path)| path.clone()).collect()
+        left_by_revert(&seen.layers, snapshot, &self.entry.active)
     }
 
     /// What the record has and nobody needs any more. What cannot be removed now is, when the machine is looked at later.
@@ -280,15 +271,16 @@ impl Work<'_> {
         elsewhere.extend(owned::kept_by_strangers(self.shared.hypervisor.folders(), seen, given_up)?);
         Ok(elsewhere)
     }
+}
 
-    fn check_readable(&self, seen: &Observed) -> Result<(), Halt> {
-        match &seen.layers.unreadable {
-            Some(path) => {
-                let message = "an image of the machine cannot be read, so it is not known which of them are needed";
-                Err(Error::new(Reason::HypervisorFailed, message).with("path", path).into())
-            }
-            None => Ok(()),
+/// Where an image cannot be read it is not known what it depends on.
+fn check_readable(layers: &Layers) -> Result<(), Error> {
+    match &layers.unreadable {
+        Some(path) => {
+            let message = "an image of the machine cannot be read, so it is not known which of them are needed";
+            Err(Error::new(Reason::HypervisorFailed, message).with("path", path))
         }
+        None => Ok(()),
     }
 }
 
@@ -303,8 +295,29 @@ fn is_copied(noted: &Merging, seen: &Observed) -> bool {
     noted.copied || moved || pivoted || is_gone()
 }
 
+/// Of these files, those that neither the VM nor `elsewhere` reaches. Those that deleted snapshots froze are reached until these are
+/// dropped.
+fn unused(files: &[String], layers: &Layers, elsewhere: &BTreeSet<String>) -> Vec<String> {
+    let reached = layers.reached(&BTreeSet::new());
+    let is_unused = |path: &&String| !reached.contains(path.as_str()) && !elsewhere.contains(*path);
+    files.iter().filter(is_unused).cloned().collect()
+}
+
+/// Of the disks that a snapshot holds, the files that were active before a revert to it, if they are not active still.
+fn left_by_revert(layers: &Layers, snapshot: &SnapshotId, active: &BTreeMap<String, String>) -> BTreeSet<String> {
+    let Some(parts) = layers.snapshots.get(snapshot) else { return BTreeSet::new() };
+    let was_reverted = |target: &String, path: &String| {
+        parts.frozen.contains_key(target) && layers.live.get(target) != Some(path) && !holds_snapshots(Path::new(path))
+    };
+    let left = active.iter().filter(|(target, path)| was_reverted(target, path));
+    left.map(|(_, path)| path.clone()).collect()
+}
+
 /// The folders of the machine's images.
 fn homes(layers: &Layers) -> BTreeSet<&Path> {
     let frozen = layers.snapshots.values().flat_map(|parts| parts.frozen.values());
     layers.live.values().chain(frozen).filter_map(|path| Path::new(path).parent()).collect()
 }
+
+#[cfg(test)]
+mod tests;

@@ -87,9 +87,7 @@ impl Shared {
         let Some(owned) = self.machines.owned().filter(|_| matches!(request, Request::Purge { .. })) else {
             return Ok(());
         };
-        let own: BTreeSet<PathBuf> = seen.vm.disks.iter().map(|disk| resolved(Path::new(&disk.path))).collect();
-        let is_left = |image: &PathBuf| !own.contains(&resolved(image)) && seen.nvram.as_ref() != Some(image);
-        match owned.get(seen.vm.id).is_some_and(|record| record.images.keys().any(is_left)) {
+        match owned.get(seen.vm.id).is_some_and(|record| has_left(seen, record.images.keys())) {
             true => owned::check_images(&*self.hypervisor, owned, seen.vm.id),
             false => Ok(()),
         }
@@ -165,6 +163,12 @@ impl Shared {
             _ => owned.expect(seen, &create.snapshot, &label),
         }
     }
+}
+
+/// Whether one of these images is none of the VM's disks, nor has its UEFI variables.
+fn has_left<'a>(seen: &Observed, mut images: impl Iterator<Item = &'a PathBuf>) -> bool {
+    let own: BTreeSet<PathBuf> = seen.vm.disks.iter().map(|disk| resolved(Path::new(&disk.path))).collect();
+    images.any(|image| !own.contains(&resolved(image)) && seen.nvram.as_ref() != Some(image))
 }
 
 /// Whether all images of the machine are where they may be touched, or read where others lie on them. What is only written
@@ -259,3 +263,6 @@ impl Work<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

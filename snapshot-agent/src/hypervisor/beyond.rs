@@ -185,6 +185,37 @@ mod tests {
         assert!(!depends_on(&qcow, "raw").contains(&base));
     }
 
+    /// A revert that changes what an image depends on must not be allowed because of what it depended on before.
+    #[test]
+    fn an_image_that_was_changed_is_read_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let image = dir.path().join("clone");
+        let qemu_img = |arguments: &[&str]| {
+            assert!(Command::new("qemu-img").args(arguments).arg(&image).status().unwrap().success());
+        };
+        qemu_img(&["create", "-q", "-u", "-f", "qcow2", "-o", "size=1M", "-F", "qcow2", "-b", "a"]);
+        assert_eq!(version(&image), None, "it may be changed again without another time");
+        assert_eq!(remembered(&image).as_deref(), Some("a"));
+        let begun = std::time::Instant::now();
+        while version(&image).is_none() {
+            assert!(begun.elapsed().as_secs() < 60, "a file that nobody writes to has settled");
+            std::thread::sleep(std::time::Duration::from_millis(100));
+        }
+        assert!(begun.elapsed().as_secs() + 1 >= SETTLED.unsigned_abs());
+        for _ in 0..2 {
+            assert_eq!(remembered(&image).as_deref(), Some("a"));
+        }
+        let before = version(&image);
+        qemu_img(&["rebase", "-u", "-f", "qcow2", "-F", "qcow2", "-b", "b"]);
+        assert_eq!((version(&image), remembered(&image).as_deref()), (None, Some("b")));
+        while version(&image).is_none() {
+            std::thread::sleep(std::time::Duration::from_millis(100));
+        }
+        assert_ne!(version(&image), before);
+        assert_eq!(remembered(&image).as_deref(), Some("b"));
+        assert_eq!(version(&dir.path().join("none")), None);
+    }
+
     #[test]
     fn a_vmdk_names_its_parent() {
         let text = b"# Disk DescriptorFile\nversion=1\nparentFileNameHint=\"/images/base.vmdk\"\n";

@@ -75,6 +75,14 @@ pub(crate) fn readable_dependencies(
 /// Goes through the files of directories, and of those in them where they are to be looked through whole. What cannot be listed is told
 /// as well.
 fn walk(
+    next: Vec<(PathBuf, bool)>,
+    each: &mut dyn FnMut(Result<PathBuf, Problem>) -> Result<(), Problem>,
+) -> Result<(), Problem> {
+    walk_at_most(MOST_FILES, next, each)
+}
+
+fn walk_at_most(
+    most: usize,
     mut next: Vec<(PathBuf, bool)>,
     each: &mut dyn FnMut(Result<PathBuf, Problem>) -> Result<(), Problem>,
 ) -> Result<(), Problem> {
@@ -101,8 +109,8 @@ fn walk(
                 }
             };
             count += 1;
-            if count > MOST_FILES {
-                let message = format!("there are more than {MOST_FILES} files");
+            if count > most {
+                let message = format!("there are more than {most} files");
                 return each(Err((directory, io::Error::new(ErrorKind::FileTooLarge, message))));
             }
             match files::symlink_metadata(&path) {
@@ -125,3 +133,6 @@ fn actual(path: &Path) -> Result<Option<PathBuf>, Problem> {
         Ok(_) | Err(_) => Ok(None),
     }
 }
+
+#[cfg(test)]
+mod tests;

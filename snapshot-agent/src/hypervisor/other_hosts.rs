@@ -81,3 +81,6 @@ fn of_files(shared: &SharedStorage, seen: &Observed, files: &BTreeMap<String, St
     }
     found.into_values().collect()
 }
+
+#[cfg(test)]
+mod tests;

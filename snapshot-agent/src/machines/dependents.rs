@@ -82,3 +82,6 @@ fn by_file<'a>(images: impl Iterator<Item = (&'a PathBuf, &'a BTreeSet<PathBuf>)
     }
     found
 }
+
+#[cfg(test)]
+mod tests;

@@ -256,4 +256,6 @@ fn is_open(folders: &Beneath, path: &Path) -> io::Result<bool> {
 }
 
 #[cfg(test)]
+mod inside_tests;
+#[cfg(test)]
 mod tests;

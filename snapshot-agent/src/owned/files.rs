@@ -312,3 +312,6 @@ pub(super) fn expect(files: &mut Files, path: &str, id: &SnapshotId, kind: Kind,
         files.insert(path, Made { snapshot: id.clone(), kind, identity: None, backing, holds: Holds::Nothing });
     }
 }
+
+#[cfg(test)]
+mod tests;

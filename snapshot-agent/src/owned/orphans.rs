@@ -315,4 +315,4 @@ fn etag(id: OrphanId, found: &Metadata) -> String {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

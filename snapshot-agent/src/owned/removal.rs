@@ -78,11 +78,7 @@ fn clear_images(hypervisor: &dyn Hypervisor, owned: &Owned, vm: VmId) -> Result<
             continue;
         }
         let tags = tags(&image).map_err(|error| failed(vm, &image, &error))?;
-        // What another tool took with the name of ours since is not ours to remove.
-        let is_ours = |id: &SnapshotId| match (tags.get(id.as_str()), ids.get(id)) {
-            (Some(found), Some(taken)) => taken.is_none_or(|taken| taken == *found),
-            _ => false,
-        };
+        let is_ours = |id: &SnapshotId| is_as_taken(&tags, &ids, id);
         owned.strike(vm, &image, |id| !is_ours(id));
         for id in ids.keys().filter(|id| is_ours(id)) {
             tracing::info!(%vm, %id, image = %image.display(), "removing a snapshot that a machine left behind");
@@ -96,6 +92,15 @@ fn clear_images(hypervisor: &dyn Hypervisor, owned: &Owned, vm: VmId) -> Result<
         }
     }
     Ok(())
+}
+
+/// Whether an image with these snapshots in it holds this one as it was taken. What another tool took with the name of ours since is not
+/// ours to remove.
+fn is_as_taken(tags: &BTreeMap<String, Stamp>, taken: &BTreeMap<SnapshotId, Option<Stamp>>, id: &SnapshotId) -> bool {
+    match (tags.get(id.as_str()), taken.get(id)) {
+        (Some(found), Some(taken)) => taken.is_none_or(|taken| taken == *found),
+        _ => false,
+    }
 }
 
 /// Strikes out what is no longer there of machines that are gone: mostly their images are removed after them.
@@ -185,3 +190,6 @@ pub(super) fn tags(image: &Path) -> io::Result<BTreeMap<String, Stamp>> {
         Err(ImageError::Unsteady) => Err(io::Error::other("it changes while it is read")),
     }
 }
+
+#[cfg(test)]
+mod tests;

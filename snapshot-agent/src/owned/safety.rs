@@ -61,3 +61,6 @@ impl Owned {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -173,3 +173,6 @@ pub(super) fn needed(seen: &Observed) -> BTreeSet<String> {
     let memory = layers.snapshots.values().filter_map(|parts| parts.memory_file.clone());
     layers.reached(&BTreeSet::new()).into_iter().map(str::to_owned).chain(memory).collect()
 }
+
+#[cfg(test)]
+mod tests;

@@ -82,3 +82,6 @@ pub(crate) fn kept_by_strangers(
     let given_up = given_up.union(&layers.discarded).filter(|path| layers.is_created(path)).cloned();
     reached_by_strangers(seen.vm.id, directories, layers.paths(), &reached.chain(given_up).collect())
 }
+
+#[cfg(test)]
+mod tests;

@@ -219,3 +219,95 @@ fn a_snapshot_that_was_taken_again_by_somebody_is_broken_and_not_removed() {
         assert_eq!(broken, [None, Some(snapshot_core::Reason::SnapshotBroken)]);
     }
 }
+
+#[test]
+fn what_an_operation_noted_outlives_a_look() {
+    let fixture = Fixture::new();
+    let a = Path::new("/pool/a.qcow2");
+    let inside = [id(1), id(2)];
+    fixture.owned.saw(&seen(&inside, &[(a, Some(&inside))]));
+    fixture.owned.remains(vm(), &id(2));
+    let images = BTreeMap::from([("vda".to_owned(), a.display().to_string())]);
+    let safety = Safety { tag: "safety-1".to_owned(), images, definition: String::new(), current: None };
+    fixture.owned.keep_safety(vm(), safety);
+    fixture.owned.mix(vm(), Mixed { snapshot: id(1), disks: BTreeMap::new() });
+    // It is in the image still, and libvirt lists it no more.
+    fixture.owned.saw(&seen(&inside[..1], &[(a, Some(&inside))]));
+    for owned in [&fixture.owned, &fixture.reopened()] {
+        let record = owned.get(vm()).unwrap();
+        assert_eq!((record.remains, record.safety.len(), record.mixed.is_some()), ([id(2)].into(), 1, true));
+    }
+    // It is gone from the image, and nothing but the safety tag is left.
+    fixture.owned.saw(&seen(&[], &[(a, Some(&[]))]));
+    let record = fixture.reopened().get(vm()).unwrap();
+    assert!(record.remains.is_empty() && record.snapshots.is_empty() && record.safety.len() == 1, "{record:?}");
+    fixture.owned.unmix(vm());
+    assert!(fixture.reopened().get(vm()).is_some(), "the safety tag is to be removed");
+}
+
+/// A snapshot that libvirt lists again was no remains of one that failed.
+#[test]
+fn what_is_listed_is_not_removed_as_remains() {
+    let fixture = Fixture::new();
+    let a = Path::new("/pool/a.qcow2");
+    let inside = [id(1)];
+    fixture.owned.saw(&seen(&inside, &[(a, Some(&inside))]));
+    fixture.owned.remains(vm(), &id(1));
+    fixture.owned.saw(&seen(&inside, &[(a, Some(&inside))]));
+    assert!(fixture.owned.get(vm()).unwrap().remains.is_empty());
+}
+
+#[test]
+fn only_images_that_can_hold_a_snapshot_are_expected_to() {
+    let fixture = Fixture::new();
+    let mut seen = seen(&[], &[]);
+    let image = |name: &str| disk(Path::new(name));
+    let (mut raw, mut nameless) = (image("/pool/raw.img"), image(""));
+    raw.format = "raw".to_owned();
+    nameless.target = "vdc".to_owned();
+    seen.vm.disks = vec![raw, nameless, image("/pool/a.qcow2")];
+    fixture.owned.expect(&seen, &id(1), &label());
+    assert_eq!(held(&fixture.owned), [(PathBuf::from("/pool/a.qcow2"), vec![id(1)])].into());
+}
+
+#[test]
+fn a_file_of_a_vm_that_is_gone_is_struck_out_with_its_snapshot_when_it_is_gone() {
+    let fixture = Fixture::new();
+    let image = fixture.image("a.qcow2", &[id(1).as_str()]);
+    let mut seen = seen(&[id(1)], &[(&image, Some(&[id(1)]))]);
+    fixture.owned.saw(&seen);
+    let overlay = fixture.dir.path().canonicalize().unwrap().join(format!("a.{}", id(2)));
+    let overlays = BTreeMap::from([("vda".to_owned(), overlay.display().to_string())]);
+    seen.snapshots.clear();
+    fixture.owned.expect_files(&seen, &id(2), &label(), &overlays, None);
+    let snapshots = |owned: &Owned| owned.get(vm()).map(|record| record.snapshots.into_keys().collect::<Vec<_>>());
+    assert_eq!(snapshots(&fixture.owned), Some(vec![id(1), id(2)]));
+    sweep(&fixture.owned);
+    assert_eq!(snapshots(&fixture.owned), Some(vec![id(1), id(2)]), "a VM that is there is asked itself");
+    fixture.owned.vanished(vm());
+    // A revert that was interrupted has left it with its second name alone.
+    let second = files::guarded(&overlay);
+    fs::write(&second, "").unwrap();
+    sweep(&fixture.owned);
+    assert_eq!(snapshots(&fixture.reopened()), Some(vec![id(1), id(2)]));
+    fs::remove_file(second).unwrap();
+    sweep(&fixture.owned);
+    assert_eq!(snapshots(&fixture.reopened()), Some(vec![id(1)]));
+    fixture.owned.strike(vm(), &image, |other| *other == id(1));
+    assert!(fixture.reopened().get(vm()).is_none());
+}
+
+/// Storage is read before it is written, which takes a while.
+#[test]
+fn a_record_that_was_changed_since_it_was_prepared_stays() {
+    let fixture = Fixture::new();
+    let a = Path::new("/pool/a.qcow2");
+    let look = seen(&[id(1)], &[(a, Some(&[id(1)]))]);
+    let prepared = fixture.owned.prepare(&look);
+    fixture.owned.expect(&seen(&[], &[(a, Some(&[]))]), &id(2), &label());
+    fixture.owned.saw_prepared(vm(), &prepared);
+    assert_eq!(held(&fixture.reopened()), [(a.to_owned(), vec![id(2)])].into());
+    let prepared = fixture.owned.prepare(&look);
+    fixture.owned.saw_prepared(vm(), &prepared);
+    assert_eq!(held(&fixture.reopened()), [(a.to_owned(), vec![id(1)])].into());
+}

@@ -141,3 +141,67 @@ fn an_agent_knows_after_a_restart_which_notes_are_its_own() {
     again.remember(&scene.images(), false).unwrap();
     assert!(Scene::host(&scene.dir, "alpha").noted().is_empty());
 }
+
+/// What is removed by it is gone, so an error is never taken for "no host uses it".
+#[test]
+fn notes_that_cannot_be_listed_or_opened_are_not_taken_for_none() {
+    let scene = Scene::new();
+    let notes = scene.images().join(NOTES);
+    fs::write(&notes, "no directory").unwrap();
+    assert_eq!(scene.used().unwrap_err().reason(), Reason::ImageUnavailable);
+    fs::remove_file(&notes).unwrap();
+    fs::create_dir(&notes).unwrap();
+    std::os::unix::fs::symlink("beta.json", notes.join("beta.json")).unwrap();
+    assert_eq!(scene.used().unwrap_err().reason(), Reason::ImageUnavailable);
+    // One that was removed since it was listed says nothing.
+    fs::remove_file(notes.join("beta.json")).unwrap();
+    std::os::unix::fs::symlink("none", notes.join("beta.json")).unwrap();
+    assert!(scene.used().unwrap().is_empty());
+}
+
+#[test]
+fn a_directory_whose_file_system_cannot_be_told_is_not_taken_for_a_local_one() {
+    let scene = Scene::new();
+    let file = scene.dir.path().join("file");
+    fs::write(&file, "").unwrap();
+    scene.shared.standing(&file.join("below")).unwrap_err();
+    assert_eq!(scene.shared.standing(&scene.dir.path().join("none")).unwrap(), Standing::Local);
+    let error = scene.shared.used_elsewhere(&BTreeSet::from([file.join("below")])).unwrap_err();
+    assert_eq!(error.reason(), Reason::ImageUnavailable);
+}
+
+#[test]
+fn a_note_that_is_too_large_and_too_many_notes_are_an_error() {
+    let scene = Scene::new();
+    let note = |bytes: usize| format!("{:<bytes$}", r#"{"format": 1, "host": "beta", "images": {"x": {}}}"#);
+    let read = |bytes: usize| {
+        scene.note("beta", &note(bytes));
+        Note::read(fs::File::open(scene.images().join(NOTES).join("beta.json")).unwrap(), 100)
+    };
+    assert_eq!(read(100).unwrap().images.len(), 1);
+    read(101).unwrap_err();
+    for number in 0..MOST {
+        scene.note(&format!("host-{number}"), &note(0).replace("beta", &format!("host-{number}")));
+    }
+    assert_eq!(scene.used().unwrap_err().reason(), Reason::ImageUnavailable, "one of beta is there, too");
+    fs::remove_file(scene.images().join(NOTES).join("beta.json")).unwrap();
+    assert_eq!(scene.used().unwrap(), BTreeSet::from([scene.path("x")]));
+}
+
+#[test]
+fn a_note_is_read_again_when_it_was_changed() {
+    let scene = Scene::new();
+    for image in ["a", "b"] {
+        scene.note("beta", &format!(r#"{{"format": 1, "host": "beta", "images": {{"{image}": {{}}}}}}"#));
+        assert_eq!(scene.used().unwrap(), BTreeSet::from([scene.path(image)]));
+        assert_eq!(scene.used().unwrap(), BTreeSet::from([scene.path(image)]), "and is remembered");
+        let users = scene.shared.other_users(Path::new(&scene.path(image))).unwrap();
+        assert_eq!((users.len(), users[0].vm, users[0].host.as_str()), (1, None, "beta"));
+    }
+    // Of a directory that is not shared there are none.
+    assert!(scene.shared.other_users(&scene.dir.path().join("a")).unwrap().is_empty());
+    let alone = SharedStorage::open("alpha".parse().unwrap(), &scene.dir.path().join("alone"), &[]).unwrap();
+    assert!(!alone.is_any() && alone.standing(&scene.images()).unwrap() == Standing::Local);
+    assert!(scene.shared.is_any() && !Scene::host(&scene.dir, "gamma").unwritten(&scene.images()).is_some());
+    assert_eq!(scene.shared.others(&scene.images()).unwrap(), BTreeSet::from(["beta".parse().unwrap()]));
+}

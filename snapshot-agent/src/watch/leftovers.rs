@@ -118,3 +118,40 @@ fn clear_spare(hypervisor: &dyn Hypervisor, machines: &Machines, vm: VmId) -> Re
     let seen = seen.map_err(|failure| failure.to_error(vm, None, "the machine cannot be read"))?;
     machines.owned().map_or(Ok(()), |owned| owned::clear_spare(hypervisor, owned, &seen))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use snapshot_core::layers::Layer;
+
+    use super::*;
+    use crate::owned::tests::seen;
+
+    #[test]
+    fn a_second_name_is_a_guard_only_of_the_same_file_or_of_one_on_record() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut seen = seen(&[], &[]);
+        let mut path = |name: &str, is_used: bool| {
+            let path = dir.path().join(name).display().to_string();
+            if is_used {
+                seen.layers.files.insert(path.clone(), Layer::default());
+            }
+            path
+        };
+        let second = |path: &str| format!("{path}{GUARDED}");
+        let (both, alone, other) = (path("both", true), path("alone", true), path("other", true));
+        let (wanted, detached, none) = (path("wanted", true), path("detached", false), path("none", true));
+        for file in [&both, &other, &detached] {
+            fs::write(file, "").unwrap();
+        }
+        for file in [&both, &detached] {
+            fs::hard_link(file, second(file)).unwrap();
+        }
+        for file in [&alone, &other, &wanted] {
+            fs::write(second(file), "").unwrap();
+        }
+        let on_record = BTreeSet::from([wanted.clone(), detached.clone(), none]);
+        assert_eq!(guarded(&seen, &on_record), [both, detached, wanted]);
+    }
+}

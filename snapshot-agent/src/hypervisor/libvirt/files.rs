@@ -207,3 +207,6 @@ pub(super) fn unlink(folders: &Beneath, paths: &[String]) -> Result<(), Failure>
 pub(super) fn is_same(path: &Path, name: &str) -> bool {
     text(&resolved(path)) == name
 }
+
+#[cfg(test)]
+mod tests;

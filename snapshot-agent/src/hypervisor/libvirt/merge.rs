@@ -325,3 +325,6 @@ impl Watch for Nobody {
         false
     }
 }
+
+#[cfg(test)]
+mod tests;

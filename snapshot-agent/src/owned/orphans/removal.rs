@@ -15,6 +15,24 @@ use crate::bounded::files;
 use crate::hypervisor::{Hypervisor, Observed};
 use crate::owned::Owned;
 
+/// Files in use. Another path may lead to one: a hard link, or a directory that is mounted twice.
+struct Used {
+    paths: BTreeSet<String>,
+    /// Their devices and inodes.
+    numbers: BTreeSet<(u64, u64)>,
+}
+
+impl Used {
+    fn of(paths: BTreeSet<String>) -> Result<Self, Error> {
+        let numbers = numbers(&paths).map_err(|(path, error)| unreadable(path.as_ref(), &error))?;
+        Ok(Self { paths, numbers })
+    }
+
+    fn has(&self, path: &str, number: (u64, u64)) -> bool {
+        self.paths.contains(path) || self.numbers.contains(&number)
+    }
+}
+
 /// What a VM itself uses, as it was seen. What libvirt's record of a snapshot names as its overlay is used only if something else leads
 /// to it.
 fn used_by_itself(seen: &Observed) -> BTreeSet<String> {
@@ -36,16 +54,12 @@ pub(crate) fn examine_anew(
     let elsewhere = hypervisor.elsewhere(vm).map_err(|failure| {
         failure.to_error(vm, None, "what other VMs use could not be found out; nothing was deleted")
     })?;
-    let own = seen.map(used_by_itself).unwrap_or_default();
-    // Another path may lead to the file: a hard link, or a directory that is mounted twice.
-    let numbers = |paths: &BTreeSet<String>| numbers(paths).map_err(|(path, error)| unreadable(path.as_ref(), &error));
-    let (own_numbers, other_numbers) = (numbers(&own)?, numbers(&elsewhere)?);
+    let (own, others) = (Used::of(seen.map(used_by_itself).unwrap_or_default())?, Used::of(elsewhere)?);
     let user = |path: &str, number: (u64, u64)| {
-        if own.contains(path) || own_numbers.contains(&number) {
+        if own.has(path, number) {
             return Some(seen.map(|seen| seen.vm.name.clone()).unwrap_or_default());
         }
-        let is_used = elsewhere.contains(path) || other_numbers.contains(&number);
-        is_used.then(|| name_of(path).unwrap_or_default())
+        others.has(path, number).then(|| name_of(path).unwrap_or_default())
     };
     let directories = hypervisor.folders();
     let images = images_around(directories, [&on_record]);
@@ -80,3 +94,6 @@ impl Orphan {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

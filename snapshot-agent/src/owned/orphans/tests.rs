@@ -7,18 +7,18 @@ use super::super::tests::{Fixture, disk, id, label, qemu_img, seen, vm};
 use super::*;
 
 /// A VM of two disks, each on the overlay of a snapshot.
-struct Scene {
-    fixture: Fixture,
-    seen: Observed,
+pub(in crate::owned) struct Scene {
+    pub(in crate::owned) fixture: Fixture,
+    pub(in crate::owned) seen: Observed,
 }
 
-fn overlay(path: &Path, below: &Path) {
+pub(in crate::owned) fn overlay(path: &Path, below: &Path) {
     let [path, below] = [path, below].map(|path| path.to_str().unwrap());
     qemu_img(&["create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", below, path]);
 }
 
 impl Scene {
-    fn new() -> Self {
+    pub(in crate::owned) fn new() -> Self {
         let fixture = Fixture::new();
         let dir = fixture.dir.path().canonicalize().unwrap();
         let (mut seen, mut layers) = (seen(&[id(1)], &[]), Layers::default());
@@ -46,16 +46,16 @@ impl Scene {
         Self { fixture, seen }
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub(in crate::owned) fn path(&self, name: &str) -> PathBuf {
         self.fixture.dir.path().canonicalize().unwrap().join(name)
     }
 
-    fn overlay(&self) -> PathBuf {
+    pub(in crate::owned) fn overlay(&self) -> PathBuf {
         self.path(&format!("vdb.{}", id(1)))
     }
 
     /// The disk is detached.
-    fn detach(&mut self) {
+    pub(in crate::owned) fn detach(&mut self) {
         self.seen.layers.live.remove("vdb");
         self.fixture.owned.saw(&self.seen);
     }
@@ -96,6 +96,7 @@ fn a_detached_disk_is_an_orphan_until_it_is_used_again() {
     assert!(summary.count == 1 && summary.allocation_bytes >= 1 << 16, "{summary:?}");
     let orphan = scene.examine();
     assert_eq!((orphan.state, orphan.refusal.clone(), orphan.capacity_bytes), (OrphanState::Ready, None, 1 << 20));
+    assert_eq!(orphan.allocation_bytes, summary.allocation_bytes);
     let records = scene.fixture.dir.path().join("owned");
     assert_eq!(on_record_in(&records).unwrap(), (1, summary.allocation_bytes));
     assert_eq!(on_record_in(&records.join("none")).unwrap(), (0, 0));
@@ -157,4 +158,25 @@ fn a_replaced_or_missing_file_and_one_below_another_image_cannot_be_deleted() {
     let missing = scene.examine();
     assert_eq!((missing.state, missing.refusal.unwrap().reason()), (OrphanState::Missing, Reason::OrphanNotFound));
     assert_eq!(missing.etag, "");
+}
+
+/// An orphan can be deleted, so a file of which it is not known is none.
+#[test]
+fn a_file_of_a_lost_snapshot_is_no_orphan_where_it_may_be_needed_or_never_held_a_state() {
+    let mut scene = Scene::new();
+    for target in ["vda", "vdb"] {
+        scene.seen.layers.live.insert(target.to_owned(), text(&scene.path(&format!("{target}.qcow2"))));
+    }
+    let record = scene.fixture.owned.get(vm()).unwrap();
+    scene.seen.layers.snapshots.clear();
+    assert_eq!(record.orphans(Some(&scene.seen)).len(), 2);
+    let mut unreadable = scene.seen.clone();
+    unreadable.layers.unreadable = Some("/other".to_owned());
+    assert!(record.orphans(Some(&unreadable)).is_empty() && record.orphans(None).is_empty());
+    let mut given_up = record.clone();
+    given_up.files.values_mut().for_each(|made| made.holds = Holds::Discarded);
+    assert!(given_up.orphans(Some(&scene.seen)).is_empty());
+    // One of them says nothing of the other.
+    given_up.files.get_mut(&scene.overlay()).unwrap().holds = Holds::State;
+    assert!(given_up.orphans(Some(&scene.seen)).into_iter().eq([scene.overlay()]));
 }

@@ -1,0 +1,68 @@
+use std::path::Path;
+use std::process::Command;
+
+use snapshot_core::ids::SnapshotId;
+
+use super::*;
+use crate::hypervisor::Observed;
+use crate::owned::tests::{id, seen};
+
+#[test]
+fn each_file_has_the_images_that_depend_on_it_and_not_itself() {
+    let found = Dependencies::from([
+        ("/a".into(), ["/a", "/base"].map(PathBuf::from).into()),
+        ("/b".into(), ["/b", "/a", "/base"].map(PathBuf::from).into()),
+    ]);
+    let of = |images: &[&str]| images.iter().map(|image| (*image).to_owned()).collect::<BTreeSet<_>>();
+    let expected = Dependents::from([("/base".to_owned(), of(&["/a", "/b"])), ("/a".to_owned(), of(&["/b"]))]);
+    assert_eq!(by_file(found.iter()), expected);
+}
+
+fn qemu_img(arguments: &[&str], image: &Path) {
+    assert!(Command::new("qemu-img").args(arguments).arg(image).status().unwrap().success(), "{arguments:?}");
+}
+
+/// A VM with an internal snapshot, and images beside its image and in a directory of the host.
+#[test]
+fn a_revert_is_unavailable_while_an_image_that_no_vm_uses_depends_on_the_active_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().canonicalize().unwrap().join(name);
+    for directory in ["own", "host/deep"] {
+        std::fs::create_dir_all(at(directory)).unwrap();
+    }
+    let base = at("own/base.qcow2");
+    qemu_img(&["create", "-q", "-f", "qcow2", "-o", "size=1M"], &base);
+    let text = base.display().to_string();
+    let mut desk: Observed = seen(&[id(1)], &[]);
+    desk.uses.reached.insert(text.clone());
+    desk.uses.changed.insert(text.clone(), "vda".to_owned());
+    let (machines, host) = (Machines::default(), Beneath::open(&[at("host")], &[]));
+    machines.saw(&desk);
+    let is_restricted = || {
+        machines.find_dependents(&host);
+        let told = machines.get(desk.vm.id).unwrap();
+        assert!(machines.restrict(&desk).snapshots == told.snapshots);
+        !told.snapshots.iter().find(|one| one.id == id(1) as SnapshotId).unwrap().restrictions.is_empty()
+    };
+    assert!(!is_restricted());
+    // In a directory of the host, at any depth; beside the image; and not in a directory beside it.
+    for (name, counts) in [("host/deep/clone", true), ("own/clone", true), ("own/deep/clone", false)] {
+        let clone = at(name);
+        std::fs::create_dir_all(clone.parent().unwrap()).unwrap();
+        qemu_img(&["create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", &text], &clone);
+        assert_eq!(is_restricted(), counts, "{name}");
+        std::fs::remove_file(&clone).unwrap();
+        assert!(!is_restricted(), "{name}");
+    }
+    // One that cannot be read any more depends on what it depended on.
+    let clone = at("own/clone");
+    qemu_img(&["create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", &text], &clone);
+    assert!(is_restricted());
+    let held = crate::bounded::files::enter(&clone).unwrap();
+    while !crate::bounded::files::hanging().contains(&clone) {
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+    assert!(is_restricted());
+    drop(held);
+    assert!(is_restricted());
+}
