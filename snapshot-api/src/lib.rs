@@ -21,6 +21,7 @@ pub mod fuzzing {
         Some((revision, crate::etag::encode(epoch, revision)))
     }
 }
+mod health;
 pub mod limits;
 mod mutation;
 pub mod own_tokens;

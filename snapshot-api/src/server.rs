@@ -12,6 +12,7 @@ use mtls::server::{Acceptor, ServerTls, incoming_within};
 use snapshot_core::{Error, Reason};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 use tonic::transport::Server;
@@ -23,6 +24,7 @@ use crate::app::App;
 use crate::audit::Audit;
 use crate::clock::Clock;
 use crate::config::{Config, LogFormat};
+use crate::health::{self, Health};
 use crate::limits::{Limits, Strangers};
 use crate::own_tokens::OwnTokens;
 use crate::service::{Services, too_large};
@@ -35,6 +37,8 @@ const GRACE: Duration = Duration::from_secs(10);
 /// one would wait for another, and bounds of its own.
 const CALLS_PER_CONNECTION: u32 = 256;
 const KEEPALIVE: Duration = Duration::from_secs(20);
+/// How long the writer may take for what waits when the service stops. One that hangs does not keep the process.
+const CLOSE: Duration = Duration::from_secs(20);
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -43,16 +47,19 @@ pub async fn serve(config: Config) -> Result<(), BoxError> {
     let export = config.telemetry.as_ref().map(|telemetry| Export::new(telemetry, "snapshot-api"));
     traces::log(config.log_format == LogFormat::Json, export.as_ref());
     let exporting = export.map(Export::begin).transpose()?;
+    // First of all: a second process on the same catalogue is to say so, and not that a port is in use.
+    let store = Store::open(&config.database.path)?;
     if let Some(address) = config.listen.metrics {
         telemetry::metrics(address)?;
     }
     let stopping = CancellationToken::new();
     let reloads = supervised::Reloads::begin()?;
-    let app = open(&config, &stopping)?;
+    let app = assemble(&config, store, &stopping)?;
     end_stranded(&app).await?;
-    let (health, reporter) = health().await;
-    let routes = routes(&app, health)?;
-    let internal = listen(
+    let (reporter, server) = tonic_health::server::health_reporter();
+    let health = Health::begin(app.store.clone(), &config.database.path, reporter.clone()).await;
+    let routes = routes(&app, server)?;
+    let mut internal = listen(
         config.listen.internal,
         ServerTls::Mutual { files: config.tls.clone(), allow: config.peers.clone() },
         routes.clone(),
@@ -60,7 +67,7 @@ pub async fn serve(config: Config) -> Result<(), BoxError> {
         stopping.clone(),
     )
     .await?;
-    let public = match config.listen.public {
+    let mut public = match config.listen.public {
         None => None,
         Some(address) => {
             let files = ServerFiles { certificate: config.tls.certificate.clone(), key: config.tls.key.clone() };
@@ -78,17 +85,24 @@ pub async fn serve(config: Config) -> Result<(), BoxError> {
     tokio::spawn(Expiry::of(&config.tls)?.watch(move || clock.now_s()));
     let upkeep = tokio::spawn(upkeep::run(app.store.clone(), config.database.retention()));
     let trail = tokio::spawn(app.audit.clone().run(config.database.audit_retention()));
-    supervise(&app, reloads);
+    supervise(&app, &health, reloads);
+    let health = tokio::spawn(health.follow());
     tracing::info!(internal = %config.listen.internal, public = ?config.listen.public, "serving");
-    stop_signal().await?;
+    let end = tokio::select! {
+        told = stop_signal() => told.map_err(BoxError::from),
+        part = lost(&app.store, &mut internal, public.as_mut()) => Err(part.into()),
+    };
     tracing::info!("stopping");
     supervised::stopping();
-    reporter.set_service_status("", tonic_health::ServingStatus::NotServing).await;
+    // It tells nothing any more once it was waited for.
+    health.abort();
+    let _ = health.await;
+    health::tell(&reporter, false).await;
     stopping.cancel();
     let servers = async {
-        internal.await.ok();
+        finished(internal).await;
         if let Some(public) = public {
-            public.await.ok();
+            finished(public).await;
         }
     };
     if tokio::time::timeout(GRACE, servers).await.is_err() {
@@ -96,32 +110,65 @@ pub async fn serve(config: Config) -> Result<(), BoxError> {
     }
     upkeep.abort();
     trail.abort();
-    app.audit.flush().await;
-    app.audit.note(&mut None);
-    app.store.close();
+    if tokio::time::timeout(CLOSE, close(&app)).await.is_err() {
+        tracing::warn!("the catalogue's writer does not answer; what still waited for it is not written");
+    }
     if let Some(exporting) = exporting {
         exporting.end().await;
     }
-    Ok(())
+    end
 }
 
-/// Tells the service manager that it serves, and from now on that it is alive: that the catalogue can be read. A disk that is full
-/// does not count, because reading goes on then.
-fn supervise(app: &App, reloads: supervised::Reloads) {
-    let (verifier, store) = (Arc::clone(&app.verifier), app.store.clone());
+/// Returns when the service has lost a part without which it must not go on, and says which.
+async fn lost(store: &Store, internal: &mut JoinHandle<()>, public: Option<&mut JoinHandle<()>>) -> &'static str {
+    let public = async {
+        match public {
+            Some(public) => public.await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        () = store.ended() => "the catalogue's writer has ended, so nothing can be written",
+        _ = internal => "the internal listener has ended",
+        _ = public => "the public listener has ended",
+    }
+}
+
+/// Waits for a listener that may have been waited for already.
+async fn finished(listener: JoinHandle<()>) {
+    if !listener.is_finished() {
+        listener.await.ok();
+    }
+}
+
+/// Writes what waits, and closes the file. The thread that joins the writer is no task's: the process may end before it does.
+async fn close(app: &App) {
+    app.audit.flush().await;
+    app.audit.note(&mut None);
+    let (store, (closed, closing)) = (app.store.clone(), tokio::sync::oneshot::channel());
+    std::thread::spawn(move || {
+        store.close();
+        closed.send(()).ok();
+    });
+    closing.await.ok();
+}
+
+/// Tells the service manager that it serves, and from now on that it is alive: that the catalogue can be read, and that its writer
+/// answers. A disk that is full does not count, because reading goes on then.
+fn supervise(app: &App, health: &Health, reloads: supervised::Reloads) {
+    let (verifier, store, alive) = (Arc::clone(&app.verifier), app.store.clone(), health.alive());
     tokio::spawn(reloads.each(move || {
         mtls::look_again();
         verifier.reload();
     }));
     tokio::spawn(supervised::watchdog(move || {
-        let store = store.clone();
-        async move { matches!(tokio::task::spawn_blocking(move || store.audit_head()).await, Ok(Ok(_))) }
+        let (store, alive) = (store.clone(), alive.clone());
+        async move { alive() && matches!(tokio::task::spawn_blocking(move || store.audit_head()).await, Ok(Ok(_))) }
     }));
     supervised::ready();
 }
 
-fn open(config: &Config, stopping: &CancellationToken) -> Result<App, BoxError> {
-    let store = Store::open(&config.database.path)?;
+fn assemble(config: &Config, store: Store, stopping: &CancellationToken) -> Result<App, BoxError> {
     let clock = Clock::system();
     let own = &config.own_issuer;
     let own = Arc::new(OwnTokens::load(&own.key, &own.kid, &own.name, own.lifetime(), clock.clone())?);
@@ -149,17 +196,6 @@ async fn end_stranded(app: &App) -> Result<(), BoxError> {
         app.store.end(row.id, Ending::failed(error), app.clock.now_ms()).await?;
     }
     Ok(())
-}
-
-async fn health() -> (
-    tonic_health::pb::health_server::HealthServer<impl tonic_health::pb::health_server::Health>,
-    tonic_health::server::HealthReporter,
-) {
-    let (reporter, server) = tonic_health::server::health_reporter();
-    for service in proto::SERVICES {
-        reporter.set_service_status(service, tonic_health::ServingStatus::Serving).await;
-    }
-    (server, reporter)
 }
 
 fn routes(
@@ -190,7 +226,7 @@ async fn listen(
     routes: Routes,
     strangers: Option<Strangers>,
     stopping: CancellationToken,
-) -> Result<tokio::task::JoinHandle<()>, BoxError> {
+) -> Result<JoinHandle<()>, BoxError> {
     let listener = TcpListener::bind(address).await.map_err(|error| format!("{address}: {error}"))?;
     let acceptor = Acceptor::new(tls)?;
     let door = strangers.clone();

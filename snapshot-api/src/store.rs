@@ -14,6 +14,7 @@ mod connected;
 mod elsewhere;
 mod hosts;
 mod inventory;
+mod lock;
 mod marks;
 mod operations;
 mod quotas;
@@ -34,6 +35,7 @@ use tokio::sync::broadcast;
 
 pub use audit::{AuditFilter, AuditPage, AuditRow, Broken, Unverified, Verified, verify};
 pub use backup::{BackupError, backup};
+use lock::Lock;
 pub use operations::{Begun, Ending, NewOperation, OperationFilter, Progress};
 use readers::Readers;
 pub use retention::{REPLAY, Retention};
@@ -41,8 +43,8 @@ pub use rows::{OperationRow, RemovedSnapshot, SnapshotRow, VmRow};
 pub use schema::examine;
 pub use snapshots::News;
 pub use vms::VmFilter;
-pub use writer::Committer;
 use writer::Writer;
+pub use writer::{Beat, Committer};
 
 /// How many changes may wait for a slow watcher before it has to read everything that is newer at once.
 const CHANGE_BACKLOG: usize = 1024;
@@ -94,9 +96,24 @@ pub enum StoreError {
         /// The newest that this version can read.
         known: u32,
     },
+    /// Another process writes to it.
+    #[error(
+        "the catalogue {path} is in use by {holder}: only one snapshot-api may serve a catalogue. Stop that one, or give this one a          `database.path` of its own ({lock} is locked)"
+    )]
+    InUse {
+        /// The file.
+        path: PathBuf,
+        /// The file whose lock is taken.
+        lock: PathBuf,
+        /// Who has the lock, as they wrote it down.
+        holder: String,
+    },
     /// The writer has stopped.
     #[error("the catalogue is closed")]
     Closed,
+    /// The job met a fault of the service's own, and was rolled back.
+    #[error("the change met a fault in the service")]
+    Panicked,
 }
 
 impl From<StoreError> for Error {
@@ -115,8 +132,12 @@ impl From<StoreError> for Error {
                 tracing::error!(cause, "the catalogue has a row that cannot be read");
                 Error::new(Reason::Internal, "the catalogue has a row that cannot be read")
             }
-            StoreError::TooNew { .. } | StoreError::Damaged { .. } | StoreError::Unreadable { .. } => {
-                Error::new(Reason::Internal, error.to_string())
+            StoreError::TooNew { .. }
+            | StoreError::Damaged { .. }
+            | StoreError::Unreadable { .. }
+            | StoreError::InUse { .. } => Error::new(Reason::Internal, error.to_string()),
+            StoreError::Panicked => {
+                Error::new(Reason::Internal, "the change met a fault in the service and was not made; its log has more")
             }
             StoreError::Closed => Error::new(Reason::ShuttingDown, "the service is stopping"),
         }
@@ -144,7 +165,7 @@ pub struct Store {
 
 impl Store {
     /// Opens the catalogue at a path, making it where there is none and bringing an older schema up to date. One that is
-    /// damaged or of a newer version is refused and left as it is.
+    /// damaged or of a newer version, or that another process serves, is refused and left as it is.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
         let (store, committer) = Self::open_detached(path)?;
         store.writer.serve(committer)?;
@@ -154,10 +175,12 @@ impl Store {
     /// As [`Store::open`], for who drives the writer in a time of its own: nothing is written but by the [`Committer`].
     pub fn open_detached(path: &Path) -> Result<(Self, Committer), StoreError> {
         let (changes, _) = broadcast::channel(CHANGE_BACKLOG);
+        // Before anything looks at the file: another process may be about to bring its schema up to date.
+        let lock = Lock::take(path)?;
         let connection = schema::open_writer(path)?;
         let epoch: String = connection.query_row("SELECT epoch FROM catalogue", [], |row| row.get(0))?;
         let readers = Readers::open(path)?;
-        let (writer, committer) = Writer::new(connection, changes.clone());
+        let (writer, committer) = Writer::new(connection, lock, changes.clone());
         let (writer, readers, connected) = (Arc::new(writer), Arc::new(readers), connected::Connected::default());
         Ok((Self { writer, readers, changes, epoch: epoch.into(), connected }, committer))
     }

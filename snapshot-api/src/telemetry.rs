@@ -30,6 +30,11 @@ pub fn metrics(address: SocketAddr) -> Result<(), BuildError> {
     );
     metrics::describe_gauge!("snapshot_api_vm_conflicts", "VMs that two connected hosts report as active.");
     metrics::describe_counter!("snapshot_api_vm_moves_total", "VMs that are on another host now, by that host.");
+    metrics::describe_gauge!("snapshot_api_catalogue_writable", "Whether the catalogue can be written.");
+    metrics::describe_counter!(
+        "snapshot_api_writer_panics_total",
+        "Changes that met a fault of the service's own while they were written, and were rolled back."
+    );
     metrics::describe_gauge!("snapshot_api_host_reachable", "Whether a host's agent is connected, by host.");
     mtls::expiry::describe();
     Ok(())

@@ -152,6 +152,38 @@ async fn a_copy_is_put_back_and_the_hosts_say_what_came_after_it() {
     assert!(known.iter().all(|operation| remembered.contains(operation)), "{remembered:?}");
 }
 
+/// A second process on the same file, by the same configuration or by one that has other ports.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_second_api_on_the_same_catalogue_ends_and_says_whose_it_is() {
+    let mut cluster = Cluster::with_daemons(&[]).unwrap();
+    let (program, catalogue) = (binary("snapshot-api").unwrap(), cluster.catalogue().display().to_string());
+    let other = cluster.folder().join("other.toml");
+    let text = std::fs::read_to_string(cluster.api_config()).unwrap();
+    let port = |port: u16| format!("127.0.0.1:{port}\"");
+    let ports = cluster.ports();
+    let text = [ports.internal, ports.public, ports.api_metrics]
+        .iter()
+        .fold(text, |text, it| text.replace(&port(*it), &port(0)));
+    std::fs::write(&other, text).unwrap();
+    for round in 0..2 {
+        let holder = cluster.api().id().unwrap();
+        for config in [&cluster.api_config(), &other] {
+            let mut second = Command::new("timeout");
+            let refused =
+                run(second.arg("60").arg(&program).args(["serve", "--config"]).arg(config)).unwrap_err().to_string();
+            for word in [catalogue.clone(), format!("process {holder} on ")] {
+                assert!(refused.contains(&word), "{word}: {refused}");
+            }
+        }
+        backup(&cluster, &cluster.folder().join(format!("copy-{round}.db")), &[]).unwrap();
+        run(Command::new(&program).args(["audit", "verify", "--config"]).arg(cluster.api_config())).unwrap();
+        assert!(cluster.api().is_running());
+        // Killed, it leaves nothing that holds the next one up.
+        cluster.api().kill().unwrap();
+        cluster.start_api_again().unwrap();
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_damaged_catalogue_is_told_of_and_left_alone() {
     let mut lab = Lab::start().unwrap();
@@ -191,6 +223,32 @@ fn unavailable(refusal: &Refusal) {
     assert!(refusal.details.contains(&RETRY.to_owned()), "{refusal}");
 }
 
+/// What those who are to send no calls to a service that cannot work are told: by the gateway's readiness, and of each service.
+fn told(cluster: &Cluster) -> Vec<String> {
+    let (gateway, name) =
+        (format!("http://127.0.0.1:{}", cluster.ports().gateway), "ravada.snapshot.v1.SnapshotService");
+    let ask = |words: &[&str]| {
+        let text = run(Command::new("curl")
+            .args(["-s", "--max-time", "20", "-H", "content-type: application/json"])
+            .args(words));
+        text.unwrap_or_else(|error| error.to_string()).trim().to_owned()
+    };
+    let health = format!("{gateway}/grpc.health.v1.Health/Check");
+    let service = format!("{{\"service\":\"{name}\"}}");
+    vec![ask(&[&format!("{gateway}/readyz")]), ask(&["-d", "{}", &health]), ask(&["-d", &service, &health])]
+}
+
+async fn until_told(cluster: &Cluster, wanted: [&str; 3]) {
+    let begun = Instant::now();
+    while told(cluster) != wanted {
+        assert!(begun.elapsed() < SOON, "{:?}", told(cluster));
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+const WELL: [&str; 3] = ["ready", r#"{"status":"SERVING"}"#, r#"{"status":"SERVING"}"#];
+const UNWELL: [&str; 3] = ["the API does not serve", r#"{"status":"NOT_SERVING"}"#, r#"{"status":"NOT_SERVING"}"#];
+
 /// On a file system of a few megabytes, which only the API sees. No `Lab`: that takes an error in a log for a fault.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_full_disk_stops_changes_and_nothing_else_and_room_heals_it() {
@@ -218,6 +276,7 @@ async fn a_full_disk_stops_changes_and_nothing_else_and_room_heals_it() {
         VmWatch::open(&Grpc::plain(cluster.ports().gateway).unwrap(), &token, &guest.vm(), "").await.unwrap();
     watch.until("the whole state", |event| matches!(event, v1::watch_vm_response::Event::Synced(_))).await.unwrap();
 
+    until_told(&cluster, WELL).await;
     // One is under way when the room runs out, and ends while there is none.
     let qemu = Pid::from_raw(daemon.qemu_pid(&other).unwrap()).unwrap();
     kill_process(qemu, Signal::STOP).unwrap();
@@ -237,10 +296,12 @@ async fn a_full_disk_stops_changes_and_nothing_else_and_room_heals_it() {
         assert_eq!(client.operation(&running.name).await.unwrap().state(), v1::OperationState::Running);
         assert!(client.vm(&guest.vm()).await.unwrap().host_reachable, "the host can be reached all the same");
     }
+    until_told(&cluster, UNWELL).await;
     assert_eq!(daemon.snapshots(&guest).unwrap().len(), 1, "nothing that was refused has reached the host");
     assert_eq!(operations(&client).await.len(), 2, "and nothing of it was written down");
 
     std::fs::remove_file(filler).unwrap();
+    until_told(&cluster, WELL).await;
     let ended = client.ended(running).await.unwrap();
     assert_eq!(ended.state(), v1::OperationState::Succeeded, "{ended:?}");
     let begun = Instant::now();

@@ -8,6 +8,7 @@ mod forgetting;
 pub(crate) mod full;
 mod intents;
 mod inventories;
+mod locks;
 mod migrations;
 mod placements;
 mod quotas;

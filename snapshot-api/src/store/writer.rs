@@ -1,13 +1,19 @@
 //! The one thread that writes.
+//!
+//! A job that panics fails alone: its savepoint is rolled back and its caller gets INTERNAL. Should the thread end all the same,
+//! [`Store::ended`] says so, and the process ends: without its writer it could only refuse.
 
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread::JoinHandle;
 
-use rusqlite::Connection;
+use rusqlite::{Connection, ErrorCode};
 use snapshot_core::ids::VmId;
-use tokio::sync::{broadcast, oneshot};
+use tokio::sync::{broadcast, oneshot, watch};
 
+use super::lock::Lock;
 use super::{Change, Store, StoreError};
 
 /// How many jobs may wait. A full queue makes callers wait, which is the back-pressure wanted.
@@ -52,6 +58,8 @@ type Act = Box<dyn FnOnce(Result<&Connection, StoreError>) -> Acted + Send>;
 /// What a job came to, before the commit.
 struct Acted {
     keep: bool,
+    /// The failure of a job that found that the file cannot be written.
+    unwritable: Option<String>,
     touched: Vec<VmId>,
     reply: Reply,
 }
@@ -71,17 +79,29 @@ struct Work {
     act: Act,
 }
 
+/// What the writer says after each batch.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Beat {
+    /// How many jobs it has done, those that failed among them.
+    pub jobs: u64,
+    /// Whether the last batch of them could not be written: the disk is full, read-only or failed, or another process has the lock.
+    pub failing: bool,
+}
+
 pub(super) struct Writer {
     queue: Mutex<Option<SyncSender<Work>>>,
     thread: Mutex<Option<JoinHandle<()>>>,
+    /// Closed when the writer has ended.
+    beat: watch::Receiver<Beat>,
 }
 
 impl Writer {
     /// A queue, and who is to serve it.
-    pub(super) fn new(connection: Connection, changes: broadcast::Sender<Change>) -> (Self, Committer) {
+    pub(super) fn new(connection: Connection, lock: Lock, changes: broadcast::Sender<Change>) -> (Self, Committer) {
         let (queue, jobs) = sync_channel(QUEUE);
-        let writer = Self { queue: Mutex::new(Some(queue)), thread: Mutex::new(None) };
-        (writer, Committer { connection, jobs, changes, failing: false })
+        let (told, beat) = watch::channel(Beat::default());
+        let writer = Self { queue: Mutex::new(Some(queue)), thread: Mutex::new(None), beat };
+        (writer, Committer { connection, jobs, changes, beat: told, _lock: lock })
     }
 
     /// Has the queue served by a thread.
@@ -167,6 +187,29 @@ impl Store {
     ) -> bool {
         self.writer.sender().is_ok_and(|sender| sender.try_send(work(Durability::Retold, job, done)).is_ok())
     }
+
+    /// Has the writer write one row as it is, synced like a change. Nobody waits for it: what came of it is in [`Store::beat`].
+    /// Where the queue is full the writer has enough to show whether it works.
+    pub fn prove_writing(&self) {
+        let job = |job: &mut Job<'_>| {
+            job.connection.prepare_cached("UPDATE catalogue SET served_ms = served_ms")?.execute([])?;
+            Ok(())
+        };
+        if let Ok(sender) = self.writer.sender() {
+            let _ = sender.try_send(work(Durability::Synced, job, drop));
+        }
+    }
+
+    /// What the writer said last; changes with every batch.
+    pub fn beat(&self) -> watch::Receiver<Beat> {
+        self.writer.beat.clone()
+    }
+
+    /// Returns when the writer has ended: the catalogue was closed, or the thread panicked.
+    pub async fn ended(&self) {
+        // An error means that the other end is gone, which is what is waited for.
+        let _ = self.beat().wait_for(|_| false).await;
+    }
 }
 
 fn work<T: Send + 'static>(
@@ -179,15 +222,39 @@ fn work<T: Send + 'static>(
             Err(failure) => (Err(failure), Vec::new()),
             Ok(connection) => {
                 let mut context = Job { connection, revision: None, touched: Vec::new() };
-                let result = job(&mut context);
+                // What the job has half done is rolled back, and what it captured is dropped.
+                let result = catch_unwind(AssertUnwindSafe(|| job(&mut context))).unwrap_or_else(|panic| {
+                    panicked(&*panic);
+                    Err(StoreError::Panicked)
+                });
                 let touched = if result.is_ok() { context.touched } else { Vec::new() };
                 (result, touched)
             }
         };
-        let keep = result.is_ok();
-        Acted { keep, touched, reply: Box::new(move |commit| done(commit.and(result))) }
+        let (keep, unwritable) = (result.is_ok(), result.as_ref().err().and_then(unwritable));
+        let reply = move |commit: Result<(), StoreError>| {
+            // The next ones are to have their answers, too.
+            if let Err(panic) = catch_unwind(AssertUnwindSafe(|| done(commit.and(result)))) {
+                panicked(&*panic);
+            }
+        };
+        Acted { keep, unwritable, touched, reply: Box::new(reply) }
     });
     Work { durability, act }
+}
+
+fn panicked(panic: &(dyn Any + Send)) {
+    let text = panic.downcast_ref::<&str>().copied();
+    let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no text");
+    metrics::counter!("snapshot_api_writer_panics_total").increment(1);
+    tracing::error!(panic = text, "a job of the catalogue's writer panicked and was rolled back");
+}
+
+/// The failure of a job, if it says that nothing can be written.
+fn unwritable(error: &StoreError) -> Option<String> {
+    let StoreError::Sqlite(error) = error else { return None };
+    let codes = [ErrorCode::DiskFull, ErrorCode::ReadOnly, ErrorCode::SystemIoFailure, ErrorCode::CannotOpen];
+    error.sqlite_error_code().filter(|code| codes.contains(code)).map(|_| error.to_string())
 }
 
 /// Takes jobs from the queue and commits them, as many at once as wait.
@@ -195,8 +262,10 @@ pub struct Committer {
     connection: Connection,
     jobs: Receiver<Work>,
     changes: broadcast::Sender<Change>,
-    /// Whether the last commit failed, so that a disk that stays full is told of once.
-    failing: bool,
+    /// Remembers whether the last batch failed, so that a disk that stays full is told of once.
+    beat: watch::Sender<Beat>,
+    /// Released when nothing is written any more.
+    _lock: Lock,
 }
 
 impl Committer {
@@ -222,25 +291,23 @@ impl Committer {
         if batch.is_empty() {
             return;
         }
-        let failure = commit(&self.connection, batch, &self.changes).err();
-        if self.failing != failure.is_some() {
-            match failure {
+        let done = batch.len() as u64;
+        let failure = commit(&self.connection, batch, &self.changes);
+        if self.beat.borrow().failing != failure.is_some() {
+            match &failure {
                 Some(cause) => {
                     tracing::error!(%cause, "the catalogue cannot be written; mutations are refused until it can")
                 }
                 None => tracing::info!("the catalogue can be written again"),
             }
-            self.failing = !self.failing;
         }
+        self.beat.send_modify(|beat| *beat = Beat { jobs: beat.jobs + done, failing: failure.is_some() });
     }
 }
 
-/// Does all jobs of a batch in one transaction. When that fails, every caller is told so, and nothing is left open.
-fn commit(
-    connection: &Connection,
-    batch: Vec<Work>,
-    changes: &broadcast::Sender<Change>,
-) -> Result<(), rusqlite::Error> {
+/// Does all jobs of a batch in one transaction. When that fails, every caller is told so, and nothing is left open. Returns why
+/// the file could not be written, if it could not.
+fn commit(connection: &Connection, batch: Vec<Work>, changes: &broadcast::Sender<Change>) -> Option<String> {
     let synced = batch.iter().any(|work| work.durability == Durability::Synced);
     let mut state = begin(connection, synced);
     let mut kept = Vec::new();
@@ -257,13 +324,15 @@ fn commit(
         let _ = connection.execute_batch("ROLLBACK");
     }
     let result = state.as_ref().map(|_| ());
-    for Acted { reply, touched, .. } in kept {
+    let mut failure = state.as_ref().err().map(ToString::to_string);
+    for Acted { reply, touched, unwritable, .. } in kept {
+        failure = failure.or(unwritable);
         reply(result.map_err(failed));
         for vm in touched.into_iter().filter(|_| result.is_ok()) {
             let _ = changes.send(Change::Vm(vm));
         }
     }
-    state
+    failure
 }
 
 fn begin(connection: &Connection, synced: bool) -> Result<(), rusqlite::Error> {
@@ -304,3 +373,6 @@ fn failed(error: &rusqlite::Error) -> StoreError {
     let code = error.sqlite_error().copied().unwrap_or(rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_ABORT));
     StoreError::Sqlite(rusqlite::Error::SqliteFailure(code, Some(error.to_string())))
 }
+
+#[cfg(test)]
+mod tests;

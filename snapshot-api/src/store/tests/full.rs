@@ -52,6 +52,7 @@ async fn when_it_is_full_reads_go_on_writes_are_refused_and_room_heals_it() {
             Err(error) => {
                 let error = Error::from(error);
                 assert_eq!((error.reason(), error.retryable()), (Reason::CatalogueUnavailable, true));
+                assert!(store.beat().borrow().failing, "health is to know");
                 refused += 1;
             }
         }
@@ -61,6 +62,7 @@ async fn when_it_is_full_reads_go_on_writes_are_refused_and_room_heals_it() {
     assert_eq!(refused, 99);
     store.limit(false).await;
     store.begin(intent(1, create("snap-1"))).await.unwrap();
+    assert!(!store.beat().borrow().failing);
     let row = store.end(operation, succeeded(inventory(2, &[("snap-2", None)])), 9).await.unwrap();
     assert_eq!(row.state, OperationState::Succeeded);
     put(&store, first_missing, &[("a", None)]).await;
