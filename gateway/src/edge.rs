@@ -27,6 +27,7 @@ use crate::grpc_web_text;
 use crate::headers::{self, REQUEST_ID};
 use crate::limits::{Caller, Limiter};
 use crate::page::Page;
+use crate::request;
 use crate::upstream::{Upstream, Upstreams};
 
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
@@ -35,9 +36,8 @@ const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 const READY_TIMEOUT: Duration = Duration::from_secs(1);
 /// How much of a request that is too large is still read, so that its sender gets to see the answer.
 const DISCARD_BYTES: usize = 4 * 1024 * 1024;
-/// A compressed message may grow to this many times the limit before it is given up; up to there it is refused with a
-/// reason.
-const INFLATE: usize = 8;
+/// How much more connectrpc takes than a request may have: it refuses without a reason, and so must have nothing to refuse.
+const ROOM: usize = 8;
 
 /// The gateway without its listener. Clones are the same gateway.
 #[derive(Clone)]
@@ -71,8 +71,8 @@ impl Gateway {
             call_limit: config.limits.call(),
             stopping,
         };
-        let inflated = request_bytes.saturating_mul(INFLATE);
-        let limits = Limits::default().with_max_request_body_size(inflated).with_max_message_size(inflated);
+        let most = request_bytes.saturating_mul(ROOM);
+        let limits = Limits::default().with_max_request_body_size(most).with_max_message_size(most);
         Ok(Self(Arc::new(Inner {
             connect: ConnectRpcService::new(dispatcher).with_limits(limits),
             methods,
@@ -134,24 +134,27 @@ impl Inner {
     }
 
     async fn dispatch(&self, caller: Caller, text: bool, request: Request<Incoming>) -> Response<Body> {
-        let name = request.uri().path().trim_start_matches('/');
+        let path = request.uri().path();
+        let name = path.strip_prefix('/').unwrap_or(path);
         let kind = self.connect.dispatcher().lookup(name).map(|method| method.kind);
         // A place for as long as the request is received and until the answer begins.
         let place = self.limiter.call(caller);
-        let (parts, body) = request.into_parts();
-        let refused = match (kind, &place) {
-            (None, _) => Some(Refusal::UnknownMethod(parts.uri.path().to_owned())),
-            (Some(_), Err(refusal)) => Some(refusal.clone()),
-            (Some(_), Ok(_)) => None,
+        let (mut parts, body) = request.into_parts();
+        let form = match (kind, &place) {
+            (None, _) => Err(Refusal::UnknownMethod(parts.uri.path().to_owned())),
+            (Some(_), Err(refusal)) => Err(refusal.clone()),
+            (Some(kind), Ok(_)) => request::form(&parts, kind),
         };
-        if let Some(refusal) = refused {
-            return self.refuse(refusal, &parts.headers);
-        }
+        let form = match form {
+            Ok(form) => form,
+            Err(refusal) => return self.refuse(refusal, &parts.headers),
+        };
         // Only reflection streams both ways. Its messages are bounded one by one.
         if kind == Some(MethodKind::BidiStreaming) {
             return self.call(Request::from_parts(parts, body)).await;
         }
-        match self.receive(body, text).await {
+        let body = self.receive(body, text).await;
+        match body.and_then(|body| form.unpack(&mut parts.headers, body, self.request_bytes)) {
             Ok(body) => self.call(Request::from_parts(parts, Full::new(body))).await,
             Err(refusal) => self.refuse(refusal, &parts.headers),
         }
@@ -182,7 +185,7 @@ impl Inner {
 
     fn refuse(&self, refusal: Refusal, headers: &http::HeaderMap) -> Response<Body> {
         tracing::debug!(%refusal, "refused");
-        refusal.into_connect(self.methods.pool()).into_http_response(headers).map(body)
+        refusal.into_connect(self.methods.pool()).into_http_response(&request::answerable(headers)).map(body)
     }
 
     async fn ready(&self) -> Response<Body> {

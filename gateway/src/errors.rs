@@ -9,8 +9,8 @@ use std::time::Duration;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD_NO_PAD;
 use connectrpc::{ConnectError, ErrorCode, ErrorDetail};
-use http::header::RETRY_AFTER;
-use http::{HeaderValue, StatusCode};
+use http::header::{ACCEPT_ENCODING, ALLOW, CONTENT_TYPE, HeaderName, RETRY_AFTER};
+use http::{HeaderValue, Method, StatusCode};
 use prost::Message;
 use prost_reflect::{DescriptorPool, DynamicMessage};
 use tonic::{Code, Status};
@@ -35,8 +35,20 @@ pub(crate) enum Refusal {
     TooLarge { limit: usize },
     #[error("the request cannot be read: {0}")]
     Malformed(String),
+    #[error("the key {path} is in the request twice, or in two spellings")]
+    DuplicateKey { path: String },
+    #[error(
+        "the content type {0:?} is none of this method's: application/json, application/proto, or one of gRPC or gRPC-Web"
+    )]
+    ContentType(String),
+    #[error("the request is encoded as {told:?} ({header}), which is not known here: send it as gzip, or as it is")]
+    Encoding { header: HeaderName, told: String },
     #[error("there is no method {0}")]
     UnknownMethod(String),
+    #[error("methods are called by POST, not by {0}")]
+    HttpMethod(Method),
+    #[error("the request carries several authorization headers")]
+    Tokens,
     #[error("too many requests from this address")]
     RateLimited { wait: Duration },
     #[error("the gateway has as many calls as it can handle")]
@@ -54,8 +66,12 @@ impl Refusal {
             Self::DeadlineExceeded => "DEADLINE_EXCEEDED",
             Self::RequestTimeout => "REQUEST_TIMEOUT",
             Self::TooLarge { .. } => "REQUEST_TOO_LARGE",
-            Self::Malformed(_) => "REQUEST_MALFORMED",
-            Self::UnknownMethod(_) => "METHOD_UNKNOWN",
+            Self::Malformed(_) | Self::DuplicateKey { .. } | Self::ContentType(_) | Self::Encoding { .. } => {
+                "REQUEST_MALFORMED"
+            }
+            Self::UnknownMethod(_) | Self::HttpMethod(_) => "METHOD_UNKNOWN",
+            // As the API answers it.
+            Self::Tokens => "TOKEN_INVALID",
             Self::RateLimited { .. } => "RATE_LIMITED",
             Self::Overloaded => "GATEWAY_OVERLOADED",
             Self::ShuttingDown => "GATEWAY_SHUTTING_DOWN",
@@ -68,8 +84,11 @@ impl Refusal {
             Self::BadAnswer(_) => Code::Internal,
             Self::DeadlineExceeded | Self::RequestTimeout => Code::DeadlineExceeded,
             Self::TooLarge { .. } | Self::RateLimited { .. } => Code::ResourceExhausted,
-            Self::Malformed(_) => Code::InvalidArgument,
-            Self::UnknownMethod(_) => Code::Unimplemented,
+            Self::Malformed(_) | Self::DuplicateKey { .. } | Self::ContentType(_) | Self::Encoding { .. } => {
+                Code::InvalidArgument
+            }
+            Self::UnknownMethod(_) | Self::HttpMethod(_) => Code::Unimplemented,
+            Self::Tokens => Code::Unauthenticated,
         }
     }
 
@@ -79,6 +98,8 @@ impl Refusal {
             Self::TooLarge { .. } => Some(StatusCode::PAYLOAD_TOO_LARGE),
             Self::RequestTimeout => Some(StatusCode::REQUEST_TIMEOUT),
             Self::UnknownMethod(_) => Some(StatusCode::NOT_FOUND),
+            Self::HttpMethod(_) => Some(StatusCode::METHOD_NOT_ALLOWED),
+            Self::ContentType(_) | Self::Encoding { .. } => Some(StatusCode::UNSUPPORTED_MEDIA_TYPE),
             _ => None,
         }
     }
@@ -94,10 +115,19 @@ impl Refusal {
 
     fn status(&self) -> Status {
         let mut facts = HashMap::new();
-        if let Self::TooLarge { limit } = self {
-            facts.insert("max_bytes".to_owned(), limit.to_string());
-        }
         let mut details = ErrorDetails::new();
+        let mut fact = |key: &str, value: String| facts.insert(key.to_owned(), value);
+        match self {
+            Self::TooLarge { limit } => _ = fact("max_bytes", limit.to_string()),
+            Self::ContentType(_) => _ = fact("header", CONTENT_TYPE.to_string()),
+            Self::Encoding { header, .. } => _ = fact("header", header.to_string()),
+            Self::Tokens => _ = fact("cause", "TOKEN_AMBIGUOUS".to_owned()),
+            Self::DuplicateKey { path } => {
+                fact("field", path.clone());
+                details.add_bad_request_violation(path, self.to_string());
+            }
+            _ => {}
+        }
         details.set_error_info(self.reason(), DOMAIN, facts);
         if let Some(wait) = self.retry_after() {
             details.set_retry_info(Some(wait));
@@ -115,8 +145,12 @@ impl Refusal {
         if let Some(status) = self.http_status() {
             error = error.with_http_status(status);
         }
-        if let Self::RateLimited { wait } = self {
-            error.response_headers_mut().insert(RETRY_AFTER, whole_seconds(wait));
+        let headers = error.response_headers_mut();
+        match self {
+            Self::RateLimited { wait } => _ = headers.insert(RETRY_AFTER, whole_seconds(wait)),
+            Self::HttpMethod(_) => _ = headers.insert(ALLOW, HeaderValue::from_static("POST")),
+            Self::Encoding { .. } => _ = headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("gzip")),
+            _ => {}
         }
         error
     }
@@ -207,7 +241,12 @@ mod tests {
             Refusal::RequestTimeout,
             Refusal::TooLarge { limit: 0 },
             Refusal::Malformed(String::new()),
+            Refusal::DuplicateKey { path: String::new() },
+            Refusal::ContentType(String::new()),
+            Refusal::Encoding { header: CONTENT_TYPE, told: String::new() },
             Refusal::UnknownMethod(String::new()),
+            Refusal::HttpMethod(Method::GET),
+            Refusal::Tokens,
             Refusal::RateLimited { wait: RETRY },
             Refusal::Overloaded,
             Refusal::ShuttingDown,

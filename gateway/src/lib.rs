@@ -5,7 +5,7 @@
 //! its client certificate; the caller's token passes through and is checked by the API.
 //!
 //! A request passes, in this order: [`server`] (connections, TLS, time limits), `edge` (rate, size, request id, routes),
-//! `dispatcher` (protobuf in and out, deadlines) and the channel to the API. `errors` is the one place that makes
+//! `request` (its head and frame), `dispatcher` (protobuf in and out, deadlines) and the channel to the API. `errors` is the one place that makes
 //! errors, of the gateway's own and of the API's.
 
 pub mod arguments;
@@ -25,6 +25,7 @@ mod grpc_web_text;
 mod headers;
 mod limits;
 mod page;
+mod request;
 mod transcode;
 mod upstream;
 

@@ -1,7 +1,9 @@
 //! JSON to protobuf and back, by descriptors.
 //!
 //! A field that the descriptor does not know is refused rather than ignored: a misspelt `validateOnly` or `scope` must
-//! not turn a question into a deletion.
+//! not turn a question into a deletion. So is a key that is there twice ([`duplicates`]).
+
+mod duplicates;
 
 use bytes::Bytes;
 use connectrpc::CodecFormat;
@@ -14,6 +16,9 @@ use crate::errors::Refusal;
 pub(crate) fn request(format: CodecFormat, message: &MessageDescriptor, body: Bytes) -> Result<Bytes, Refusal> {
     if format == CodecFormat::Proto {
         return Ok(body);
+    }
+    if let Some(path) = duplicates::find(&body, message) {
+        return Err(Refusal::DuplicateKey { path });
     }
     let mut json = serde_json::Deserializer::from_slice(&body);
     let message = DynamicMessage::deserialize(message.clone(), &mut json)
@@ -65,5 +70,7 @@ mod tests {
             let refusal = request(CodecFormat::Json, &input(), Bytes::from_static(json));
             assert!(matches!(refusal, Err(Refusal::Malformed(_))), "{json:?}: {refusal:?}");
         }
+        let twice = request(CodecFormat::Json, &input(), Bytes::from_static(br#"{"name":"vms/1","name":"vms/2"}"#));
+        assert_eq!(twice, Err(Refusal::DuplicateKey { path: "name".to_owned() }));
     }
 }

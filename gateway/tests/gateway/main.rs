@@ -8,5 +8,6 @@ mod grpc_web;
 mod limits;
 mod page;
 mod process;
+mod reasons;
 mod shutdown;
 mod support;

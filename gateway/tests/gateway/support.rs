@@ -37,6 +37,8 @@ pub(crate) struct World {
     pub(crate) stopping: CancellationToken,
     pub(crate) server: JoinHandle<()>,
     client: Client<HttpConnector, Full<Bytes>>,
+    /// gRPC has its status in trailers, which HTTP/1 seldom passes.
+    http2: Client<HttpConnector, Full<Bytes>>,
 }
 
 /// An answer that has been read to its end.
@@ -45,6 +47,7 @@ pub(crate) struct Answer {
     pub(crate) status: StatusCode,
     pub(crate) headers: HeaderMap,
     pub(crate) body: Bytes,
+    pub(crate) trailers: HeaderMap,
 }
 
 impl Answer {
@@ -104,7 +107,9 @@ impl World {
         let address = listener.local_addr().expect("an address");
         let token = stopping.clone();
         let server = tokio::spawn(async move { server::serve(listener, None, &config, gateway, token).await });
-        Self { address, stopping, server, client: Client::builder(TokioExecutor::new()).build_http() }
+        let client = Client::builder(TokioExecutor::new()).build_http();
+        let http2 = Client::builder(TokioExecutor::new()).http2_only(true).build_http();
+        Self { address, stopping, server, client, http2 }
     }
 
     pub(crate) async fn send(&self, method: Method, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Answer {
@@ -113,10 +118,13 @@ impl World {
             request = request.header(*name, *value);
         }
         let request = request.body(Full::new(Bytes::copy_from_slice(body))).expect("a request");
+        let grpc = headers.iter().any(|(name, value)| *name == "content-type" && is_grpc(value));
+        let client = if grpc { &self.http2 } else { &self.client };
         let exchange = async {
-            let (head, body) = self.client.request(request).await.expect("an answer").into_parts();
-            let body = body.collect().await.expect("a body").to_bytes();
-            Answer { status: head.status, headers: head.headers, body }
+            let (head, body) = client.request(request).await.expect("an answer").into_parts();
+            let body = body.collect().await.expect("a body");
+            let trailers = body.trailers().cloned().unwrap_or_default();
+            Answer { status: head.status, headers: head.headers, body: body.to_bytes(), trailers }
         };
         tokio::time::timeout(PATIENCE, exchange).await.expect("an answer in time")
     }
@@ -132,6 +140,10 @@ impl World {
     pub(crate) async fn get(&self, path: &str) -> Answer {
         self.send(Method::GET, path, &[], b"").await
     }
+}
+
+fn is_grpc(content_type: &str) -> bool {
+    content_type.starts_with("application/grpc") && !content_type.starts_with("application/grpc-web")
 }
 
 /// An address where nobody listens.
