@@ -176,7 +176,8 @@ impl Agent {
             }
             Err(error) => Err(StoreError::Corrupt(error.to_string())),
         };
-        if let Err(StoreError::Corrupt(cause) | StoreError::Unwritable(cause)) = written {
+        if let Err(error @ (StoreError::Corrupt(_) | StoreError::Unwritable(_) | StoreError::Panicked)) = &written {
+            let cause = error.to_string();
             self.not_understood(&cause);
             let Some(inventory) = unintelligible(wire, &cause) else { return Ok(()) };
             telling.vms.insert(inventory.vm.id);
