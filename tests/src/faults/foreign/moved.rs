@@ -3,15 +3,18 @@
 //! What the other host was told is of some moment of the operation. So what is on its disks is one of the states that the operation may leave
 //! or revert to; and where that was a revert, which gives up the current state, an image may be gone that the other host was told of.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::Result;
 
+use super::super::ask::Answer;
 use super::super::judge::Kind;
+use super::super::model::End;
 use super::content::May;
-use super::ledger::{Disk, Vm};
+use super::ledger::{Disk, Known, Vm};
 use super::room::{Effect, Room};
 use super::user::Ended;
+use crate::lab::id;
 
 /// What the other host was told.
 #[derive(Debug, Clone)]
@@ -25,10 +28,56 @@ pub struct Moved {
 }
 
 impl Room {
+    /// Where the operation was done to the VM on the other host, which had it already, that one is the VM from now on, and what is left on
+    /// the first host, if anything, is what was moved.
+    pub(super) fn turn_moved(
+        &mut self,
+        moved: &mut Vec<Moved>,
+        effects: &mut Vec<(usize, Effect)>,
+        answer: &Answer,
+    ) -> Result<()> {
+        let Some(operation) = &answer.operation else { return Ok(()) };
+        if moved.is_empty() {
+            return Ok(());
+        }
+        let hosts = self.world.taken_on(id(&operation.name))?;
+        for one in std::mem::take(moved) {
+            if hosts != [one.to].into() {
+                moved.push(one);
+                continue;
+            }
+            self.tell("the operation was done by the host that the VM was moved to");
+            let was = self.ledger.vms[one.entry].clone();
+            self.ledger.vms[one.entry].host = one.to;
+            if was.is_defined() {
+                moved.push(Moved {
+                    entry: one.entry,
+                    to: was.host,
+                    snapshots: was.snapshots.keys().cloned().collect(),
+                });
+                self.ledger.vms[one.entry].snapshots.retain(|id, _| one.snapshots.contains(id));
+            } else {
+                self.ledger.vms[one.entry].undefined = None;
+                effects.retain(|(of, effect)| *of != one.entry || *effect != Effect::Undefined);
+                self.displace_all_but(one.entry, &one.snapshots);
+            }
+        }
+        Ok(())
+    }
+
     /// Makes an entry of what the other host was told, when the operation has ended. Its disks are not known before they are read.
-    pub(super) fn enter_moved(&mut self, moved: &[Moved]) {
+    pub(super) fn enter_moved(&mut self, moved: &[Moved], done: &[(usize, Ended)]) {
         for one in moved {
             let mut twin: Vm = self.ledger.vms[one.entry].clone();
+            let before = done.iter().filter(|(of, _)| *of == one.entry).flat_map(|(_, ended)| {
+                let doomed = if ended.end == End::Refused { BTreeSet::new() } else { ended.doomed() };
+                ended.before.snapshots.iter().map(move |(id, known)| {
+                    (id.clone(), Known { may_be_gone: known.may_be_gone || doomed.contains(id), ..known.clone() })
+                })
+            });
+            for (id, known) in before {
+                twin.snapshots.entry(id).or_insert(known);
+            }
             twin.host = one.to;
             twin.undefined = None;
             twin.disks = BTreeMap::new();

@@ -43,7 +43,7 @@ impl Ended {
     }
 
     /// The snapshots that it deletes.
-    fn doomed(&self) -> BTreeSet<String> {
+    pub(super) fn doomed(&self) -> BTreeSet<String> {
         let target = self.snapshot.clone().unwrap_or_default();
         match self.wish {
             Wish::Purge => self.before.snapshots.keys().cloned().collect(),
@@ -102,7 +102,7 @@ impl Room {
         let asked = tokio::spawn(self.ask(change, json));
         self.acts(moves).await?;
         let answer = asked.await?;
-        let Race { effects, moved, .. } = self.race.take().unwrap_or_default();
+        let Race { mut effects, mut moved, .. } = self.race.take().unwrap_or_default();
         let Some(mut answer) = answer else { return Ok(false) };
         let verb = format!("{wish:?}");
         let verb = verb.split([' ', '(']).next().unwrap_or_default();
@@ -125,6 +125,7 @@ impl Room {
         let world = Arc::clone(&self.world);
         let _calm = world.calm.meddle().await;
         block_in_place(|| {
+            self.turn_moved(&mut moved, &mut effects, &answer)?;
             let done_to = self.done_to(&entries, &answer)?;
             let ended = entries.into_iter().map(|(entry, before)| {
                 let of_entry = effects.iter().filter(|(of, _)| *of == entry).map(|(_, effect)| effect.clone());
@@ -135,7 +136,7 @@ impl Room {
             for (entry, ended) in &done {
                 self.note_snapshots(*entry, ended, &answer);
             }
-            self.enter_moved(&moved);
+            self.enter_moved(&moved, &done);
             for (entry, ended) in &done {
                 self.reconcile(*entry, ended)?;
             }

@@ -203,7 +203,7 @@ impl Room {
     }
 
     /// The metadata of all other snapshots of a VM is gone.
-    fn displace_all_but(&mut self, vm: usize, kept: &[String]) {
+    pub(in super::super) fn displace_all_but(&mut self, vm: usize, kept: &[String]) {
         let gone: Vec<String> = self.ledger.vms[vm].snapshots.keys().filter(|id| !kept.contains(id)).cloned().collect();
         for snapshot in gone {
             self.ledger.displace(vm, &snapshot);
