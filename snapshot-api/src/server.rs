@@ -256,3 +256,25 @@ async fn stop_signal() -> std::io::Result<()> {
         interrupted = tokio::signal::ctrl_c() => interrupted,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A service that has lost one of its parts ends, and its manager starts it again.
+    #[tokio::test]
+    async fn a_part_that_has_ended_ends_the_service() {
+        let folder = tempfile::TempDir::new().unwrap();
+        let store = Store::open(&folder.path().join("catalogue.db")).unwrap();
+        let runs = || tokio::spawn(std::future::pending::<()>());
+        let ended = || tokio::spawn(std::future::ready(()));
+        assert!(lost(&store, &mut ended(), Some(&mut runs())).await.contains("internal listener"));
+        assert!(lost(&store, &mut runs(), Some(&mut ended())).await.contains("public listener"));
+        let (mut internal, serving) = (runs(), store.clone());
+        let waiting = tokio::spawn(async move { lost(&serving, &mut internal, None).await });
+        tokio::task::yield_now().await;
+        assert!(!waiting.is_finished(), "nothing has ended");
+        store.close();
+        assert!(waiting.await.unwrap().contains("writer"));
+    }
+}

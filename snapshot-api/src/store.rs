@@ -98,7 +98,8 @@ pub enum StoreError {
     },
     /// Another process writes to it.
     #[error(
-        "the catalogue {path} is in use by {holder}: only one snapshot-api may serve a catalogue. Stop that one, or give this one a          `database.path` of its own ({lock} is locked)"
+        "the catalogue {path} is in use by {holder}: only one snapshot-api may serve a catalogue. Stop that one, or give this one a \
+         `database.path` of its own ({lock} is locked)"
     )]
     InUse {
         /// The file.
