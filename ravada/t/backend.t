@@ -155,6 +155,9 @@ subtest 'purge first, where the administrator wants it so' => sub {
     my ($purge) = $server->asked;
     like $purge->{path}, qr/PurgeVm/, 'which was asked for';
     ok $purge->{json}{force}, 'with the protected ones';
+    my ($granted) = map { decode_json(Mojo::Util::b64_decode($_ =~ tr{-_}{+/}r)) }
+        (split /\./, $purge->{headers}{Authorization} =~ s/Bearer //r)[1];
+    is_deeply $granted->{grants}[0]{actions}, [qw(force purge read)], 'by a token that says so';
 
     $domain = machine(2, $server, while_snapshots => 'purge');
     like failure(sub { $domain->spinoff }), qr/libvirt still has 2/, 'a purge that did not help is none';
@@ -295,6 +298,7 @@ subtest 'requests' => sub {
     my $asked = $server->asked;
     for my $case (
         [ 'another user',         $bob,   qr/ACTION_NOT_GRANTED/, action => 'create', snapshot_name => 'n' ],
+        [ 'an owner who forces',  $alice, qr/ACTION_NOT_GRANTED/, action => 'remove', snapshot => 'snap-1', force => 1 ],
         [ 'no user',              999,    qr/no user 999/,        action => 'list' ],
         [ 'no such action',       $alice, qr/cannot 'format'/,    action => 'format' ],
         [ 'no name',              $alice, qr/needs a name/,       action => 'create' ],

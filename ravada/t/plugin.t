@@ -133,7 +133,8 @@ subtest 'a token' => sub {
         'whom it is shared with may not delete';
     $test->get_ok("/login/$root");
     token($test)->status_is(200);
-    is_deeply claims($test)->{grants}[0]{actions}, [qw(create delete read revert update)], 'an administrator may';
+    is_deeply claims($test)->{grants}[0]{actions}, [qw(create delete force read revert update)],
+        'an administrator may, protected ones too';
     $test->get_ok("/login/$carol");
     token($test)->status_is(404)->json_is('/error/reason' => 'VM_NOT_FOUND');
     my $stranger = $test->tx->res->body;

@@ -80,7 +80,7 @@ subtest 'a token from Perl is believed, and for no more than it says' => sub {
     is reason(sub { $with->($forged)->vm($mine) }), 'TOKEN_INVALID', 'a forged one is refused';
 };
 
-my $client = client('desk-1', qw(read create update revert delete));
+my $client = client('desk-1', qw(read create update revert delete force));
 my $uuid   = $stage->guest('desk-1')->{uuid};
 
 subtest 'create, revert, remove' => sub {

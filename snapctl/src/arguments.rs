@@ -217,7 +217,7 @@ pub struct Remove {
     /// Which others go with it.
     #[arg(long, default_value = "only")]
     pub scope: Scope,
-    /// Delete protected ones too; for administrators.
+    /// Delete protected ones too; takes a token with the action `force`, which administrators have.
     #[arg(long)]
     pub force: bool,
     /// Do not ask.
@@ -266,7 +266,7 @@ pub struct Purge {
     /// The machine: its name, or its UUID where it is gone already.
     #[arg(value_name = "VM")]
     pub vm: String,
-    /// Delete protected ones too; for administrators.
+    /// Delete protected ones too; takes a token with the action `force`, which administrators have.
     #[arg(long)]
     pub force: bool,
     /// Do not ask.

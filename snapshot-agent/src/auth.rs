@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use capability::{Verifier, bearer};
 use snapshot_core::authority::{
-    Action, AdminPermit, Caller, Denied, Permit, authorize, authorize_admin, authorize_cancel,
+    AdminPermit, Caller, Denied, Permit, authorize_admin, authorize_cancel, authorize_request,
 };
 use snapshot_core::ids::VmId;
 use snapshot_core::operation::Request;
@@ -32,10 +32,7 @@ pub fn authenticate(verifier: &Verifier, metadata: &MetadataMap, now_unix: i64) 
 
 /// Whether the caller may have this done to this machine.
 pub fn permit(caller: &Caller, vm: VmId, request: &Request) -> Result<Permit, Error> {
-    if let Request::Revert { save_current: Some(_), .. } = request {
-        authorize(caller, vm, Action::Create).map_err(|denied| denied.about(vm))?;
-    }
-    authorize(caller, vm, request.kind().into()).map_err(|denied| denied.about(vm))
+    authorize_request(caller, vm, request).map_err(|denied| denied.about(vm))
 }
 
 /// Whether the caller is an administrator: what concerns a host and no single VM is for them alone.

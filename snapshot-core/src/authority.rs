@@ -11,7 +11,8 @@
 //! [`Permit::check_plan`].
 //!
 //! Actions do not imply one another: `admin` is the right over hosts and the service itself, it does not open any VM,
-//! and `delete` without `read` is a right to delete what one cannot list. What a token means can thus be read off the
+//! `delete` without `read` is a right to delete what one cannot list, and neither it nor `purge` deletes what is protected:
+//! that takes `force` besides. What a token means can thus be read off the
 //! token.
 
 use std::collections::BTreeSet;
@@ -19,7 +20,7 @@ use std::fmt;
 
 use crate::error::{Error, Reason};
 use crate::ids::VmId;
-use crate::operation::OperationKind;
+use crate::operation::{OperationKind, Request};
 
 mod grants;
 mod service;
@@ -106,6 +107,7 @@ pub struct Permit {
     actor: Actor,
     service: bool,
     is_administrator: bool,
+    may_force: bool,
     destructive_uses: u32,
 }
 
@@ -219,13 +221,32 @@ impl From<OperationKind> for Action {
 pub fn authorize(caller: &Caller, vm: VmId, action: Action) -> Result<Permit, Denied> {
     if caller.holds(vm, action) {
         let (service, destructive_uses) = (caller.service, caller.destructive_uses);
-        let is_administrator = authorize_admin(caller).is_ok();
-        Ok(Permit { vm, action, actor: caller.actor.clone(), service, is_administrator, destructive_uses })
+        let (is_administrator, may_force) = (authorize_admin(caller).is_ok(), caller.holds(vm, Action::Force));
+        let actor = caller.actor.clone();
+        Ok(Permit { vm, action, actor, service, is_administrator, may_force, destructive_uses })
     } else if caller.holds(vm, Action::Read) {
         Err(Denied::Forbidden { action })
     } else {
         Err(Denied::Invisible)
     }
+}
+
+/// Whether the caller may have this done to `vm`: what the operation takes, and what its request takes besides.
+pub fn authorize_request(caller: &Caller, vm: VmId, request: &Request) -> Result<Permit, Denied> {
+    let besides = match request {
+        Request::Revert { save_current: Some(_), .. } => Some(Action::Create),
+        Request::Delete { force: true, .. } | Request::Purge { force: true } => Some(Action::Force),
+        Request::Create(_)
+        | Request::Update { .. }
+        | Request::Revert { save_current: None, .. }
+        | Request::Delete { force: false, .. }
+        | Request::Purge { force: false } => None,
+    };
+    let permit = authorize(caller, vm, request.kind().into())?;
+    if let Some(action) = besides {
+        authorize(caller, vm, action)?;
+    }
+    Ok(permit)
 }
 
 /// Whether the caller may stop an operation of this kind on `vm`: who may begin something may stop it. One that the caller

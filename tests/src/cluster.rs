@@ -219,7 +219,7 @@ impl Cluster {
     pub fn start_in(plans: Vec<HostPlan>, surroundings: &mut dyn Surroundings) -> Result<Self> {
         let scratch = Scratch::new()?;
         let names: Vec<&str> = plans.iter().map(|plan| plan.name.as_str()).collect();
-        let identity = Identity::create(&scratch, &names)?;
+        let identity = Identity::create(&scratch, &names, surroundings.actions())?;
 
         let mut hosts = Vec::new();
         for plan in plans {

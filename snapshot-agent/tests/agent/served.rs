@@ -93,7 +93,7 @@ impl Agent {
             [[issuers]]
             issuer = "ravada"
             jwks = "{jwks}"
-            actions = ["read", "create", "update", "revert", "delete", "purge", "admin"]
+            actions = ["read", "create", "update", "revert", "delete", "purge", "force", "admin"]
             any_vm = true
             "#,
             state = at(""),
@@ -135,8 +135,7 @@ impl Agent {
     }
 
     pub(crate) fn all(&self) -> String {
-        let actions =
-            [Action::Read, Action::Create, Action::Update, Action::Revert, Action::Delete, Action::Purge].into();
+        let actions = Action::ALL.into_iter().filter(|action| *action != Action::Admin).collect();
         self.token(vec![Grant { vm: VmSelector::Any, actions }], 0)
     }
 

@@ -88,12 +88,19 @@ async fn a_token_opens_what_it_names_and_nothing_else() {
         Request::Revert { snapshot: id(), run_after: RunAfter::AsRecorded, save_current: Some(self::create(&id())) };
     let save = || spec(guest.vm, save.clone());
     let unknown = Spec { vm: elsewhere, ..create() };
+    let delete = |force| spec(guest.vm, Request::Delete { snapshot: id(), scope: DeleteScope::Only, force });
+    let purge = || spec(guest.vm, Request::Purge { force: true });
     for (spec, token, code, expected) in [
         (create(), String::new(), Code::Unauthenticated, Reason::TokenMissing),
         (create(), "rubbish".to_owned(), Code::Unauthenticated, Reason::TokenInvalid),
         (create(), old, Code::Unauthenticated, Reason::TokenExpired),
         (create(), only(&[Action::Read]), Code::PermissionDenied, Reason::ActionNotGranted),
         (create(), only(&[Action::Delete]), Code::NotFound, Reason::VmNotFound),
+        (delete(false), only(&[Action::Read, Action::Delete]), Code::NotFound, Reason::SnapshotNotFound),
+        (delete(true), only(&[Action::Read, Action::Delete]), Code::PermissionDenied, Reason::ActionNotGranted),
+        (delete(true), only(&[Action::Delete, Action::Force]), Code::NotFound, Reason::SnapshotNotFound),
+        (delete(true), only(&[Action::Force]), Code::NotFound, Reason::VmNotFound),
+        (purge(), only(&[Action::Read, Action::Purge]), Code::PermissionDenied, Reason::ActionNotGranted),
         (create(), other.clone(), Code::NotFound, Reason::VmNotFound),
         (unknown, other, Code::NotFound, Reason::VmNotFound),
         (save(), only(&[Action::Revert]), Code::NotFound, Reason::VmNotFound),

@@ -51,7 +51,7 @@ pub struct Mint {
     /// The machine it is for, by UUID, or `*` for all; may be repeated.
     #[arg(long, required = true, value_parser = vm)]
     vm: Vec<VmSelector>,
-    /// What it allows, with commas between: read, create, update, revert, delete, purge, admin.
+    /// What it allows, with commas between: read, create, update, revert, delete, purge, force, admin.
     #[arg(long, required = true, value_delimiter = ',', value_parser = action)]
     actions: Vec<Action>,
     /// Its life in seconds, 900 at most.

@@ -12,6 +12,9 @@ pub async fn call(app: &App, call: Call<v1::DeleteSnapshotRequest>) -> Result<v1
     let request = &call.message;
     let (vm, id) = names::parse_snapshot("name", &request.name)?;
     let permit = call.authorize(vm, Action::Delete)?;
+    if request.force {
+        call.authorize(vm, Action::Force)?;
+    }
     let scope = v1::DeleteScope::try_from(request.scope).map_err(|_| Error::invalid("scope", "is not known"))?;
     let delete = Request::Delete { snapshot: id, scope: scope.into(), force: request.force };
     let same = v1::DeleteSnapshotRequest { request_id: String::new(), validate_only: false, ..request.clone() };

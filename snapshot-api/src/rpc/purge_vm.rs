@@ -13,6 +13,9 @@ pub async fn call(app: &App, call: Call<v1::PurgeVmRequest>) -> Result<v1::Opera
     let request = &call.message;
     let vm = names::parse_vm("name", &request.name)?;
     let permit = call.authorize(vm, Action::Purge)?;
+    if request.force {
+        call.authorize(vm, Action::Force)?;
+    }
     let same = v1::PurgeVmRequest { request_id: String::new(), validate_only: false, ..request.clone() };
     let options = Options {
         request_id: &request.request_id,

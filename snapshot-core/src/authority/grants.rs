@@ -27,14 +27,24 @@ pub enum Action {
     Delete,
     /// Delete all snapshots of a VM that is going away.
     Purge,
+    /// Delete protected snapshots, too: what `force` of a deletion or a purge takes besides the right to it.
+    Force,
     /// Look after hosts and the service. Counts only on `*`, see [`authorize_admin`].
     Admin,
 }
 
 impl Action {
     /// Every action, in the order of declaration.
-    pub const ALL: [Action; 7] =
-        [Action::Read, Action::Create, Action::Update, Action::Revert, Action::Delete, Action::Purge, Action::Admin];
+    pub const ALL: [Action; 8] = [
+        Action::Read,
+        Action::Create,
+        Action::Update,
+        Action::Revert,
+        Action::Delete,
+        Action::Purge,
+        Action::Force,
+        Action::Admin,
+    ];
 
     /// What the service's own issuer may be allowed: to see, to take snapshots, and to delete those again.
     pub const OF_SERVICE: [Action; 3] = [Action::Read, Action::Create, Action::Delete];
@@ -43,7 +53,8 @@ impl Action {
     pub fn is_destructive(self) -> bool {
         match self {
             Action::Revert | Action::Delete | Action::Purge => true,
-            Action::Read | Action::Create | Action::Update | Action::Admin => false,
+            // What is forced is a deletion, which counts.
+            Action::Read | Action::Create | Action::Update | Action::Force | Action::Admin => false,
         }
     }
 
@@ -56,6 +67,7 @@ impl Action {
             Action::Revert => "revert",
             Action::Delete => "delete",
             Action::Purge => "purge",
+            Action::Force => "force",
             Action::Admin => "admin",
         }
     }

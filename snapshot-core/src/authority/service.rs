@@ -1,21 +1,30 @@
-//! What a token of the service's own issuer opens, which is less than its grants say.
+//! What a permit opens of a plan.
+//!
+//! Protected snapshots are deleted by who holds `force` on the VM and by nobody else. A token of the service's own issuer opens less
+//! than its grants say.
 //!
 //! Whoever has the API's machine has the key of that issuer. So it may take snapshots, and delete what was taken under it:
 //! the host knows which those are, because it wrote the issuer down itself, from a token that it had verified
 //! ([`Label::issuer`](crate::description::Label)). What it may not be granted at all is in
 //! [`Action::OF_SERVICE`](super::Action::OF_SERVICE).
 
-use super::Permit;
+use super::{Action, Denied, Permit};
 use crate::error::{Error, Reason};
+use crate::ids::SnapshotId;
 use crate::plan::Plan;
 use crate::snapshot::{Origin, SnapshotFacts};
 use crate::tree::SnapshotTree;
 
 impl Permit {
-    /// Refuses a plan that goes beyond this permit: of the service's own issuer, one that would delete a snapshot of
-    /// somebody else, of nobody, or one that is protected, whether or not it was to be forced. A user's goes as far as the
-    /// action does.
+    /// Refuses a plan that goes beyond this permit: one that would delete a protected snapshot, unless `force` is granted; and of
+    /// the service's own issuer one that would delete a snapshot of somebody else, of nobody, or a protected one. Otherwise a
+    /// user's goes as far as the action does.
     pub fn check_plan(&self, tree: &SnapshotTree, plan: &Plan) -> Result<(), Error> {
+        let protected = |id: &&SnapshotId| tree.get(id).is_some_and(|snapshot| snapshot.label.protected);
+        if let Some(id) = plan.deleted().find(protected).filter(|_| !self.may_force) {
+            let denied = Denied::Forbidden { action: Action::Force }.about(self.vm);
+            return Err(denied.with("snapshot", format!("vms/{}/snapshots/{id}", self.vm)));
+        }
         if !self.service {
             return Ok(());
         }

@@ -6,6 +6,7 @@ use proptest::sample::{select, subsequence};
 use uuid::Uuid;
 
 use super::*;
+use crate::operation::DeleteScope;
 
 /// Few VMs, so that grants, questions and ceilings meet often.
 fn any_vm_id() -> impl Strategy<Value = VmId> {
@@ -79,6 +80,31 @@ fn admin_on_one_vm_is_no_right_over_hosts() {
     assert!(authorize_admin(&global).is_ok());
     assert_eq!(authorize(&global, vm, Action::Delete), Err(Denied::Invisible));
     assert_eq!(visible_vms(&global), Visible::Only(BTreeSet::new()));
+}
+
+/// Whatever else a token has: `force` is asked for by its name.
+#[test]
+fn what_is_forced_takes_a_right_of_its_own() {
+    let vm = VmId::from_uuid(Uuid::from_u128(7));
+    let delete = |force| Request::Delete { snapshot: "snap".parse().unwrap(), scope: DeleteScope::Subtree, force };
+    for (request, force) in [
+        (delete(false), false),
+        (delete(true), true),
+        (Request::Purge { force: false }, false),
+        (Request::Purge { force: true }, true),
+    ] {
+        let without = Action::ALL.into_iter().filter(|action| *action != Action::Force);
+        let old = caller(vec![Grant { vm: VmSelector::Any, actions: without.collect() }]);
+        let refused = authorize_request(&old, vm, &request).err();
+        assert_eq!(refused, force.then_some(Denied::Forbidden { action: Action::Force }), "{request:?}");
+        let all = caller(vec![Grant { vm: VmSelector::One(vm), actions: Action::ALL.into_iter().collect() }]);
+        assert_eq!(authorize_request(&all, vm, &request).unwrap().action(), Action::from(request.kind()));
+        let alone = caller(vec![Grant { vm: VmSelector::One(vm), actions: [Action::Read, Action::Force].into() }]);
+        let refused = Denied::Forbidden { action: Action::from(request.kind()) };
+        assert_eq!(authorize_request(&alone, vm, &request), Err(refused), "alone it opens nothing: {request:?}");
+    }
+    let told = Denied::Forbidden { action: Action::Force }.about(vm);
+    assert_eq!((told.reason(), told.message()), (Reason::ActionNotGranted, "the token does not grant force"));
 }
 
 #[test]

@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
+use super::Ports;
 use super::identity::{Identity, Leaf};
-use super::{ALL_ACTIONS, Ports};
 
 /// What an agent's configuration needs to know.
 pub(super) struct Agent<'a> {
@@ -130,13 +130,13 @@ fn own_issuer(identity: &Identity) -> String {
 fn issuers(identity: &Identity) -> String {
     let listed = |actions: &[&str]| actions.iter().map(|it| format!("\"{it}\"")).collect::<Vec<_>>().join(", ");
     let (careful, _, jwks_of_careful) = identity.careful_issuer();
-    let little: Vec<_> = ALL_ACTIONS.into_iter().filter(|action| *action != "admin").collect();
+    let little: Vec<_> = identity.actions().iter().copied().filter(|it| !["admin", "force"].contains(it)).collect();
     format!(
         "\n[[issuers]]\nissuer = \"{}\"\njwks = \"{}\"\nactions = [{}]\nany_vm = true\n{USES}\
          \n[[issuers]]\nissuer = \"{careful}\"\njwks = \"{}\"\nactions = [{}]\ndestructive_uses = 1\n",
         identity.issuer(),
         identity.jwks().display(),
-        listed(&ALL_ACTIONS),
+        listed(identity.actions()),
         jwks_of_careful.display(),
         listed(&little),
     )

@@ -13,8 +13,8 @@ use snapshot_core::authority::{Action, Grant, VmSelector};
 use crate::scratch::Scratch;
 use crate::tools::{binary, run};
 
-/// Everything a token can allow.
-pub const ALL_ACTIONS: [&str; 7] = ["read", "create", "update", "revert", "delete", "purge", "admin"];
+/// Everything a token can allow; what earlier services do not know is last.
+pub const ALL_ACTIONS: [&str; 8] = ["read", "create", "update", "revert", "delete", "purge", "admin", "force"];
 
 const TRUST_DOMAIN: &str = "test.ravada";
 const ISSUER: &str = "ravada";
@@ -41,13 +41,15 @@ pub struct Leaf {
 #[derive(Debug, Default)]
 pub struct Identity {
     folder: PathBuf,
+    /// What the issuer of users may grant.
+    actions: &'static [&'static str],
     /// The tokens that were made.
     tokens: Mutex<Vec<String>>,
 }
 
 impl Identity {
-    pub(super) fn create(scratch: &Scratch, hosts: &[&str]) -> Result<Self> {
-        let identity = Self { folder: scratch.folder("pki")?, ..Self::default() };
+    pub(super) fn create(scratch: &Scratch, hosts: &[&str], actions: &'static [&'static str]) -> Result<Self> {
+        let identity = Self { folder: scratch.folder("pki")?, actions, ..Self::default() };
         let folder = identity.folder.display().to_string();
         api(&["pki", "create", "--dir", &folder, "--trust-domain", TRUST_DOMAIN])?;
         identity.issue("snapshot-api", "snapshot-api")?;
@@ -71,7 +73,12 @@ impl Identity {
 
     /// A token for every machine with every action, as an administrator has.
     pub fn admin_token(&self) -> Result<String> {
-        self.token("root", "*", &ALL_ACTIONS)
+        self.token("root", "*", self.actions)
+    }
+
+    /// What the issuer of users may grant.
+    pub(super) fn actions(&self) -> &'static [&'static str] {
+        self.actions
     }
 
     /// A token for one machine (its UUID, or `*` for all) and some actions.

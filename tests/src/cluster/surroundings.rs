@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 
+use super::ALL_ACTIONS;
 use crate::tools;
 
 /// A way from one process to another.
@@ -41,6 +42,11 @@ pub trait Surroundings {
     /// The port of the collector that every process is told of; none by default.
     fn collector(&self) -> Option<u16> {
         None
+    }
+
+    /// What the issuer of users may grant: earlier services start with no action that they do not know.
+    fn actions(&self) -> &'static [&'static str] {
+        &ALL_ACTIONS
     }
 
     /// The program of a process: that of this build, unless a test is about another one.

@@ -1,7 +1,10 @@
 //! What is written about a snapshot, and what can be asked of a machine.
 
 use proto::v1;
+use tests::client::Client;
+use tests::cluster::ALL_ACTIONS;
 use tests::lab::{Lab, Power, id, key};
+use tonic::Code;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_name_a_description_and_a_protection_are_changed_one_by_one() {
@@ -57,6 +60,46 @@ async fn a_name_a_description_and_a_protection_are_changed_one_by_one() {
     guest.write('B').unwrap();
     lab.return_to(&seen).await.unwrap();
     assert_eq!(guest.report().unwrap().disk, 'A', "and so is what is in it");
+}
+
+/// The right to delete, and that over hosts, is none to delete what is protected.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_protected_snapshot_is_deleted_by_who_may_force_it_alone() {
+    let lab = Lab::start().unwrap();
+    let guest = lab.guest("student").await.unwrap();
+    let snapshot = v1::Snapshot { display_name: "kept".to_owned(), protected: true, ..Default::default() };
+    let take = || v1::CreateSnapshotRequest {
+        parent: guest.vm(),
+        snapshot: Some(snapshot.clone()),
+        request_id: key(),
+        ..Default::default()
+    };
+    let kept = lab.client.done(lab.client.create_as(take()).await).await.unwrap().snapshot;
+    let name = kept.clone();
+    let delete =
+        |force| v1::DeleteSnapshotRequest { name: name.clone(), force, request_id: key(), ..Default::default() };
+    let purge = |force| v1::PurgeVmRequest { name: guest.vm(), force, request_id: key(), ..Default::default() };
+    let without: Vec<&str> = ALL_ACTIONS.into_iter().filter(|action| *action != "force").collect();
+    let user = Client::grpc(&lab.cluster, lab.cluster.identity().token("alice", "*", &without).unwrap()).unwrap();
+    for validate_only in [true, false] {
+        for refused in [
+            user.delete_as(v1::DeleteSnapshotRequest { validate_only, ..delete(true) }).await.unwrap_err(),
+            user.purge(v1::PurgeVmRequest { validate_only, ..purge(true) }).await.unwrap_err(),
+        ] {
+            assert_eq!((refused.code, refused.reason.as_str()), (Code::PermissionDenied, "ACTION_NOT_GRANTED"));
+            assert_eq!((&*refused.metadata["action"], &*refused.message), ("force", "the token does not grant force"));
+        }
+    }
+    assert_eq!(user.delete_as(delete(false)).await.unwrap_err().reason, "SNAPSHOT_PROTECTED");
+    assert_eq!(user.purge(purge(false)).await.unwrap_err().reason, "SNAPSHOT_PROTECTED");
+    assert_eq!(lab.agreed(&guest).await.unwrap().len(), 1, "nothing was done");
+
+    let may = ["read", "delete", "force"];
+    let one = Client::grpc(&lab.cluster, lab.cluster.identity().token("bob", &guest.uuid().to_string(), &may).unwrap());
+    let one = one.unwrap();
+    assert_eq!(one.purge(purge(true)).await.unwrap_err().metadata["action"], "purge", "it opens nothing by itself");
+    one.done(one.delete_as(delete(true)).await).await.unwrap();
+    assert_eq!(lab.agreed(&guest).await.unwrap().len(), 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -19,7 +19,7 @@ use tests::guest::Guest;
 use tests::lab::{Lab, Traces, id};
 use tonic::Code;
 
-use self::thief::{Thief, delete, harmful, new_snapshot, revert, spec, update, vm};
+use self::thief::{Thief, delete, forced, harmful, new_snapshot, revert, spec, update, vm};
 
 /// A user's machine: with a snapshot that has 'A' on the disk and in memory, and 'B' since.
 struct Case {
@@ -107,7 +107,7 @@ async fn stolen_api_own_key_deletes_what_it_made_and_nothing_of_anybody() {
     let case = Case::start().await;
     let identity = case.lab.cluster.identity();
     // Whatever it writes into a token of its own, more than this is above its ceiling and the token is no good at all.
-    for action in ["update", "revert", "purge", "admin"] {
+    for action in ["update", "revert", "purge", "force", "admin"] {
         let thief = Thief::with(&case.lab, &identity.own_token("*", &["read", action]).unwrap());
         let above = refused(action, thief.watch().await.map(drop), Code::Unauthenticated, "TOKEN_INVALID");
         assert_eq!(above.metadata["cause"], "TOKEN_ABOVE_CEILING", "{action}");
@@ -156,11 +156,11 @@ async fn stolen_api_own_key_deletes_what_it_made_and_nothing_of_anybody() {
     let with_all = case.lab.traces(&case.guest).await.unwrap();
     let users_id: SnapshotId = id(&users.name).parse().unwrap();
     for (what, request) in [
-        ("protected", delete(&two, DeleteScope::Only)),
-        ("with a user's above it", delete(&one, DeleteScope::Subtree)),
-        ("what is above it", delete(&one, DeleteScope::Descendants)),
+        ("protected", forced(&two, DeleteScope::Only)),
+        ("with a user's above it", forced(&one, DeleteScope::Subtree)),
+        ("what is above it", forced(&one, DeleteScope::Descendants)),
         ("a user's above its own", delete(&users_id, DeleteScope::Only)),
-        ("with its own above it", delete(&case.snapshot, DeleteScope::Subtree)),
+        ("with its own above it", forced(&case.snapshot, DeleteScope::Subtree)),
         ("back to its own", revert(&one, None)),
         ("its own, renamed", update(&one)),
         ("everything", Request::Purge { force: true }),

@@ -133,6 +133,10 @@ pub fn revert(snapshot: &SnapshotId, save_current: Option<Create>) -> Request {
 }
 
 pub fn delete(snapshot: &SnapshotId, scope: DeleteScope) -> Request {
+    Request::Delete { snapshot: snapshot.clone(), scope, force: false }
+}
+
+pub fn forced(snapshot: &SnapshotId, scope: DeleteScope) -> Request {
     Request::Delete { snapshot: snapshot.clone(), scope, force: true }
 }
 
@@ -148,7 +152,9 @@ pub fn harmful(snapshot: &SnapshotId) -> Vec<Request> {
         revert(snapshot, Some(new_snapshot("saved"))),
         delete(snapshot, DeleteScope::Only),
         delete(snapshot, DeleteScope::Subtree),
+        forced(snapshot, DeleteScope::Only),
         update(snapshot),
+        Request::Purge { force: false },
         Request::Purge { force: true },
     ]
 }

@@ -108,8 +108,9 @@ async fn stolen_api_destroys_nothing_with_a_token_that_was_used() {
     is_back(&lab).await;
     let mut case = Case::of(lab, "student").await;
     let identity = case.lab.cluster.identity();
-    let token = identity.token("alice", &case.guest.uuid().to_string(), &ALL_ACTIONS[..6]).unwrap();
-    let fresh = identity.token("alice", &case.guest.uuid().to_string(), &ALL_ACTIONS[..6]).unwrap();
+    let actions = [&ALL_ACTIONS[..6], &["force"]].concat();
+    let token = identity.token("alice", &case.guest.uuid().to_string(), &actions).unwrap();
+    let fresh = identity.token("alice", &case.guest.uuid().to_string(), &actions).unwrap();
     let (alice, again) =
         (Client::grpc(&case.lab.cluster, &token).unwrap(), Client::grpc(&case.lab.cluster, &fresh).unwrap());
     let name = format!("{}/snapshots/{}", case.guest.vm(), case.snapshot);

@@ -15,7 +15,7 @@ use constant {
 };
 
 # "admin" is not among them: Ravada administers machines one by one, never the hosts.
-my %ACTION = map { $_ => 1 } qw(read create update revert delete purge);
+my %ACTION = map { $_ => 1 } qw(read create update revert delete purge force);
 
 my $UUID = qr/\A[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\z/;
 
@@ -94,7 +94,7 @@ default 60. Dies when the key cannot be used; the message never quotes it.
 
 =head2 mint(subject => $user, vm => $uuid, actions => \@actions)
 
-A signed JWT for exactly this machine and these actions out of C<read>, C<create>, C<update>, C<revert>, C<delete>, C<purge>.
+A signed JWT for exactly this machine and these actions out of C<read>, C<create>, C<update>, C<revert>, C<delete>, C<purge>, C<force>.
 Dies when an argument is none of those.
 
 =head2 seconds

@@ -133,6 +133,11 @@ proptest! {
         });
         let permit = |service| authorize(&admit(OWN, &[Action::Delete], service).unwrap(), vm.id, Action::Delete).unwrap();
         prop_assert_eq!(permit(true).check_plan(&tree, &planned).is_ok(), all_its_own);
-        prop_assert!(permit(false).check_plan(&tree, &planned).is_ok(), "a user's permit goes as far as the action");
+        let protected = tree.iter().any(|snapshot| gone.contains(&snapshot.id) && snapshot.label.protected);
+        let user = |actions: &[Action]| {
+            authorize(&admit("ravada", actions, false).unwrap(), vm.id, Action::Delete).unwrap().check_plan(&tree, &planned)
+        };
+        prop_assert_eq!(user(&[Action::Delete]).is_ok(), !protected, "a user's goes as far as the action, less what is protected");
+        prop_assert!(user(&[Action::Delete, Action::Force]).is_ok(), "and with `force` as far as the action");
     }
 }

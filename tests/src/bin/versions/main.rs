@@ -16,7 +16,7 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result};
 use tests::client::Client;
-use tests::cluster::{Cluster, HostPlan, Surroundings};
+use tests::cluster::{ALL_ACTIONS, Cluster, HostPlan, Surroundings};
 use tests::lab::{HOST, Lab};
 use tests::tools;
 
@@ -70,6 +70,10 @@ impl Mixed<'_> {
 }
 
 impl Surroundings for Mixed<'_> {
+    fn actions(&self) -> &'static [&'static str] {
+        &ALL_ACTIONS[..7]
+    }
+
     fn program(&self, name: &str) -> Result<PathBuf> {
         if self.earlier.contains(&name) { earlier(self.folder, name) } else { tools::binary(name) }
     }

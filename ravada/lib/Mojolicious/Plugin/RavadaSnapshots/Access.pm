@@ -51,6 +51,7 @@ sub actions ($user, $domain) {
     my @actions = qw(read create update);
     push @actions, 'revert' if $user->can_shutdown_machine($domain);
     push @actions, 'delete' if $user->is_admin || $domain->id_owner == $user->id;
+    push @actions, 'force'  if $user->is_admin;
     return @actions;
 }
 
@@ -76,7 +77,8 @@ Mojolicious::Plugin::RavadaSnapshots::Access - who may do what to which machine,
 =head2 actions($user, $domain)
 
 What the user may do to the machine's snapshots, as actions of a token: C<read>, C<create> and C<update> with
-C<can_change_settings>, C<revert> with C<can_shutdown_machine> besides, C<delete> as an administrator or the owner. Empty when
+C<can_change_settings>, C<revert> with C<can_shutdown_machine> besides, C<delete> as an administrator or the owner, C<force>
+(which deletes protected ones) as an administrator. Empty when
 the user may not change its settings.
 
 =head2 never($domain)

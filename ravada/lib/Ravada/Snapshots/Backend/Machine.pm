@@ -66,7 +66,7 @@ sub client ($self, $actions, %options) {
 # Deletes every snapshot, protected ones too, and looks whether libvirt has none left.
 sub purge ($self) {
     my $seconds = $self->{hooks}->config->get('wait_seconds');
-    my $client  = $self->client([qw(read purge)], patience => $seconds);
+    my $client  = $self->client([qw(read purge force)], patience => $seconds);
     my $operation = $client->purge($self->uuid, force => 1, allow_missing => 1);
     $client->wait($operation, timeout => $seconds) if $operation->{name};
     my $left = $self->count;
@@ -77,7 +77,7 @@ sub purge ($self) {
 # What the service would refuse, asked before anything is done.
 sub can_purge ($self) {
     my $seconds = $self->{hooks}->config->get('wait_seconds');
-    my $client  = $self->client([qw(read purge)], patience => $seconds);
+    my $client  = $self->client([qw(read purge force)], patience => $seconds);
     $client->purge($self->uuid, force => 1, allow_missing => 1, validate_only => 1);
     return;
 }

@@ -61,11 +61,12 @@ sub run ($hooks, $request) {
     my $code   = $ACTION{$action} or die "A snapshot request cannot '$action'; it can: @{[sort keys %ACTION]}.\n";
     my $user   = Ravada::Auth::SQL->search_by_id($args{uid}) or die "There is no user $args{uid}.\n";
     my $domain = eval { Ravada::Domain->open($args{id_domain}) } or die "There is no machine $args{id_domain}.\n";
-    _authorize($user, $domain, $NEEDS{$action});
+    my @needs  = ($NEEDS{$action}, $action eq 'remove' && $args{force} ? 'force' : ());
+    _authorize($user, $domain, $_) for @needs;
 
     my $seconds = $hooks->config->get('wait_seconds');
     my $machine = $hooks->machine($domain, $user);
-    my $client  = $machine->client([ 'read', $NEEDS{$action} ], patience => $seconds);
+    my $client  = $machine->client([ 'read', grep { $_ ne 'read' } @needs ], patience => $seconds);
     my $output  = eval { $code->($client, $machine, \%args, $seconds) };
     if (!$output) {
         my $error = $@;
@@ -145,7 +146,7 @@ Ravada::Snapshots::Backend::Requests - snapshots by Ravada's table of requests
 
 In the back end there is one more type of request, C<snapshot>. Its C<action> is C<list>, C<create> (C<snapshot_name>,
 C<description>, C<content>), C<revert> (C<snapshot>, C<run_after>, C<save_current>) or C<remove> (C<snapshot>, C<scope>,
-C<force>); the other arguments are those of L<Ravada::Snapshots::Client>. C<idempotency_id>, a UUID, makes a repeat harmless.
+C<force>, for administrators); the other arguments are those of L<Ravada::Snapshots::Client>. C<idempotency_id>, a UUID, makes a repeat harmless.
 
 It is run as any request: C<working>, then C<done>, with what went wrong in C<error>. On success C<output> is JSON: C<operation>,
 C<snapshot> and C<savedSnapshot>, or C<snapshots>. The user of C<uid> needs the permissions that the page asks for
