@@ -20,6 +20,7 @@ use snapshot_core::plan::Step;
 use snapshot_core::vm::VmState;
 use snapshot_core::{Error, Reason};
 
+use super::vanished::is_purge;
 use super::waiting::Tries;
 use super::work::{Halt, Work};
 use crate::hypervisor::{Failure, Observed};
@@ -348,7 +349,7 @@ impl Work<'_> {
             matches!(step, Step::RevertInternal { .. } | Step::RevertInPlace { .. } | Step::RevertExternal { .. })
         };
         // After a purge there is nothing that it could be reverted to.
-        let ends = self.is_purge() || self.entry.steps.iter().any(reverts);
+        let ends = is_purge(&self.entry.request) || self.entry.steps.iter().any(reverts);
         if let Some(owned) = self.shared.machines.owned().filter(|_| ends) {
             owned.unmix(self.entry.vm);
         }

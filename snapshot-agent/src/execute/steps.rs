@@ -20,6 +20,7 @@ use snapshot_core::snapshot::SnapshotFacts;
 use snapshot_core::vm::VmState;
 use snapshot_core::{Error, Reason};
 
+use super::vanished::is_purge;
 use super::waiting::Tries;
 use super::work::{Halt, Work};
 use crate::hypervisor::{Failure, Observed, PausedBy};
@@ -199,7 +200,7 @@ impl Work<'_> {
             self.stale = true;
             let failure = match self.shared.hypervisor.delete_internal(vm, id) {
                 Ok(()) | Err(Failure::SnapshotGone) => return Ok(()),
-                Err(Failure::VmGone) if self.is_purge() => return self.clear_left_behind(),
+                Err(Failure::VmGone) if is_purge(&self.entry.request) => return self.clear_left_behind(),
                 Err(failure) => failure,
             };
             tracing::warn!(%failure, "a deletion failed; looking what came of it");
@@ -224,7 +225,7 @@ impl Work<'_> {
     /// After the last step: none of the deleted snapshots may be left in an image. libvirt can say that it has deleted
     /// one where an image kept it.
     pub(super) fn clear_deleted(&mut self) -> Result<(), Halt> {
-        if self.is_purge() {
+        if is_purge(&self.entry.request) {
             return self.clear_purged();
         }
         let deleted: Vec<SnapshotId> = self.entry.steps.iter().filter_map(deleted).cloned().collect();

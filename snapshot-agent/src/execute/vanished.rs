@@ -84,7 +84,7 @@ impl Shared {
 
     /// A purge removes snapshots also from images that the VM does not have any more, unless somebody else may use those.
     fn check_left(&self, seen: &Observed, request: &Request) -> Result<(), Error> {
-        let Some(owned) = self.machines.owned().filter(|_| matches!(request, Request::Purge { .. })) else {
+        let Some(owned) = self.machines.owned().filter(|_| is_purge(request)) else {
             return Ok(());
         };
         match owned.get(seen.vm.id).is_some_and(|record| has_left(seen, record.images.keys())) {
@@ -165,6 +165,16 @@ impl Shared {
     }
 }
 
+/// Whether it is of all that a VM has of ours, also of what it left when it does not exist any more.
+pub(super) fn is_purge(request: &Request) -> bool {
+    matches!(request, Request::Purge { .. })
+}
+
+/// Whether an operation that fails so removes all that the VM left. Only a purge asks for that, and only of a VM that does not exist.
+fn clears_left_behind(request: &Request, error: &Error) -> bool {
+    is_purge(request) && error.reason() == Reason::VmNotFound
+}
+
 /// Whether one of these images is none of the VM's disks, nor has its UEFI variables.
 fn has_left<'a>(seen: &Observed, mut images: impl Iterator<Item = &'a PathBuf>) -> bool {
     let own: BTreeSet<PathBuf> = seen.vm.disks.iter().map(|disk| resolved(Path::new(&disk.path))).collect();
@@ -192,15 +202,11 @@ fn create(request: &Request) -> Option<&snapshot_core::operation::Create> {
 }
 
 impl Work<'_> {
-    pub(super) fn is_purge(&self) -> bool {
-        matches!(self.entry.request, Request::Purge { .. })
-    }
-
     /// One step, or what a purge does instead where it finds that there is no such machine any more. What it changed of our
     /// files is remembered.
     pub(super) fn step_or_clear(&mut self, step: &Step) -> Result<(), Halt> {
         match self.step(step) {
-            Err(Halt::Failed(error)) if self.is_purge() && error.reason() == Reason::VmNotFound => {
+            Err(Halt::Failed(error)) if clears_left_behind(&self.entry.request, &error) => {
                 return self.clear_left_behind();
             }
             done => done?,
@@ -237,7 +243,9 @@ impl Work<'_> {
     /// After the last step of a purge: nothing of ours may be left in an image of the machine, listed or not.
     pub(super) fn clear_purged(&mut self) -> Result<(), Halt> {
         let seen = match self.seen() {
-            Err(Halt::Failed(error)) if error.reason() == Reason::VmNotFound => return self.clear_left_behind(),
+            Err(Halt::Failed(error)) if clears_left_behind(&self.entry.request, &error) => {
+                return self.clear_left_behind();
+            }
             seen => seen?,
         };
         let record = self.shared.machines.owned().and_then(|owned| owned.get(self.entry.vm));

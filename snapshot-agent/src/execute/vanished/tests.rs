@@ -42,3 +42,14 @@ fn what_is_out_of_reach_is_refused_but_for_words() {
         check_reach(Beneath::anywhere(), &seen, &request).unwrap();
     }
 }
+
+#[test]
+fn what_a_vm_left_is_removed_only_by_a_purge_of_one_that_does_not_exist() {
+    let purge = Request::Purge { force: true };
+    let delete = Request::Delete { snapshot: id(1), scope: DeleteScope::Subtree, force: true };
+    let [gone, other] = [Reason::VmNotFound, Reason::HypervisorFailed].map(|reason| Error::new(reason, "so"));
+    assert!(is_purge(&purge) && !is_purge(&delete));
+    assert!(clears_left_behind(&purge, &gone));
+    assert!(!clears_left_behind(&purge, &other), "it may be there");
+    assert!(!clears_left_behind(&delete, &gone), "its files were not asked for");
+}

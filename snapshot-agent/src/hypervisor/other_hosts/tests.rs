@@ -11,7 +11,7 @@ fn scene() -> (tempfile::TempDir, SharedStorage, Observed) {
     let images = dir.path().canonicalize().unwrap().join("images");
     fs::create_dir_all(images.join(".ravada-snapshots")).unwrap();
     let host: HostId = "alpha".parse().unwrap();
-    let shared = SharedStorage::open(host, &dir.path().join("state"), &[images.clone()]).unwrap();
+    let shared = SharedStorage::open(host, &dir.path().join("state"), std::slice::from_ref(&images)).unwrap();
     let mut seen = seen(&[id(1), id(2)], &[]);
     seen.snapshots[0].storage = Storage::External;
     let image = images.join("desk.qcow2").display().to_string();

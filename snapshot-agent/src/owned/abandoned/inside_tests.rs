@@ -58,7 +58,8 @@ fn an_image_with_a_snapshot_that_was_taken_again_by_somebody_is_an_orphan() {
 #[test]
 fn where_storage_of_a_file_in_use_does_not_respond_nothing_is_removed() {
     let (scene, _) = scene();
-    let other = scene.path("other");
+    let elsewhere = tempfile::tempdir().unwrap();
+    let other = elsewhere.path().join("other");
     std::fs::write(&other, "").unwrap();
     let held = files::enter(&other).unwrap();
     while !files::hanging().contains(&other) {

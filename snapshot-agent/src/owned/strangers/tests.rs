@@ -62,7 +62,7 @@ fn what_vms_of_other_hosts_use_is_kept_and_they_are_named() {
     let scene = Scene::new();
     let directory = scene.path("vdb.qcow2").parent().unwrap().to_owned();
     let host: HostId = "alpha".parse().unwrap();
-    let shared = SharedStorage::open(host, &scene.path("state"), &[directory.clone()]).unwrap();
+    let shared = SharedStorage::open(host, &scene.path("state"), std::slice::from_ref(&directory)).unwrap();
     let directories = Beneath::everything().sharing(shared);
     let note = directory.join(".ravada-snapshots/beta.json");
     fs::create_dir_all(note.parent().unwrap()).unwrap();
