@@ -5,7 +5,7 @@
 #   scripts/setup.sh run     the above, libvirt and QEMU to run guests, and grpcurl
 #   scripts/setup.sh test    the above, and what the tests drive besides
 #   scripts/setup.sh fuzz    what the build needs, and cargo-fuzz
-#   scripts/setup.sh mutants what the build needs, and cargo-mutants
+#   scripts/setup.sh mutants what the build needs, cargo-mutants, and what reads Rust for scripts/mutants
 #   scripts/setup.sh host    libvirt's QEMU driver and QEMU alone, for an agent that has both in itself
 #   scripts/setup.sh compose the build's, Docker with Compose and debootstrap, for the images of docker-compose.yml
 #   scripts/setup.sh dist    what the build needs, and what makes packages and tries them
@@ -189,7 +189,7 @@ ensure_compose() {
   if [ ! -x "$tools/bin/docker-compose" ]; then
     say "installing docker-compose into target/tools"
     apt_install python3 python3-venv
-    [ -x "$tools/bin/pip" ] || python3 -m venv "$tools"
+    [ -x "$tools/bin/python3" ] || python3 -m venv "$tools"
     "$tools/bin/pip" install -q --disable-pip-version-check -r scripts/compose-tools.txt
   fi
 }
@@ -208,6 +208,12 @@ ensure_mutants() {
   [ "$("$tools/bin/cargo-mutants" mutants --version 2>/dev/null)" = 'cargo-mutants 27.1.0' ] || {
     say "installing cargo-mutants into target/tools"
     cargo install -q cargo-mutants --version 27.1.0 --locked --root "$tools"
+  }
+  "$tools/bin/python3" -c 'import tree_sitter, tree_sitter_rust' 2>/dev/null || {
+    say "installing tree-sitter into target/tools"
+    apt_install python3 python3-venv
+    [ -x "$tools/bin/python3" ] || python3 -m venv "$tools"
+    "$tools/bin/python3" -m pip install -q --disable-pip-version-check tree-sitter==0.26.1 tree-sitter-rust==0.24.2
   }
 }
 
