@@ -192,8 +192,8 @@ impl Checker<'_> {
         }
         if self.disk.held {
             let is_another = writable && self.image.lockable && !self.image.locked;
-            let what = "is not the file that the VM has open, which was replaced or moved: put that one back, or copy the disk with virsh \
-                        blockcopy, before the VM is switched off";
+            let what = "is not the file that the VM has open, or the VM has been paused since its memory was saved: resume the VM; if the file \
+                        was replaced or moved, put it back, or copy the disk with virsh blockcopy, before the VM is switched off";
             return is_another.then(|| self.restriction(RestrictedOperation::ALL, Reason::ImageUnavailable, what));
         }
         if writable && self.image.locked {

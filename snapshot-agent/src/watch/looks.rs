@@ -130,6 +130,7 @@ impl Watch {
                 self.unreadable.remove(&vm);
                 self.responds(vm);
                 self.machines.vanished(vm);
+                self.dependents.changed();
                 self.thorough.remove(&vm);
                 self.rewritten.remove(&vm);
                 self.moved |= self.places.remove(vm);
@@ -164,7 +165,10 @@ impl Watch {
     /// Follows a machine to where it is on disk.
     fn place(&mut self, seen: &Observed) {
         let (moved, hinted) = self.places.set(seen);
-        self.moved |= moved;
+        if moved {
+            self.moved = true;
+            self.dependents.changed();
+        }
         if hinted {
             self.queue.insert(seen.vm.id);
             self.thorough.insert(seen.vm.id);

@@ -64,6 +64,7 @@ async fn a_revert_that_would_change_a_linked_clone_is_refused() {
     let vm = of_clone.guest.vm;
     drop(of_clone);
     case.machines.vanished(vm);
+    assert_eq!(case.plan(revert(&ours, RunAfter::AsRecorded)).await, Ok(()));
     assert_eq!(case.capability(CapabilityKind::Revert), Ok(()));
     case.done(revert(&ours, RunAfter::AsRecorded)).await;
     assert_eq!(case.reads(), ('A', Some('A')));
