@@ -44,7 +44,7 @@ use crate::clock::unix_now;
 use crate::hypervisor::Observed;
 use crate::qcow2::Stamp;
 use crate::safety::{Mixed, Safety};
-use files::Files;
+pub(crate) use files::Files;
 pub use files::{Identity, Kind, Made};
 pub(crate) use prepared::Prepared;
 pub(crate) use removal::{check_images, clear, sweep};

@@ -186,7 +186,8 @@ fn assemble(config: &Config, store: Store, stopping: &CancellationToken) -> Resu
     Ok(App { store, agents: Arc::new(agents), verifier, limits, audit, user_quota, clock, stopping })
 }
 
-/// Ends what was to run on hosts that are not configured any more, so that no machine stays locked by it.
+/// Ends what was to run on hosts that are not configured any more, so that no machine stays locked by it, and gives their VMs to hosts that
+/// have them, too.
 async fn end_stranded(app: &App) -> Result<(), BoxError> {
     let hosts: Vec<_> = app.agents.keys().collect();
     for row in app.store.stranded_operations(&hosts)? {
@@ -195,6 +196,7 @@ async fn end_stranded(app: &App) -> Result<(), BoxError> {
         let error = Error::new(Reason::HostUnreachable, message).with("host", name);
         app.store.end(row.id, Ending::failed(error), app.clock.now_ms()).await?;
     }
+    app.store.lose_others(&hosts, app.clock.now_ms()).await?;
     Ok(())
 }
 

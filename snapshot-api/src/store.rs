@@ -35,6 +35,8 @@ use tokio::sync::broadcast;
 
 pub use audit::{AuditFilter, AuditPage, AuditRow, Broken, Unverified, Verified, verify};
 pub use backup::{BackupError, backup};
+pub use connected::GRACE;
+pub use elsewhere::conflict;
 use lock::Lock;
 pub use operations::{Begun, Ending, NewOperation, OperationFilter, Progress};
 use readers::Readers;

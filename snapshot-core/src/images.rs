@@ -30,7 +30,7 @@ mod users;
 
 pub use features::Features;
 pub use names::{SnapshotImages, of_snapshot};
-pub use users::{Dependents, Users, Uses};
+pub use users::{Dependent, Dependents, Users, Uses};
 
 /// The most images in a chain that libvirt starts a VM with.
 pub const MAX_CHAIN: usize = 200;

@@ -6,8 +6,8 @@
 //! 3. Where it is active nowhere, it is where its snapshots of this service are; where that is said of several or of none, it stays where
 //!    it was.
 //!
-//! A host that cannot be reached keeps what it had: a VM that was last seen active there, or that an operation was begun on there, is
-//! elsewhere only once it is active there.
+//! A host that is lost gets no VM. It keeps what it had: a VM that was active there, that has its snapshots there, or that an operation was
+//! begun on there, is elsewhere only once it is active there.
 
 use crate::ids::HostId;
 
@@ -51,11 +51,11 @@ pub fn place(claims: &[Claim], was: Option<&HostId>) -> Option<Placement> {
     if let Some(before) = before.filter(|claim| claim.active || claim.operates || claim.snapshots > 0) {
         return Some(at(before));
     }
-    let mut with_snapshots = claims.iter().filter(|claim| claim.snapshots > 0);
+    let mut with_snapshots = claims.iter().filter(|claim| claim.snapshots > 0 && claim.connected);
     match (with_snapshots.next(), with_snapshots.next(), before) {
         (_, Some(_), Some(before)) | (None, None, Some(before)) => Some(at(before)),
         (Some(one), ..) => Some(at(one)),
-        (None, ..) => claims.first().map(at),
+        (None, ..) => claims.iter().find(|claim| claim.connected).or(claims.first()).map(at),
     }
 }
 
@@ -124,6 +124,11 @@ mod tests {
         let copies = claim("alpha", true, false, 5);
         assert_eq!(placed(&[copies.clone(), some.clone()], "beta"), there("beta"), "copies elsewhere change nothing");
         assert_eq!(placed(&[copies, some], "gamma"), there("alpha"));
+        // A host that is lost gets nothing by what it once had.
+        let lost = claim("alpha", false, false, 2);
+        assert_eq!(placed(&[lost.clone(), claim("beta", true, false, 0)], "beta"), there("beta"));
+        assert_eq!(placed(&[lost.clone(), claim("beta", true, false, 0)], "gamma"), there("beta"));
+        assert_eq!(placed(&[lost, claim("beta", true, false, 0)], "alpha"), there("alpha"), "it keeps what it had");
         let neither = [none, claim("beta", true, false, 0)];
         assert_eq!(placed(&neither, "beta"), there("beta"), "it stays");
         assert_eq!(placed(&neither, "gamma"), there("alpha"));
@@ -143,6 +148,8 @@ mod tests {
             prop_assert_eq!(place(&claims, Some(&first.host)).unwrap(), first.clone());
             let at = claims.iter().find(|claim| claim.host == first.host).unwrap();
             let runs = |claim: &&Claim| claim.active && claim.connected;
+            let is_any_connected = claims.iter().any(|claim| claim.connected);
+            prop_assert!(at.connected || at.host == was || !is_any_connected, "{at:?} is lost and got it");
             // Whoever runs it is asked, or the VM is in conflict.
             if let Some(other) = claims.iter().find(|claim| runs(claim) && claim.host != first.host) {
                 prop_assert!(first.conflict.is_some(), "{} runs it and {at:?} has it", other.host);

@@ -121,6 +121,11 @@ impl VmFacts {
         matches!(self.state, VmState::Running | VmState::Paused)
     }
 
+    /// Whether there is a QEMU process, which has the images open.
+    pub fn has_process(&self) -> bool {
+        matches!(self.state, VmState::Running | VmState::Paused | VmState::Suspended | VmState::Crashed)
+    }
+
     /// The same without the numbers that change by themselves while a guest works: what is taken and free on the host.
     pub fn without_usage(&self) -> Self {
         let mut steady = self.clone();

@@ -5,15 +5,15 @@
 //! many makes an operation unavailable, a file too few loses somebody's data.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
-use std::io::Read as _;
+use std::fs::{self, Metadata};
+use std::io::{self, ErrorKind, Read as _};
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::bounded::files::{self, resolved};
-use crate::qcow2;
+use crate::qcow2::{self, ImageError};
 
 /// The most files of one chain that are looked at.
 const MOST: usize = 256;
@@ -26,26 +26,28 @@ const DESCRIPTION: u64 = 64 << 10;
 
 /// The files that this one, used in this format, depends on, itself included; their paths are without links.
 pub(super) fn depends_on(path: &Path, format: &str) -> BTreeSet<PathBuf> {
-    depends_on_by(path, format, &backing_file)
+    depends_on_by(path, format, &backing_file).0
 }
 
-/// The same, where the name of the backing file of an image is read so.
+/// The same, where the name of the backing file of an image is read so; and whether all of them could be read.
 pub(super) fn depends_on_by(
     path: &Path,
     format: &str,
-    backing_file: &dyn Fn(&Path) -> Option<String>,
-) -> BTreeSet<PathBuf> {
+    backing_file: &dyn Fn(&Path) -> io::Result<Option<String>>,
+) -> (BTreeSet<PathBuf>, bool) {
     let (mut found, mut next) = (BTreeSet::new(), vec![(path.to_owned(), format == "raw")]);
+    let mut all = true;
     while let Some((path, is_raw)) = next.pop() {
         let path = resolved(&path);
         if found.len() >= MOST || !found.insert(path.clone()) {
             continue;
         }
-        let backing = if is_raw { None } else { backing_file(&path) };
-        let beside = backing.and_then(|name| Some(path.parent()?.join(name)));
+        let backing = if is_raw { Ok(None) } else { backing_file(&path) };
+        all &= backing.is_ok();
+        let beside = backing.ok().flatten().and_then(|name| Some(path.parent()?.join(name)));
         next.extend(beside.into_iter().chain(behind(&path)).map(|path| (path, false)));
     }
-    found
+    (found, all)
 }
 
 /// A file with its format, where it may depend on others in such a form.
@@ -54,14 +56,17 @@ pub(super) fn start(path: &Path, format: &str) -> Option<(PathBuf, String)> {
     may_depend.then(|| (path.to_owned(), format.to_owned()))
 }
 
-/// The path of the backing file as it is written in an image of any format.
-fn backing_file(path: &Path) -> Option<String> {
-    if let Ok(backing) = qcow2::backing_file(path) {
-        return backing;
+/// The path of the backing file as it is written in an image of any format. A file that is not there has none.
+fn backing_file(path: &Path) -> io::Result<Option<String>> {
+    match qcow2::backing_file(path) {
+        Ok(backing) => return Ok(backing),
+        Err(ImageError::Io(error)) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(ImageError::Io(error)) => return Err(error),
+        Err(ImageError::Format(_) | ImageError::Unsteady) => {}
     }
     let mut bytes = Vec::new();
-    files::with(path, || qcow2::open(path)?.take(DESCRIPTION).read_to_end(&mut bytes)).ok()?;
-    qcow2::local_path(&in_header(&bytes)?)
+    files::with(path, || qcow2::open(path)?.take(DESCRIPTION).read_to_end(&mut bytes))?;
+    Ok(in_header(&bytes).and_then(|name| qcow2::local_path(&name)))
 }
 
 /// An image as it was read: its device and inode, its size in bytes, and when it was written and changed, in seconds and nanoseconds.
@@ -75,27 +80,28 @@ const MOST_REMEMBERED: usize = 200_000;
 const SETTLED: i64 = 2;
 
 /// [`backing_file`] as it was read before, where the image was not changed since.
-pub(super) fn remembered(path: &Path) -> Option<String> {
+pub(super) fn remembered(path: &Path) -> io::Result<Option<String>> {
     let lock = || REMEMBERED.lock().unwrap_or_else(PoisonError::into_inner);
     let Some(version) = version(path) else { return backing_file(path) };
     if let Some((_, name)) = lock().get(path).filter(|(known, _)| *known == version) {
-        return name.clone();
+        return Ok(name.clone());
     }
-    let name = backing_file(path);
+    let name = backing_file(path)?;
     let mut remembered = lock();
     if remembered.len() >= MOST_REMEMBERED {
         remembered.clear();
     }
     remembered.insert(path.to_owned(), (version, name.clone()));
-    name
+    Ok(name)
 }
 
 /// Which version of an image this is; `None` where that cannot be told, also of one that was changed just now.
 fn version(path: &Path) -> Option<Version> {
-    let found = files::metadata(path).ok()?;
+    // What is written to a device changes nothing of its node.
+    let found = files::metadata(path).ok().filter(Metadata::is_file)?;
     let times = [(found.mtime(), found.mtime_nsec()), (found.ctime(), found.ctime_nsec())];
     let now = SystemTime::now().duration_since(UNIX_EPOCH).ok()?.as_secs().cast_signed();
-    let is_settled = times.iter().all(|(seconds, _)| seconds + SETTLED < now);
+    let is_settled = times.iter().all(|(seconds, _)| seconds.saturating_add(SETTLED) < now);
     is_settled.then_some(([found.dev(), found.ino(), found.size()], times))
 }
 
@@ -195,7 +201,7 @@ mod tests {
         };
         qemu_img(&["create", "-q", "-u", "-f", "qcow2", "-o", "size=1M", "-F", "qcow2", "-b", "a"]);
         assert_eq!(version(&image), None, "it may be changed again without another time");
-        assert_eq!(remembered(&image).as_deref(), Some("a"));
+        assert_eq!(remembered(&image).unwrap().as_deref(), Some("a"));
         let begun = std::time::Instant::now();
         while version(&image).is_none() {
             assert!(begun.elapsed().as_secs() < 60, "a file that nobody writes to has settled");
@@ -203,16 +209,16 @@ mod tests {
         }
         assert!(begun.elapsed().as_secs() + 1 >= SETTLED.unsigned_abs());
         for _ in 0..2 {
-            assert_eq!(remembered(&image).as_deref(), Some("a"));
+            assert_eq!(remembered(&image).unwrap().as_deref(), Some("a"));
         }
         let before = version(&image);
         qemu_img(&["rebase", "-u", "-f", "qcow2", "-F", "qcow2", "-b", "b"]);
-        assert_eq!((version(&image), remembered(&image).as_deref()), (None, Some("b")));
+        assert_eq!((version(&image), remembered(&image).unwrap().as_deref()), (None, Some("b")));
         while version(&image).is_none() {
             std::thread::sleep(std::time::Duration::from_millis(100));
         }
         assert_ne!(version(&image), before);
-        assert_eq!(remembered(&image).as_deref(), Some("b"));
+        assert_eq!(remembered(&image).unwrap().as_deref(), Some("b"));
         assert_eq!(version(&dir.path().join("none")), None);
     }
 

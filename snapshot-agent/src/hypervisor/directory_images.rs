@@ -56,7 +56,10 @@ pub(crate) fn readable_dependencies(
     walk(vec![(root.clone(), is_whole)], &mut |file| {
         match file.and_then(|path| actual(&path)) {
             Ok(Some(path)) => {
-                let below = beyond::depends_on_by(&path, "", &beyond::remembered);
+                let (below, all) = beyond::depends_on_by(&path, "", &beyond::remembered);
+                if !all {
+                    unread.insert(path.clone());
+                }
                 if below.len() > 1 {
                     found.insert(path, below);
                 }

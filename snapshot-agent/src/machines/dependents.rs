@@ -1,25 +1,39 @@
 //! The images in the directories of the host that depend on those of VMs, whether a VM uses them or not, as they were last found.
 //!
-//! Each directory is looked through by a job of its own. Of one whose storage does not respond counts what was found in it before.
+//! 1. Each directory is looked through by a job of its own, which touches all of its storage; nothing else here touches any.
+//! 2. A file that hangs ends the job that met it. The next one leaves that file out.
+//! 3. Where a directory of the host cannot be looked through, those in it that VMs have images in are, each by itself.
+//! 4. Of what cannot be read counts what was found before.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
-use snapshot_core::images::Dependents;
+use snapshot_core::images::{Dependent, Dependents};
 
 use super::Machines;
 use crate::beneath::Beneath;
-use crate::bounded::jobs;
+use crate::bounded::{Doing, files, jobs};
 use crate::hypervisor::directory_images::{Dependencies, readable_dependencies};
+use crate::owned::Files;
+
+/// How many files that hang are left out in one search of a directory.
+const TRIES: usize = 3;
 
 /// What was found in each directory, and the number of the search that found it.
 #[derive(Debug, Default)]
 pub(super) struct Found {
     searches: AtomicU64,
-    directories: Mutex<BTreeMap<PathBuf, (u64, Dependencies)>>,
+    directories: Mutex<BTreeMap<PathBuf, (u64, Images)>>,
 }
+
+/// By the path of an image without links: its other name, and all names of the files that it depends on, itself not included.
+type Images = BTreeMap<PathBuf, (Option<String>, BTreeSet<String>)>;
+
+/// What a search of a directory has found, and the paths of what it could not read.
+type Searched = (Images, BTreeSet<PathBuf>);
 
 impl Machines {
     /// Looks through the directories of the host and those of the images that VMs use. What is found counts when this returns.
@@ -28,40 +42,34 @@ impl Machines {
         let whole = places.directories();
         let used: BTreeSet<PathBuf> =
             self.files().into_iter().filter_map(|(path, ..)| Some(path.parent()?.to_owned())).collect();
-        let is_within = |directory: &PathBuf| whole.iter().any(|root| directory.starts_with(root));
-        let alone = used.into_iter().filter(|directory| !is_within(directory)).map(|directory| (directory, false));
-        let directories: Vec<(PathBuf, bool)> = whole.iter().cloned().map(|root| (root, true)).chain(alone).collect();
-        let mut found = Vec::new();
-        for (directory, is_whole) in &directories {
-            let (looked_through, is_whole) = (directory.clone(), *is_whole);
-            let about = format!("images in {}", directory.display());
-            match jobs::run(&about, move || readable_dependencies(&looked_through, is_whole)) {
-                Ok(Ok(one)) => found.push((directory, one)),
-                Ok(Err((path, error))) => {
-                    tracing::warn!(path = %path.display(), %error, "it is not known which images depend on those of VMs");
-                }
-                Err(stuck) => tracing::debug!(?stuck, "it is not known which images depend on those of VMs"),
+        let spare = Arc::new(self.owned.as_ref().map(|owned| owned.unwanted_files()).unwrap_or_default());
+        let mut found: BTreeMap<PathBuf, Option<Searched>> =
+            whole.iter().map(|root| (root.clone(), search(root, true, &spare))).collect();
+        for directory in used {
+            let is_found = found.iter().any(|(root, one)| one.is_some() && directory.starts_with(root));
+            if !is_found {
+                let one = search(&directory, false, &spare);
+                found.insert(directory, one);
             }
         }
-        let spare = self.owned.as_ref().map(|owned| owned.spare_files()).unwrap_or_default();
         let mut known = self.dependents.directories.lock().unwrap_or_else(PoisonError::into_inner);
-        known.retain(|directory, _| directories.iter().any(|(other, _)| other == directory));
-        for (directory, (mut now, unread)) in found {
-            let before = known.remove(directory).unwrap_or_default();
+        if known.values().all(|(newest, _)| *newest < number) {
+            known.retain(|directory, _| found.contains_key(directory));
+        }
+        for (directory, one) in found {
+            let Some((mut now, unread)) = one else { continue };
+            let before = known.remove(&directory).unwrap_or_default();
             if before.0 > number {
-                known.insert(directory.clone(), before);
+                known.insert(directory, before);
                 continue;
             }
-            now.extend(before.1.into_iter().filter(|(image, _)| unread.contains(image)));
-            known.insert(directory.clone(), (number, now));
+            let is_unread = |image: &Path| image.ancestors().any(|part| unread.contains(part));
+            for (image, (name, below)) in before.1.into_iter().filter(|(image, _)| is_unread(image)) {
+                now.entry(image).or_insert_with(|| (name, BTreeSet::new())).1.extend(below);
+            }
+            known.insert(directory, (number, now));
         }
-        // A VM of another host is told of by its name (`hypervisor/other_hosts.rs`).
-        let is_elsewhere = |image: &Path| {
-            places.shared().is_some_and(|shared| shared.other_users(image).is_ok_and(|users| !users.is_empty()))
-        };
-        let unused = |image: &Path| !spare.contains(image) && !is_elsewhere(image);
-        let dependents = by_file(known.values().flat_map(|(_, found)| found).filter(|(image, _)| unused(image)));
-        self.set_dependents(dependents);
+        self.set_dependents(by_file(known.values().flat_map(|(_, found)| found)));
     }
 
     fn set_dependents(&self, dependents: Dependents) {
@@ -71,13 +79,53 @@ impl Machines {
     }
 }
 
+/// Looks through a directory; `None` where that cannot be done. `spare` are files on record that hold nothing which anybody may want: if
+/// they are what the record says, they depend on others for no purpose.
+fn search(directory: &Path, is_whole: bool, spare: &Arc<Files>) -> Option<Searched> {
+    let mut about = format!("images in {}", directory.display());
+    for _ in 0..=TRIES {
+        let (looked_through, spare) = (directory.to_owned(), Arc::clone(spare));
+        let job = move || {
+            let (found, unread) = readable_dependencies(&looked_through, is_whole)?;
+            Ok::<_, (PathBuf, std::io::Error)>((named(found, &spare), unread))
+        };
+        match jobs::run(&about, job) {
+            Ok(Ok(found)) => return Some(found),
+            Ok(Err((path, error))) => {
+                tracing::info!(path = %path.display(), %error, "it is not known which images depend on those of VMs");
+                return None;
+            }
+            // It is refused to the next one.
+            Err(stuck) => match stuck.doing {
+                Doing::File(path) => about = format!("{about} beside {}", path.display()),
+                Doing::Nothing | Doing::Libvirt(_) | Doing::Slot => return None,
+            },
+        }
+    }
+    None
+}
+
+fn named(found: Dependencies, spare: &Files) -> Images {
+    let number = |path: &Path| files::metadata(path).ok().map(|found| format!("{}:{}", found.dev(), found.ino()));
+    let is_spare = |path: &Path| spare.get(path).is_some_and(|made| made.is_there(path));
+    let wanted = found.into_iter().filter(|(image, _)| !is_spare(image));
+    let images = wanted.map(|(image, below)| {
+        let below = below.into_iter().filter(|file| *file != image);
+        let names = below.flat_map(|file| number(&file).into_iter().chain([file.to_string_lossy().into_owned()]));
+        let names = names.collect();
+        (image.clone(), (number(&image), names))
+    });
+    images.collect()
+}
+
 /// The images that depend on each file.
-fn by_file<'a>(images: impl Iterator<Item = (&'a PathBuf, &'a BTreeSet<PathBuf>)>) -> Dependents {
+fn by_file<'a>(images: impl Iterator<Item = (&'a PathBuf, &'a (Option<String>, BTreeSet<String>))>) -> Dependents {
     let mut found = Dependents::new();
-    for (image, below) in images {
-        for file in below.iter().filter(|file| *file != image) {
-            let image = image.to_string_lossy().into_owned();
-            found.entry(file.to_string_lossy().into_owned()).or_default().insert(image);
+    for (image, (number, below)) in images {
+        let path = image.to_string_lossy().into_owned();
+        let dependent = Dependent { number: number.clone().unwrap_or_else(|| path.clone()), path };
+        for file in below {
+            found.entry(file.clone()).or_default().insert(dependent.clone());
         }
     }
     found

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use proto::convert::Inventory;
+use snapshot_core::Reason;
 use snapshot_core::ids::VmId;
 use snapshot_core::images::{Dependents, Users, Uses};
 use snapshot_core::snapshot::Storage;
@@ -66,10 +67,14 @@ impl Sharing {
     pub(super) fn restricted(&self, mut inventory: Inventory, uses: &Uses) -> Inventory {
         let vm = inventory.vm.id;
         inventory.vm.restrictions.extend(self.users.restrictions(vm, uses));
+        // Who is known by name, on this host or on another, is told by that.
+        let in_use = inventory.vm.restrictions.iter().filter(|one| one.reason == Reason::ImageInUse);
+        let told: BTreeSet<Option<String>> = in_use.map(|one| one.disk.clone()).collect();
         for snapshot in &mut inventory.snapshots {
             snapshot.restrictions.extend(self.users.of_snapshot(vm, uses, &snapshot.id));
             if snapshot.storage == Storage::Internal {
-                snapshot.restrictions.extend(self.users.of_dependents(uses, &snapshot.id));
+                let unused = self.users.of_dependents(uses, &snapshot.id);
+                snapshot.restrictions.extend(unused.into_iter().filter(|one| !told.contains(&one.disk)));
             }
         }
         inventory

@@ -26,14 +26,13 @@ use snapshot_core::layers::abandoned;
 use snapshot_core::{Error, Reason};
 
 use super::Owned;
-use super::files::{Files, Holds, Standing, backing, guarded};
+use super::files::{Files, Holds, Kind, Standing, backing, guarded};
 use super::lease;
-use super::removal::tags;
 use super::strangers::reached_by_strangers;
 use crate::beneath::Beneath;
 use crate::bounded::files::{self, resolved};
 use crate::hypervisor::{Failure, Hypervisor};
-use crate::qcow2::{HostFile, ImageError, Stamp};
+use crate::qcow2::{self, HostFile, ImageError, Tag};
 
 /// How long a file that is open is waited for: whoever only looks at it has it open for a moment.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -103,7 +102,7 @@ pub(super) fn remove(owned: &Owned, vm: VmId, files: &Files, host: &Host<'_>) ->
             used.insert(name.clone());
             is_open = is_open.or(Some(path));
         }
-        match inside(owned, vm, path, &place).map_err(failed)? {
+        match inside(owned, vm, made.kind, path, &place).map_err(failed)? {
             Inside::Nothing => {}
             Inside::Own if host.all_snapshots_go => {}
             Inside::Own => _ = used.insert(name.clone()),
@@ -165,18 +164,27 @@ enum Inside {
     Others,
 }
 
-/// Whose snapshots are inside the image on record as `path`, which is at `place`.
-fn inside(owned: &Owned, vm: VmId, path: &Path, place: &Path) -> io::Result<Inside> {
-    let found = tags(place)?;
-    if found.is_empty() {
+/// Whose snapshots are inside the image on record as `path`, which is at `place`. A table that cannot be read has somebody's.
+fn inside(owned: &Owned, vm: VmId, kind: Kind, path: &Path, place: &Path) -> io::Result<Inside> {
+    if kind == Kind::Memory {
+        return Ok(Inside::Nothing);
+    }
+    let tags = match qcow2::read(place) {
+        Ok(image) => image.tags,
+        Err(ImageError::Format(_)) => return Ok(Inside::Others),
+        Err(ImageError::Io(error)) if error.kind() == io::ErrorKind::NotFound => return Ok(Inside::Nothing),
+        Err(ImageError::Io(error)) => return Err(error),
+        Err(ImageError::Unsteady) => return Err(io::Error::other("it changes while it is read")),
+    };
+    if tags.is_empty() {
         return Ok(Inside::Nothing);
     }
     let ours = owned.get(vm).and_then(|record| record.images.get(path).cloned()).unwrap_or_default();
-    let is_own = |(name, stamp): (&String, &Stamp)| {
-        let taken = name.parse::<SnapshotId>().ok().and_then(|id| ours.get(&id).copied());
-        taken.is_some_and(|taken| taken.is_none_or(|taken| taken == *stamp))
+    let is_own = |tag: &Tag| {
+        let taken = tag.name.parse::<SnapshotId>().ok().and_then(|id| ours.get(&id).copied());
+        taken.is_some_and(|taken| taken.is_none_or(|taken| taken == tag.stamp))
     };
-    Ok(if found.iter().all(is_own) { Inside::Own } else { Inside::Others })
+    Ok(if tags.iter().all(is_own) { Inside::Own } else { Inside::Others })
 }
 
 /// What an image lies on; `None` for what is no image.

@@ -114,6 +114,13 @@ impl Identity {
 }
 
 impl Made {
+    /// Whether what has this name is the file, and holds nothing but what somebody has asked to be removed.
+    pub(crate) fn is_there(&self, path: &Path) -> bool {
+        let found = files::symlink_metadata(path).map(|found| Identity::of(&found));
+        let is_it = found.is_ok_and(|found| self.identity.is_some_and(|identity| identity.is_same(found)));
+        is_it && (self.holds == Holds::Discarded || self.kind == Kind::Memory || !has_data(path))
+    }
+
     /// Whether this is the file by its name and its inode.
     pub(super) fn looks(&self, path: &Path) -> io::Result<Standing> {
         let found = match files::symlink_metadata(path) {

@@ -29,9 +29,9 @@ const LONGEST_CHAIN: usize = 256;
 
 /// Removes what the record of a machine has, as far as no machine of this host uses it.
 pub(crate) fn clear(hypervisor: &dyn Hypervisor, owned: &Owned, vm: VmId) -> Result<(), Error> {
-    // What stands in the way of one does not keep the other.
-    let files = abandoned::clear(hypervisor, owned, vm);
+    // What stands in the way of one does not keep the other. A safety tag would be another tool's snapshot to what follows.
     let safety = owned.clear_safety(hypervisor, vm);
+    let files = abandoned::clear(hypervisor, owned, vm);
     let safety =
         safety.map_err(|failure| failure.to_error(vm, None, "the safety tags of a revert could not be removed"));
     clear_images(hypervisor, owned, vm).and(files).and(safety)
@@ -181,7 +181,7 @@ fn canonical(path: &Path) -> io::Result<Option<PathBuf>> {
 }
 
 /// The names of the snapshots in an image, and when they were taken; none where something else is in its place.
-pub(super) fn tags(image: &Path) -> io::Result<BTreeMap<String, Stamp>> {
+fn tags(image: &Path) -> io::Result<BTreeMap<String, Stamp>> {
     match qcow2::read(image) {
         Ok(image) => Ok(image.stamps()),
         Err(ImageError::Format(_)) => Ok(BTreeMap::new()),

@@ -56,12 +56,11 @@ impl Owned {
         self.paths(vm, |_, made| made.holds == Holds::Discarded)
     }
 
-    /// The files on record, of all VMs, that hold nothing which somebody may want: they depend on others for no purpose.
-    pub(crate) fn spare_files(&self) -> BTreeSet<PathBuf> {
-        let all = self.lock().values().flat_map(|record| record.files.clone()).collect::<Vec<_>>();
-        let is_spare =
-            |(path, made): &(PathBuf, Made)| !made.holds.is_wanted() && matches!(made.looks(path), Ok(Standing::Ours));
-        all.into_iter().filter(is_spare).flat_map(|(path, _)| [files::guarded(&path), path]).collect()
+    /// The files on record, of all VMs, that hold nothing which somebody may want, and their second names.
+    pub(crate) fn unwanted_files(&self) -> Files {
+        let records = self.lock();
+        let all = records.values().flat_map(|record| &record.files).filter(|(_, made)| !made.holds.is_wanted());
+        all.flat_map(|(path, made)| [(files::guarded(path), made.clone()), (path.clone(), made.clone())]).collect()
     }
 
     /// The paths of the files on record for which this holds.

@@ -13,11 +13,12 @@ use snapshot_core::restriction::{RestrictedOperation, Restriction};
 use snapshot_core::text::DisplayName;
 use snapshot_core::vm::{VmFacts, VmState};
 use snapshot_core::{Error, Reason};
+use tokio::time::Instant;
 use tonic::{Status, Streaming};
 
 use super::operations::{is_refusal_of_token, request};
 use super::{ANSWER, Agent, CATALOGUE_AGAIN, SILENCE, unreachable};
-use crate::store::StoreError;
+use crate::store::{GRACE, StoreError};
 
 /// Why a host counts as away whose words cannot be written down.
 const UNWRITTEN: &str = "what it tells cannot be written to the catalogue now";
@@ -74,26 +75,34 @@ impl Agent {
     /// Follows the host until the service stops.
     pub async fn follow(self) {
         let mut delay = FIRST_DELAY;
+        // Since when the host has been away; until this is known to be so it counts as connected.
+        let mut away = Some(Instant::now());
         loop {
             let lost = tokio::select! {
                 () = self.stopping.cancelled() => return,
                 lost = self.follow_once() => lost,
             };
             if self.is_reachable() {
-                delay = FIRST_DELAY;
+                (delay, away) = (FIRST_DELAY, None);
             }
             match lost {
                 Lost::Resync => continue,
                 Lost::Contact(reason) => {
                     self.set_reachable(false, &reason);
-                    if let Err(error) = self.store.disconnected(self.host.clone(), self.clock.now_ms()).await {
-                        tracing::warn!(host = %self.host, %error, "where its VMs are could not be decided anew");
-                    }
+                    away.get_or_insert_with(Instant::now);
                 }
             }
             tokio::select! {
                 () = self.stopping.cancelled() => return,
                 () = tokio::time::sleep(delay) => {}
+            }
+            if away.is_some_and(|since| since.elapsed() >= GRACE) {
+                match self.store.lost(self.host.clone(), self.clock.now_ms()).await {
+                    Ok(()) => away = None,
+                    Err(error) => {
+                        tracing::warn!(host = %self.host, %error, "where its VMs are could not be decided anew");
+                    }
+                }
             }
             delay = (delay * 2).min(LONGEST_DELAY);
         }

@@ -41,14 +41,16 @@ async fn run(
     loop {
         let mut news = app.store.news(vm, since).map_err(|error| End::Failed(error.into()))?;
         since = Some(news.revision);
-        let now = reachability(app, &host);
-        let machine = first || now != reachable || news.vm.is_some();
+        let has_changed = news.vm.is_some();
         // Of one read with the rest of the news where it changed; a machine that is gone ends the watch.
         let row = match news.vm.take() {
             Some(row) => row,
             None => app.store.vm(vm).map_err(|error| End::Failed(error.into()))?,
         };
+        // Of the host that it is on now.
         host.clone_from(&row.host);
+        let now = reachability(app, &host);
+        let machine = first || has_changed || now != reachable;
         reachable = now;
         let machine = machine.then(|| view::with_capabilities(app, &row, reader)).transpose();
         let machine = machine.map_err(|error| End::Failed(error.into()))?;

@@ -163,7 +163,11 @@ impl Api {
         store.put_inventory(host(), inventory(MINE, &[("snap-mine", None)]), 1).await.unwrap();
         store.put_inventory(elsewhere, inventory(THEIRS, &[("snap-theirs", None)]), 1).await.unwrap();
         let request_id: RequestId = Uuid::from_u128(5).to_string().parse().unwrap();
-        let operation = NewOperation { request_id: Some(request_id), ..intent(THEIRS, create("snap-2")) };
+        let operation = NewOperation {
+            request_id: Some(request_id),
+            host: "beta".parse().unwrap(),
+            ..intent(THEIRS, create("snap-2"))
+        };
         let operation_id = operation.id;
         store.begin(operation).await.unwrap();
 

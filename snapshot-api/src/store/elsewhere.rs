@@ -32,14 +32,13 @@ struct Told {
 }
 
 impl Store {
-    /// A host cannot be reached any more: what it said of VMs that other hosts have as well counts less.
-    pub async fn disconnected(&self, host: HostId, now_ms: i64) -> Result<(), StoreError> {
-        if !self.connected.set(&host, false) {
-            return Ok(());
-        }
+    /// A host is lost: what it said of VMs that other hosts have as well counts less.
+    pub async fn lost(&self, host: HostId, now_ms: i64) -> Result<(), StoreError> {
+        self.connected.set(&host, false);
         let connected = self.connected.clone();
         self.write_retold(move |job| {
-            let sql = "SELECT DISTINCT vm FROM elsewhere WHERE host = ?1 OR vm IN (SELECT id FROM vms WHERE host = ?1)";
+            let sql = "SELECT vm FROM elsewhere WHERE host = ?1 OR vm IN (SELECT id FROM vms WHERE host = ?1) \
+                       UNION SELECT vm FROM operations WHERE host = ?1 AND state IN ('pending', 'running')";
             let vms: Vec<String> = {
                 let mut statement = job.connection.prepare_cached(sql)?;
                 let rows = statement.query_map([host.as_str()], |row| row.get(0))?;
@@ -47,6 +46,41 @@ impl Store {
             };
             for vm in vms {
                 decide_where(job, &connected, None, parse(&vm)?, now_ms)?;
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    /// Only these hosts are configured: what others said counts for nothing where another host has the VM.
+    pub async fn lose_others(&self, hosts: &[&HostId], now_ms: i64) -> Result<(), StoreError> {
+        let (connected, configured) = (self.connected.clone(), to_json(&hosts)?);
+        self.write_retold(move |job| {
+            let texts = |sql: &str| -> Result<Vec<(String, String)>, StoreError> {
+                let mut statement = job.connection.prepare_cached(sql)?;
+                let rows = statement.query_map([&configured], |row| Ok((row.get(0)?, row.get(1)?)))?;
+                Ok(rows.collect::<Result<_, _>>()?)
+            };
+            let unknown = "host NOT IN (SELECT value FROM json_each(?1))";
+            let beside = texts(&format!("SELECT vm, host FROM elsewhere WHERE {unknown}"))?;
+            let placed =
+                texts(&format!("SELECT id, host FROM vms WHERE {unknown} AND id IN (SELECT vm FROM elsewhere)"))?;
+            for (vm, host) in &beside {
+                let (vm, host): (VmId, HostId) = (parse(vm)?, parse(host)?);
+                connected.set(&host, false);
+                forget(job, &host, vm)?;
+                decide_where(job, &connected, None, vm, now_ms)?;
+            }
+            for (vm, host) in &placed {
+                let (vm, host): (VmId, HostId) = (parse(vm)?, parse(host)?);
+                connected.set(&host, false);
+                if is_any(job, vm)? {
+                    leave(job, &connected, &host, vm, now_ms)?;
+                }
+            }
+            // Of VMs that no other host has yet.
+            for (_, host) in texts(&format!("SELECT id, host FROM vms WHERE {unknown}"))? {
+                connected.set(&parse(&host)?, false);
             }
             Ok(())
         })
@@ -62,6 +96,36 @@ impl Store {
 fn conflicts(connection: &rusqlite::Connection) -> Result<i64, StoreError> {
     let sql = "SELECT count(*) FROM vms WHERE conflict IS NOT NULL";
     Ok(connection.prepare_cached(sql)?.query_row([], |row| row.get(0))?)
+}
+
+/// Why nothing may be asked about a VM of which two hosts say that it is active on them.
+pub fn conflict(vm: VmId, host: &HostId, other: &HostId) -> Error {
+    let (host, other) = (proto::names::host(host), proto::names::host(other));
+    let message = format!(
+        "{host}, which the VM is on, and {other} both claim it, so nothing is asked of either: stop it on one of them, or disconnect the \
+         host that is wrong"
+    );
+    let error = Error::new(Reason::HostConflict, message).with("vm", proto::names::vm(vm));
+    error.with("host", host).with("other_host", other)
+}
+
+/// Refuses an intent for a host that the VM is not on any more, or that another one disputes: the user's token would go there.
+pub(super) fn check_place(job: &Job<'_>, vm: VmId, host: &HostId) -> Result<(), StoreError> {
+    let sql = "SELECT host, conflict FROM vms WHERE id = ?1";
+    let found: Option<(String, Option<String>)> = job
+        .connection
+        .prepare_cached(sql)?
+        .query_row([vm.to_string()], |row| Ok((row.get(0)?, row.get(1)?)))
+        .optional()?;
+    match found {
+        Some((on, Some(other))) => Err(conflict(vm, &parse(&on)?, &parse(&other)?).into()),
+        Some((on, None)) if on != host.as_str() => {
+            let message = format!("the VM was moved to hosts/{on} just now; nothing was done, ask again");
+            Err(Error::new(Reason::VmBusy, message).with("vm", proto::names::vm(vm)).into())
+        }
+        // One that is gone is purged by what a host remembers of it.
+        Some(_) | None => Ok(()),
+    }
 }
 
 /// Whether any other host has the VM.
@@ -107,23 +171,30 @@ fn insert(job: &Job<'_>, told: &Told) -> Result<(), StoreError> {
     Ok(())
 }
 
+const TOLD: &str = "SELECT host, facts, snapshots, observe_time, sequence FROM elsewhere WHERE vm = ?1";
+
 fn all_told(job: &Job<'_>, vm: VmId) -> Result<Vec<Told>, StoreError> {
-    let sql = "SELECT host, facts, snapshots, observe_time, sequence FROM elsewhere WHERE vm = ?1 ORDER BY host";
-    let mut statement = job.connection.prepare_cached(sql)?;
+    let mut statement = job.connection.prepare_cached(&format!("{TOLD} ORDER BY host"))?;
     let mut rows = statement.query([vm.to_string()])?;
     let mut found = Vec::new();
     while let Some(row) = rows.next()? {
-        let facts: VmFacts = from_json(&row.get::<_, String>(1)?)?;
-        let snapshots: Vec<SnapshotFacts> = from_json(&row.get::<_, String>(2)?)?;
-        let sequence = u64::try_from(row.get::<_, i64>(4)?).unwrap_or_default();
-        let inventory = Inventory { vm: facts, snapshots, sequence, unobserved: false };
-        found.push(Told { host: parse(&row.get::<_, String>(0)?)?, inventory, observe_time: row.get(3)? });
+        found.push(told(row)?);
     }
     Ok(found)
 }
 
 fn told_by(job: &Job<'_>, vm: VmId, host: &HostId) -> Result<Option<Told>, StoreError> {
-    Ok(all_told(job, vm)?.into_iter().find(|told| told.host == *host))
+    let mut statement = job.connection.prepare_cached(&format!("{TOLD} AND host = ?2"))?;
+    let mut rows = statement.query((vm.to_string(), host.as_str()))?;
+    rows.next()?.map(told).transpose()
+}
+
+fn told(row: &rusqlite::Row<'_>) -> Result<Told, StoreError> {
+    let facts: VmFacts = from_json(&row.get::<_, String>(1)?)?;
+    let snapshots: Vec<SnapshotFacts> = from_json(&row.get::<_, String>(2)?)?;
+    let sequence = u64::try_from(row.get::<_, i64>(4)?).unwrap_or_default();
+    let inventory = Inventory { vm: facts, snapshots, sequence, unobserved: false };
+    Ok(Told { host: parse(&row.get::<_, String>(0)?)?, inventory, observe_time: row.get(3)? })
 }
 
 /// Decides where a VM is, after this host has said something of it.
@@ -146,11 +217,17 @@ fn decide_where(
 ) -> Result<Corrections, StoreError> {
     let others = all_told(job, vm)?;
     let Some(was) = placed_on(job, vm)? else { return Ok(0) };
+    let is_connected = |host: &HostId| by == Some(host) || connected.has(host);
+    let is_active = known_vm(job, &was, vm)?.is_some_and(|facts| facts.has_process());
+    let operation = active_operation(job, vm)?;
+    if let Some((id, on)) = operation.as_ref().filter(|(_, on)| *on != was && is_active && !is_connected(on)) {
+        // The VM had left the host before that was lost.
+        end_lost(job, *id, on, &was, now_ms)?;
+    }
     if others.is_empty() {
         return settle(job, vm, &Placement { host: was, conflict: None }, by, now_ms);
     }
     let operation = active_operation(job, vm)?;
-    let is_connected = |host: &HostId| by == Some(host) || connected.has(host);
     let claim = |host: &HostId, active: bool, snapshots: usize| Claim {
         host: host.clone(),
         connected: is_connected(host),
@@ -160,11 +237,10 @@ fn decide_where(
     };
     let own = known_snapshots(job, vm)?;
     let own = own.values().filter(|known| known.creating_by.is_none() && known.facts.id.is_ours()).count();
-    let is_active = known_vm(job, &was, vm)?.is_some_and(|facts| facts.is_active());
     let mut claims = vec![claim(&was, is_active, own)];
     claims.extend(others.iter().map(|told| {
         let snapshots = told.inventory.snapshots.iter().filter(|snapshot| snapshot.id.is_ours()).count();
-        claim(&told.host, told.inventory.vm.is_active(), snapshots)
+        claim(&told.host, told.inventory.vm.has_process(), snapshots)
     }));
     let Some(now) = place(&claims, Some(&was)) else { return Ok(0) };
     let mut corrections = 0;
@@ -193,7 +269,7 @@ pub(super) fn leave(
         .map(|told| Claim {
             host: told.host.clone(),
             connected: connected.has(&told.host),
-            active: told.inventory.vm.is_active(),
+            active: told.inventory.vm.has_process(),
             snapshots: told.inventory.snapshots.iter().filter(|snapshot| snapshot.id.is_ours()).count(),
             operates: false,
         })

@@ -10,6 +10,7 @@ use snapshot_core::quota::Limits;
 use snapshot_core::{Error, Reason};
 
 use super::connected::Connected;
+use super::elsewhere::{check_place, decide};
 use super::inventory::put_inventory;
 use super::marks::{clear_marks, mark_snapshots};
 use super::rows::{FromRow as _, all, parse, to_json, to_text};
@@ -137,6 +138,7 @@ impl Store {
             if let Some(other) = active_on(job.connection, new.vm)? {
                 return Err(busy(new.vm, other).into());
             }
+            check_place(job, new.vm, &new.host)?;
             check_etag(job.connection, &new)?;
             let bytes = quotas::admit(job.connection, new.vm, &new.actor, new.quota, &new.request)?;
             insert(job, &new)?;
@@ -262,6 +264,10 @@ pub(super) fn end(
         }
         clear_marks(job, &row)?;
         job.touch(row.vm)?;
+        if let Some(connected) = connected {
+            // It may have kept the VM where it was.
+            decide(job, connected, &row.host, row.vm, now_ms)?;
+        }
     }
     operation(job.connection, id)
 }

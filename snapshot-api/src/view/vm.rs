@@ -2,13 +2,13 @@
 
 use proto::convert::{orphans, timestamp_millis};
 use proto::{names, v1};
+use snapshot_core::Error;
 use snapshot_core::authority::Permit;
 use snapshot_core::layers::Layers;
 use snapshot_core::plan::{Capability, CapabilityKind, Situation, capabilities};
 use snapshot_core::quota::{Limits, Owner, Usage, admit};
 use snapshot_core::restriction::{RestrictedOperation, Restriction};
 use snapshot_core::tree::SnapshotTree;
-use snapshot_core::{Error, Reason};
 
 use crate::agents::Agent;
 use crate::app::App;
@@ -73,15 +73,9 @@ pub fn with_capabilities(app: &App, row: &VmRow, reader: &Permit) -> Result<v1::
     Ok(wire)
 }
 
-/// Why nothing may be asked about a VM that two hosts say is active on them.
+/// Why nothing may be asked about a VM that two hosts claim.
 pub fn conflict(row: &VmRow) -> Option<Error> {
-    let other = names::host(row.conflict.as_ref()?);
-    let (vm, host) = (names::vm(row.id), names::host(&row.host));
-    let message = format!(
-        "{host} and {other} both report that the VM is active on them, so nothing is asked of either: stop it on one of them, or disconnect \
-         the host that is wrong"
-    );
-    Some(Error::new(Reason::HostConflict, message).with("vm", vm).with("host", host).with("other_host", other))
+    Some(crate::store::conflict(row.id, &row.host, row.conflict.as_ref()?))
 }
 
 /// What the planner allows, unless it takes a snapshot that the user may not keep.

@@ -28,8 +28,17 @@ impl Uses {
     }
 }
 
-/// By file, the images that depend on it, by their paths without links. Some are used by VMs.
-pub type Dependents = BTreeMap<String, BTreeSet<String>>;
+/// An image that depends on others.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Dependent {
+    /// Its path without links.
+    pub path: String,
+    /// The numbers of its device and inode, or its path where they are not known.
+    pub number: String,
+}
+
+/// By each name of a file, the images that depend on it. Some are used by VMs.
+pub type Dependents = BTreeMap<String, BTreeSet<Dependent>>;
 
 /// Which VMs of a host use which files.
 #[derive(Debug, Clone, Default)]
@@ -109,9 +118,10 @@ impl Users {
         let beside = uses.changed_by.get(id).into_iter().flatten();
         let mut found: BTreeMap<&str, Restriction> = BTreeMap::new();
         for (file, target) in uses.changed.iter().chain(beside) {
-            let mut unused =
-                self.dependents.get(file).into_iter().flatten().filter(|image| !self.by_file.contains_key(*image));
-            if let Some(image) = unused.next() {
+            let is_used =
+                |image: &Dependent| self.by_file.contains_key(&image.path) || self.by_file.contains_key(&image.number);
+            let mut unused = self.dependents.get(file).into_iter().flatten().filter(|image| !is_used(image));
+            if let Some(Dependent { path: image, .. }) = unused.next() {
                 let message = format!(
                     "image {image}, which no VM of this host uses, depends on the image of disk {target}, and a revert would change its data: \
                      remove it, or copy what it depends on into it with qemu-img rebase -b \"\""
@@ -232,8 +242,10 @@ mod tests {
         let mine = uses(&["/base"], &["/base"]);
         users.set(vm(1), "mine", &mine);
         users.set(vm(2), "beside", &uses(&["/beside"], &["/beside"]));
-        let dependents =
-            |image: &str, file: &str| BTreeMap::from([(file.to_owned(), BTreeSet::from([image.to_owned()]))]);
+        let dependents = |image: &str, file: &str| {
+            let dependent = Dependent { path: image.to_owned(), number: "1:7".to_owned() };
+            BTreeMap::from([(file.to_owned(), BTreeSet::from([dependent]))])
+        };
         assert_eq!(users.set_dependents(dependents("/clone", "/base")), BTreeSet::from([vm(1)]));
         assert!(users.set_dependents(dependents("/clone", "/base")).is_empty(), "nothing new");
         let found = users.of_dependents(&mine, &id);
@@ -244,6 +256,10 @@ mod tests {
         assert_eq!(users.set(vm(3), "clone", &uses(&["/clone", "/base"], &["/clone"])), BTreeSet::from([vm(1)]));
         assert!(users.of_dependents(&mine, &id).is_empty());
         assert_eq!(users.remove(vm(3)), BTreeSet::from([vm(1)]));
+        // Also by another path.
+        users.set(vm(3), "clone", &uses(&["/link", "1:7", "/base"], &["/link"]));
+        assert!(users.of_dependents(&mine, &id).is_empty());
+        users.remove(vm(3));
         assert_eq!(users.set_dependents(BTreeMap::new()), BTreeSet::from([vm(1)]));
         assert!(users.of_dependents(&mine, &id).is_empty());
         // Of an image that only this snapshot leads to.

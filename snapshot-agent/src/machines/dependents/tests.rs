@@ -8,13 +8,18 @@ use crate::hypervisor::Observed;
 use crate::owned::tests::{id, seen};
 
 #[test]
-fn each_file_has_the_images_that_depend_on_it_and_not_itself() {
-    let found = Dependencies::from([
-        ("/a".into(), ["/a", "/base"].map(PathBuf::from).into()),
-        ("/b".into(), ["/b", "/a", "/base"].map(PathBuf::from).into()),
+fn each_file_has_the_images_that_depend_on_it() {
+    let names = |all: &[&str]| all.iter().map(|name| (*name).to_owned()).collect::<BTreeSet<_>>();
+    let found = Images::from([
+        ("/a".into(), (Some("1:1".to_owned()), names(&["/base", "1:3"]))),
+        ("/b".into(), (None, names(&["/a", "1:1", "/base", "1:3"]))),
     ]);
-    let of = |images: &[&str]| images.iter().map(|image| (*image).to_owned()).collect::<BTreeSet<_>>();
-    let expected = Dependents::from([("/base".to_owned(), of(&["/a", "/b"])), ("/a".to_owned(), of(&["/b"]))]);
+    let a = Dependent { path: "/a".to_owned(), number: "1:1".to_owned() };
+    let b = Dependent { path: "/b".to_owned(), number: "/b".to_owned() };
+    let both = BTreeSet::from([a, b.clone()]);
+    let one = BTreeSet::from([b]);
+    let of = |file: &str, images: &BTreeSet<Dependent>| (file.to_owned(), images.clone());
+    let expected = Dependents::from([of("/base", &both), of("1:3", &both), of("/a", &one), of("1:1", &one)]);
     assert_eq!(by_file(found.iter()), expected);
 }
 
@@ -36,6 +41,8 @@ fn a_revert_is_unavailable_while_an_image_that_no_vm_uses_depends_on_the_active_
     let mut desk: Observed = seen(&[id(1)], &[]);
     desk.uses.reached.insert(text.clone());
     desk.uses.changed.insert(text.clone(), "vda".to_owned());
+    let found = std::fs::metadata(&base).unwrap();
+    desk.uses.changed.insert(format!("{}:{}", found.dev(), found.ino()), "vda".to_owned());
     let (machines, host) = (Machines::default(), Beneath::open(&[at("host")], &[]));
     machines.saw(&desk);
     let is_restricted = || {
@@ -54,6 +61,12 @@ fn a_revert_is_unavailable_while_an_image_that_no_vm_uses_depends_on_the_active_
         std::fs::remove_file(&clone).unwrap();
         assert!(!is_restricted(), "{name}");
     }
+    // By another name of the file, which is none of a VM.
+    let (golden, clone) = (at("own/golden"), at("own/clone"));
+    std::fs::hard_link(&base, &golden).unwrap();
+    qemu_img(&["create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", &golden.display().to_string()], &clone);
+    assert!(is_restricted());
+    std::fs::remove_file(&clone).unwrap();
     // One that cannot be read any more depends on what it depended on.
     let clone = at("own/clone");
     qemu_img(&["create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", &text], &clone);

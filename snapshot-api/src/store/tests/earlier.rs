@@ -89,8 +89,9 @@ async fn what_was_under_way_is_followed(store: &Store) {
         store.end(operation(last), Ending::failed(never.clone()), 6002).await.unwrap();
     }
     for number in 1..=4 {
-        store.begin(intent(number, create("snap-next"))).await.unwrap();
-        let begun = store.active_operations(&host()).unwrap().pop().unwrap().id;
+        let on = store.vm(vm_id(number)).unwrap().host;
+        store.begin(NewOperation { host: on.clone(), ..intent(number, create("snap-next")) }).await.unwrap();
+        let begun = store.active_operations(&on).unwrap().pop().unwrap().id;
         store.end(begun, Ending::failed(never.clone()), 6003).await.unwrap();
     }
 }

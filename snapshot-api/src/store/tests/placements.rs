@@ -19,7 +19,7 @@ fn with(state: VmState, snapshots: u128) -> Inventory {
 
 struct Site {
     store: Store,
-    _folder: TempDir,
+    folder: TempDir,
 }
 
 impl Site {
@@ -28,7 +28,7 @@ impl Site {
         let (store, folder) = open();
         store.begin_telling(host()).await.unwrap();
         store.begin_telling(beta()).await.unwrap();
-        Self { store, _folder: folder }
+        Self { store, folder }
     }
 
     async fn tells(&self, host: HostId, state: VmState, snapshots: u128) {
@@ -116,7 +116,7 @@ async fn an_operation_of_a_lost_host_ends_when_another_runs_the_vm() {
     site.tells(beta(), VmState::Running, 0).await;
     assert_eq!(site.is().3.as_deref(), Some("beta"));
     site.tells(beta(), VmState::Shutoff, 0).await;
-    site.store.disconnected(host(), 2000).await.unwrap();
+    site.store.lost(host(), 2000).await.unwrap();
     assert_eq!((site.is().0.as_str(), site.store.operation(id).unwrap().end_time), ("alpha", None));
     site.tells(beta(), VmState::Running, 0).await;
     assert_eq!(site.is(), on("beta", &["alpha"], 0, None));
@@ -143,8 +143,87 @@ async fn a_conflict_ends_when_a_host_is_lost() {
     site.tells(host(), VmState::Running, 1).await;
     site.tells(beta(), VmState::Running, 3).await;
     assert_eq!(site.is(), on("alpha", &["beta"], 1, Some("beta")));
-    site.store.disconnected(host(), 2000).await.unwrap();
+    site.store.lost(host(), 2000).await.unwrap();
     assert_eq!(site.is(), on("beta", &["alpha"], 3, None));
+}
+
+/// A host that is not back yet after a restart of the service loses its VMs to nobody.
+#[tokio::test]
+async fn whoever_speaks_first_after_a_restart_takes_nothing_over() {
+    let mut site = Site::new().await;
+    site.tells(beta(), VmState::Running, 2).await;
+    site.store.close();
+    site.store = Store::open(&site.folder.path().join("catalogue.db")).unwrap();
+    site.store.begin_telling(host()).await.unwrap();
+    site.tells(host(), VmState::Running, 0).await;
+    assert_eq!(site.is(), on("beta", &["alpha"], 2, Some("alpha")));
+    // It never returns.
+    site.store.lost(beta(), 2000).await.unwrap();
+    assert_eq!(site.is(), on("alpha", &["beta"], 0, None));
+}
+
+/// An intent is for the host that was found before it was written.
+#[tokio::test]
+async fn an_intent_for_a_host_that_the_vm_has_left_is_refused() {
+    let site = Site::new().await;
+    site.tells(host(), VmState::Shutoff, 1).await;
+    let begin = |host: HostId| site.store.begin(NewOperation { host, ..intent(1, create("snap-2")) });
+    site.tells(beta(), VmState::Suspended, 0).await;
+    assert_eq!(reason(begin(host()).await.unwrap_err()), Reason::VmBusy);
+    site.tells(host(), VmState::Crashed, 1).await;
+    assert_eq!(site.is().3.as_deref(), Some("alpha"), "a process has the images open, whatever its guest does");
+    for host in [host(), beta()] {
+        assert_eq!(reason(begin(host).await.unwrap_err()), Reason::HostConflict);
+    }
+}
+
+/// What keeps a VM where it is may end without the host's telling of it.
+#[tokio::test]
+async fn the_end_of_an_operation_decides_anew() {
+    let site = Site::new().await;
+    site.tells(host(), VmState::Shutoff, 1).await;
+    let operation = intent(1, create("snap-2"));
+    let id = operation.id;
+    site.store.begin(operation).await.unwrap();
+    site.tells(beta(), VmState::Running, 0).await;
+    assert_eq!(site.is(), on("alpha", &["beta"], 2, Some("beta")));
+    let refused = Ending::failed(Error::new(Reason::SpaceLow, "too little"));
+    site.store.end(id, refused, 2000).await.unwrap();
+    assert_eq!(site.is(), on("beta", &["alpha"], 0, None));
+}
+
+/// The host had told that the VM is gone before it was lost.
+#[tokio::test]
+async fn an_operation_of_a_lost_host_that_the_vm_had_left_ends() {
+    let site = Site::new().await;
+    site.tells(host(), VmState::Running, 1).await;
+    let operation = intent(1, create("snap-2"));
+    let id = operation.id;
+    site.store.begin(operation).await.unwrap();
+    site.tells(beta(), VmState::Shutoff, 0).await;
+    site.store.remove_vm(host(), vm_id(1), 1500).await.unwrap();
+    site.tells(beta(), VmState::Running, 0).await;
+    assert_eq!(site.store.operation(id).unwrap().end_time, None);
+    site.store.lost(host(), 2000).await.unwrap();
+    assert_eq!(site.store.operation(id).unwrap().error.unwrap().reason(), Reason::HostLost);
+}
+
+/// What a host said that is not configured any more stands in nobody's way.
+#[tokio::test]
+async fn a_host_that_was_removed_keeps_no_vm_from_others() {
+    let site = Site::new().await;
+    site.tells(host(), VmState::Running, 2).await;
+    site.tells(beta(), VmState::Running, 1).await;
+    site.store.lose_others(&[&beta()], 2000).await.unwrap();
+    assert_eq!(site.is(), on("beta", &[], 1, None));
+    // Nor a VM that it alone had.
+    let site = Site::new().await;
+    site.tells(host(), VmState::Running, 2).await;
+    site.store.lose_others(&[&beta()], 2000).await.unwrap();
+    site.tells(beta(), VmState::Running, 0).await;
+    assert_eq!(site.is().0, "beta");
+    site.store.lose_others(&[&beta()], 3000).await.unwrap();
+    assert_eq!(site.is(), on("beta", &[], 0, None));
 }
 
 #[tokio::test]
