@@ -119,6 +119,27 @@ pub enum StoreError {
     Panicked,
 }
 
+impl StoreError {
+    /// Whether a failure of SQLite may pass by itself or by what an administrator does.
+    pub(crate) fn passes(error: &rusqlite::Error) -> bool {
+        use rusqlite::ErrorCode::{
+            CannotOpen, DatabaseBusy, DatabaseLocked, DiskFull, FileLockingProtocolFailed, OutOfMemory, ReadOnly,
+            SystemIoFailure,
+        };
+        let passing = [
+            CannotOpen,
+            DatabaseBusy,
+            DatabaseLocked,
+            DiskFull,
+            FileLockingProtocolFailed,
+            OutOfMemory,
+            ReadOnly,
+            SystemIoFailure,
+        ];
+        error.sqlite_error_code().is_some_and(|code| passing.contains(&code))
+    }
+}
+
 impl From<StoreError> for Error {
     fn from(error: StoreError) -> Self {
         match error {

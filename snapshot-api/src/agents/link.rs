@@ -225,11 +225,11 @@ impl Agent {
     {
         loop {
             match write().await {
-                // What it cannot be written as at any time is not what waiting would help.
-                Err(StoreError::Sqlite(cause)) if !passes(&cause) => {
-                    return Err(StoreError::Unwritable(cause.to_string()));
-                }
                 Err(StoreError::Sqlite(cause)) => {
+                    // Waiting does not help where the catalogue never takes it.
+                    if !StoreError::passes(&cause) {
+                        return Err(StoreError::Unwritable(cause.to_string()));
+                    }
                     tracing::warn!(host = %self.host, %cause, "what the host told could not be written down; trying again");
                     if !self.state.borrow().reachable {
                         // Who asks for a change is not to look for the fault on the host.
@@ -270,25 +270,6 @@ fn unintelligible(wire: &VmInventory, cause: &str) -> Option<Inventory> {
     let restrictions = vec![Restriction::new(RestrictedOperation::ALL, Reason::HostProtocol, message)];
     let vm = VmFacts { restrictions, ..VmFacts::bare(id, name, VmState::Unknown) };
     Some(Inventory { vm, snapshots: Vec::new(), sequence: wire.sequence, unobserved: true })
-}
-
-/// Whether a failure of the catalogue may pass by itself or by what an administrator does.
-fn passes(error: &rusqlite::Error) -> bool {
-    use rusqlite::ErrorCode::{
-        CannotOpen, DatabaseBusy, DatabaseLocked, DiskFull, FileLockingProtocolFailed, OutOfMemory, ReadOnly,
-        SystemIoFailure,
-    };
-    let passing = [
-        CannotOpen,
-        DatabaseBusy,
-        DatabaseLocked,
-        DiskFull,
-        FileLockingProtocolFailed,
-        OutOfMemory,
-        ReadOnly,
-        SystemIoFailure,
-    ];
-    error.sqlite_error_code().is_some_and(|code| passing.contains(&code))
 }
 
 async fn next(stream: &mut Streaming<WatchHostResponse>) -> Result<WatchHostResponse, Lost> {
