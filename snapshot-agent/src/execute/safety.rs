@@ -17,6 +17,7 @@ use std::collections::BTreeMap;
 use snapshot_core::description::Label;
 use snapshot_core::ids::SnapshotId;
 use snapshot_core::plan::Step;
+use snapshot_core::restriction::RestrictedOperation;
 use snapshot_core::vm::VmState;
 use snapshot_core::{Error, Reason};
 
@@ -86,6 +87,12 @@ impl Work<'_> {
             return Ok(Ok(()));
         }
         let (vm, seen) = (self.entry.vm, self.seen()?);
+        if way == Way::Internal
+            && self.protection.is_none()
+            && let Err(error) = self.check_users(&seen, id)
+        {
+            return Ok(Err(Failure::Precondition(error)));
+        }
         // In place nothing is needed of the host that the process does not have.
         if way != Way::InPlace
             && let Err(failure) = self.patiently(|hypervisor| hypervisor.check_revert(&seen.vm, id))?
@@ -123,6 +130,23 @@ impl Work<'_> {
         }
         self.log.protected().map_err(journal_error)?;
         Ok(Ok(()))
+    }
+
+    /// A clone may have been created since the revert was planned: while the current state was saved, or libvirt was away. A load in place,
+    /// for which the guest is paused by now, does not wait for this.
+    fn check_users(&self, seen: &Observed, id: &SnapshotId) -> Result<(), Error> {
+        let machines = &self.shared.machines;
+        machines.find_dependents(self.shared.hypervisor.folders());
+        let told = machines.restrict(seen);
+        let of_vm = told.vm.restrictions.iter().filter(|one| !seen.vm.restrictions.contains(one));
+        let of_snapshot = told.snapshots.iter().filter(|one| one.id == *id).flat_map(|one| &one.restrictions);
+        let found = of_vm
+            .chain(of_snapshot)
+            .find(|one| one.reason == Reason::ImageInUse && one.operations.contains(&RestrictedOperation::Revert));
+        match found {
+            Some(found) => Err(Error::new(found.reason, found.message.clone())),
+            None => Ok(()),
+        }
     }
 
     fn set_tags(&mut self) -> Result<Result<(), Failure>, Halt> {
