@@ -3,8 +3,9 @@
 //! 1. A VM that is active on one connected host is there.
 //! 2. Where two connected hosts say that it is active, it stays where it was, and is in conflict: one of them is wrong, or both run it. Nobody can
 //!    tell which, so nothing is asked of either.
-//! 3. Where it is active nowhere, it is where its snapshots of this service are; where that is said of several or of none, it stays where
-//!    it was.
+//! 3. Where it is active nowhere, it is where its snapshots of this service are; where that is said of several, it stays where it was.
+//! 4. Where it has none, it is on the host that has just got it: libvirt tells nobody of an offline migration where the VM comes from. Else it
+//!    stays where it was.
 //!
 //! A host that is lost gets no VM. It keeps what it had: a VM that was active there, that has its snapshots there, or that an operation was
 //! begun on there, is elsewhere only once it is active there.
@@ -22,6 +23,8 @@ pub struct Claim {
     pub active: bool,
     /// How many snapshots of this service it has there.
     pub snapshots: usize,
+    /// Whether the host has just told of it for the first time.
+    pub is_new: bool,
     /// Whether an operation on it was handed to this host and has not ended.
     pub operates: bool,
 }
@@ -53,7 +56,10 @@ pub fn place(claims: &[Claim], was: Option<&HostId>) -> Option<Placement> {
     }
     let mut with_snapshots = claims.iter().filter(|claim| claim.snapshots > 0 && claim.connected);
     match (with_snapshots.next(), with_snapshots.next(), before) {
-        (_, Some(_), Some(before)) | (None, None, Some(before)) => Some(at(before)),
+        (_, Some(_), Some(before)) => Some(at(before)),
+        (None, None, Some(before)) => {
+            Some(at(claims.iter().find(|claim| claim.is_new && claim.connected).unwrap_or(before)))
+        }
         (Some(one), ..) => Some(at(one)),
         (None, ..) => claims.iter().find(|claim| claim.connected).or(claims.first()).map(at),
     }
@@ -66,7 +72,7 @@ mod tests {
     use super::*;
 
     fn claim(host: &str, connected: bool, active: bool, snapshots: usize) -> Claim {
-        Claim { host: host.parse().unwrap(), connected, active, snapshots, operates: false }
+        Claim { host: host.parse().unwrap(), connected, active, snapshots, is_new: false, operates: false }
     }
 
     fn placed(claims: &[Claim], was: &str) -> (String, Option<String>) {
@@ -131,6 +137,11 @@ mod tests {
         assert_eq!(placed(&[lost, claim("beta", true, false, 0)], "alpha"), there("alpha"), "it keeps what it had");
         let neither = [none, claim("beta", true, false, 0)];
         assert_eq!(placed(&neither, "beta"), there("beta"), "it stays");
+        let [first, second] = neither.clone();
+        let new = [Claim { is_new: true, ..first.clone() }, second];
+        assert_eq!(placed(&new, "beta"), there("alpha"), "it was just defined there");
+        let with_snapshots = [Claim { is_new: true, ..first }, claim("beta", true, false, 1)];
+        assert_eq!(placed(&with_snapshots, "beta"), there("beta"));
         assert_eq!(placed(&neither, "gamma"), there("alpha"));
         assert_eq!(place(&[], None), None);
     }

@@ -45,7 +45,7 @@ impl Store {
                 rows.collect::<Result<_, _>>()?
             };
             for vm in vms {
-                decide_where(job, &connected, None, parse(&vm)?, now_ms)?;
+                decide_where(job, &connected, None, false, parse(&vm)?, now_ms)?;
             }
             Ok(())
         })
@@ -69,7 +69,7 @@ impl Store {
                 let (vm, host): (VmId, HostId) = (parse(vm)?, parse(host)?);
                 connected.set(&host, false);
                 forget(job, &host, vm)?;
-                decide_where(job, &connected, None, vm, now_ms)?;
+                decide_where(job, &connected, None, false, vm, now_ms)?;
             }
             for (vm, host) in &placed {
                 let (vm, host): (VmId, HostId) = (parse(vm)?, parse(host)?);
@@ -139,12 +139,24 @@ pub(super) fn forget(job: &Job<'_>, host: &HostId, vm: VmId) -> Result<bool, Sto
     Ok(job.connection.prepare_cached(sql)?.execute((vm.to_string(), host.as_str()))? > 0)
 }
 
-/// Writes what a host that the VM is not on says of it. Returns whether that is not older than what it said before.
-pub(super) fn put(job: &Job<'_>, host: &HostId, told: &Inventory, now_ms: i64) -> Result<bool, StoreError> {
+/// What came of a telling.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Put {
+    /// It is older than what the host said before.
+    Late,
+    /// The host has told of the VM before.
+    Known,
+    /// It has not.
+    New,
+}
+
+/// Writes what a host that the VM is not on says of it.
+pub(super) fn put(job: &Job<'_>, host: &HostId, told: &Inventory, now_ms: i64) -> Result<Put, StoreError> {
     let known = told_by(job, told.vm.id, host)?;
     if known.as_ref().is_some_and(|known| known.inventory.sequence > told.sequence) {
-        return Ok(false);
+        return Ok(Put::Late);
     }
+    let put = if known.is_some() { Put::Known } else { Put::New };
     let inventory = match known {
         Some(known) if told.unobserved => Inventory {
             vm: unobserved(&told.vm, known.inventory.vm),
@@ -154,7 +166,7 @@ pub(super) fn put(job: &Job<'_>, host: &HostId, told: &Inventory, now_ms: i64) -
         _ => told.clone(),
     };
     insert(job, &Told { host: host.clone(), inventory, observe_time: now_ms })?;
-    Ok(true)
+    Ok(put)
 }
 
 fn insert(job: &Job<'_>, told: &Told) -> Result<(), StoreError> {
@@ -205,13 +217,25 @@ pub(super) fn decide(
     vm: VmId,
     now_ms: i64,
 ) -> Result<Corrections, StoreError> {
-    decide_where(job, connected, Some(by), vm, now_ms)
+    decide_where(job, connected, Some(by), false, vm, now_ms)
+}
+
+/// The same, where the host has told of it for the first time.
+pub(super) fn decide_newly(
+    job: &mut Job<'_>,
+    connected: &Connected,
+    by: &HostId,
+    vm: VmId,
+    now_ms: i64,
+) -> Result<Corrections, StoreError> {
+    decide_where(job, connected, Some(by), true, vm, now_ms)
 }
 
 fn decide_where(
     job: &mut Job<'_>,
     connected: &Connected,
     by: Option<&HostId>,
+    is_new: bool,
     vm: VmId,
     now_ms: i64,
 ) -> Result<Corrections, StoreError> {
@@ -233,6 +257,7 @@ fn decide_where(
         connected: is_connected(host),
         active,
         snapshots,
+        is_new: is_new && by == Some(host),
         operates: operation.as_ref().is_some_and(|(_, on)| on == host),
     };
     let own = known_snapshots(job, vm)?;
@@ -271,6 +296,7 @@ pub(super) fn leave(
             connected: connected.has(&told.host),
             active: told.inventory.vm.has_process(),
             snapshots: told.inventory.snapshots.iter().filter(|snapshot| snapshot.id.is_ours()).count(),
+            is_new: false,
             operates: false,
         })
         .collect();
@@ -341,7 +367,8 @@ fn settle(
     let (host, outcome) = (proto::names::host(&now.host), now.conflict.as_ref());
     let (outcome, detail, reason) = match outcome {
         Some(other) => {
-            tracing::error!(%vm, host = %now.host, %other, "two hosts say that the VM is active on them: nothing is asked of either");
+            // For a moment of every live migration it is so.
+            tracing::warn!(%vm, host = %now.host, %other, "two hosts say that the VM is active on them: nothing is asked of either");
             let detail = format!("active on {host} and {}", proto::names::host(other));
             (Outcome::Conflict, detail, Reason::HostConflict.as_str().to_owned())
         }

@@ -17,7 +17,7 @@ use snapshot_core::tree::SnapshotTree;
 use snapshot_core::vm::{VmFacts, VmState};
 
 use super::connected::Connected;
-use super::elsewhere::{self, decide};
+use super::elsewhere::{self, Put, decide, decide_newly};
 use super::quotas::creator;
 use super::rows::{from_json, to_json};
 use super::writer::Job;
@@ -124,10 +124,11 @@ pub(super) fn put_inventory(
     let tree = SnapshotTree::new(inventory.snapshots.iter().cloned())
         .map_err(|error| StoreError::Corrupt(format!("vms/{vm} on {host}: {error}")))?;
     if placed_on(job, vm)?.is_some_and(|other| other != *host) {
-        if !elsewhere::put(job, host, inventory, now_ms)? {
-            return Ok(0);
-        }
-        return decide(job, connected, host, vm, now_ms);
+        return match elsewhere::put(job, host, inventory, now_ms)? {
+            Put::Late => Ok(0),
+            Put::Known => decide(job, connected, host, vm, now_ms),
+            Put::New => decide_newly(job, connected, host, vm, now_ms),
+        };
     }
     if comes_late(job, host, inventory)? {
         return Ok(0);
