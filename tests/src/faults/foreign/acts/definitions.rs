@@ -37,7 +37,9 @@ impl Room {
     /// Removes the definition with the metadata of all snapshots. No file of the VM is touched by that.
     pub(super) fn undefine(&mut self, which: u64) -> Result<Outcome> {
         let is_neither_last = |vm: usize, room: &Self| {
-            Self::is_defined(vm, room) && room.ledger.vms.iter().filter(|vm| !vm.is_defined()).count() < 2
+            // An image that another VM has as well is that one's from then on: its user may revert it.
+            let shares = room.ledger.vms[vm].disks.values().any(|disk| room.ledger.is_of_another(vm, &disk.path));
+            Self::is_defined(vm, room) && !shares && room.ledger.vms.iter().filter(|vm| !vm.is_defined()).count() < 2
         };
         let Some(vm) = self.pick_vm(which, is_neither_last) else { return Ok(Outcome::Impossible) };
         let xml = attempt!(self.xml(&self.ledger.vms[vm]));
