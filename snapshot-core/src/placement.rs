@@ -15,7 +15,7 @@ use crate::ids::HostId;
 /// What a host says of a VM.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Claim {
-    /// The host.
+    /// The host that says it.
     pub host: HostId,
     /// Whether its agent is connected.
     pub connected: bool,
@@ -27,6 +27,13 @@ pub struct Claim {
     pub is_new: bool,
     /// Whether an operation on it was handed to this host and has not ended.
     pub operates: bool,
+}
+
+impl Claim {
+    /// Of a host that is not connected, and has told of the VM before.
+    pub fn new(host: HostId, active: bool, snapshots: usize) -> Self {
+        Self { host, connected: false, active, snapshots, is_new: false, operates: false }
+    }
 }
 
 /// Where a VM is.

@@ -13,11 +13,11 @@ use rusqlite::OptionalExtension as _;
 use snapshot_core::audit::{Event, Outcome, Source};
 use snapshot_core::ids::{HostId, OperationId, VmId};
 use snapshot_core::placement::{Claim, Placement, place};
-use snapshot_core::tree::SnapshotTree;
 use snapshot_core::{Error, Reason};
 
 use super::connected::Connected;
-use super::inventory::{Corrections, known_snapshots, known_vm, placed_on, put_whole, remove_snapshot};
+use super::inventory::{Corrections, known_snapshots, known_vm, placed_on, put_whole, remove_snapshot, tree};
+use super::operations::active_on;
 use super::rows::{from_json, parse, to_json};
 use super::writer::Job;
 use super::{Ending, Store, StoreError, audit, operations};
@@ -39,7 +39,7 @@ impl Store {
                 rows.collect::<Result<_, _>>()?
             };
             for vm in vms {
-                decide_where(job, &connected, None, false, parse(&vm)?, now_ms)?;
+                decide(job, &connected, After::Loss, parse(&vm)?, now_ms)?;
             }
             Ok(())
         })
@@ -63,7 +63,7 @@ impl Store {
                 let (vm, host): (VmId, HostId) = (parse(vm)?, parse(host)?);
                 connected.set(&host, false);
                 forget(job, &host, vm)?;
-                decide_where(job, &connected, None, false, vm, now_ms)?;
+                decide(job, &connected, After::Loss, vm, now_ms)?;
             }
             for (vm, host) in &placed {
                 let (vm, host): (VmId, HostId) = (parse(vm)?, parse(host)?);
@@ -122,69 +122,64 @@ pub(super) fn check_place(job: &Job<'_>, vm: VmId, host: &HostId) -> Result<(), 
     }
 }
 
-/// Decides where a VM is, after this host has said something of it.
+/// What a decision follows.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum After<'a> {
+    /// A host has said something of the VM.
+    Word(&'a HostId),
+    /// A host has told of the VM for the first time.
+    FirstWord(&'a HostId),
+    /// A host was lost.
+    Loss,
+}
+
+impl<'a> After<'a> {
+    /// The host that has spoken.
+    fn by(self) -> Option<&'a HostId> {
+        match self {
+            Self::Word(host) | Self::FirstWord(host) => Some(host),
+            Self::Loss => None,
+        }
+    }
+}
+
+/// Decides where a VM is.
 pub(super) fn decide(
     job: &mut Job<'_>,
     connected: &Connected,
-    by: &HostId,
-    vm: VmId,
-    now_ms: i64,
-) -> Result<Corrections, StoreError> {
-    decide_where(job, connected, Some(by), false, vm, now_ms)
-}
-
-/// The same, where the host has told of it for the first time.
-pub(super) fn decide_newly(
-    job: &mut Job<'_>,
-    connected: &Connected,
-    by: &HostId,
-    vm: VmId,
-    now_ms: i64,
-) -> Result<Corrections, StoreError> {
-    decide_where(job, connected, Some(by), true, vm, now_ms)
-}
-
-fn decide_where(
-    job: &mut Job<'_>,
-    connected: &Connected,
-    by: Option<&HostId>,
-    is_new: bool,
+    after: After<'_>,
     vm: VmId,
     now_ms: i64,
 ) -> Result<Corrections, StoreError> {
     let others = all_told(job, vm)?;
     let Some(was) = placed_on(job, vm)? else { return Ok(0) };
+    let by = after.by();
     let is_connected = |host: &HostId| by == Some(host) || connected.has(host);
-    let is_active = known_vm(job, &was, vm)?.is_some_and(|facts| facts.has_process());
-    let operation = active_operation(job, vm)?;
-    if let Some((id, on)) = operation.as_ref().filter(|(_, on)| *on != was && is_active && !is_connected(on)) {
+    let is_active = |job: &Job<'_>| Ok::<_, StoreError>(known_vm(job, &was, vm)?.is_some_and(|vm| vm.has_process()));
+    let mut operation = active_on(job.connection, vm)?;
+    if let Some((id, on)) = operation.clone().filter(|(_, on)| *on != was && !is_connected(on))
+        && is_active(job)?
+    {
         // The VM had left the host before that was lost.
-        end_lost(job, *id, on, &was, now_ms)?;
+        end_lost(job, id, &on, &was, now_ms)?;
+        operation = None;
     }
     if others.is_empty() {
         return settle(job, vm, &Placement { host: was, conflict: None }, by, now_ms);
     }
-    let operation = active_operation(job, vm)?;
-    let claim = |host: &HostId, active: bool, snapshots: usize| Claim {
-        host: host.clone(),
-        connected: is_connected(host),
-        active,
-        snapshots,
-        is_new: is_new && by == Some(host),
-        operates: operation.as_ref().is_some_and(|(_, on)| on == host),
-    };
     let own = known_snapshots(job, vm)?;
     let own = own.values().filter(|known| known.creating_by.is_none() && known.facts.id.is_ours()).count();
-    let mut claims = vec![claim(&was, is_active, own)];
-    claims.extend(others.iter().map(|told| {
-        let snapshots = told.inventory.snapshots.iter().filter(|snapshot| snapshot.id.is_ours()).count();
-        claim(&told.host, told.inventory.vm.has_process(), snapshots)
-    }));
+    let mut claims = vec![Claim::new(was.clone(), is_active(job)?, own)];
+    claims.extend(others.iter().map(Told::claim));
+    for claim in &mut claims {
+        claim.connected = is_connected(&claim.host);
+        claim.is_new = matches!(after, After::FirstWord(host) if *host == claim.host);
+        claim.operates = operation.as_ref().is_some_and(|(_, on)| *on == claim.host);
+    }
     let Some(now) = place(&claims, Some(&was)) else { return Ok(0) };
     let mut corrections = 0;
     if now.host != was {
-        let lost = operation.filter(|(_, on)| *on != now.host && !is_connected(on));
-        if let Some((id, on)) = lost {
+        if let Some((id, on)) = operation.filter(|(_, on)| *on != now.host && !is_connected(on)) {
             end_lost(job, id, &on, &now.host, now_ms)?;
         }
         corrections += change_places(job, vm, &was, &now.host, true)?;
@@ -201,18 +196,8 @@ pub(super) fn leave(
     vm: VmId,
     now_ms: i64,
 ) -> Result<Corrections, StoreError> {
-    let others = all_told(job, vm)?;
-    let claims: Vec<Claim> = others
-        .iter()
-        .map(|told| Claim {
-            host: told.host.clone(),
-            connected: connected.has(&told.host),
-            active: told.inventory.vm.has_process(),
-            snapshots: told.inventory.snapshots.iter().filter(|snapshot| snapshot.id.is_ours()).count(),
-            is_new: false,
-            operates: false,
-        })
-        .collect();
+    let mut claims: Vec<Claim> = all_told(job, vm)?.iter().map(Told::claim).collect();
+    claims.iter_mut().for_each(|claim| claim.connected = connected.has(&claim.host));
     let Some(now) = place(&claims, None) else { return Ok(0) };
     let corrections = change_places(job, vm, host, &now.host, false)?;
     moved(job, vm, host, &now.host, now_ms)?;
@@ -245,8 +230,7 @@ fn change_places(
         };
         insert(job, &Told { host: from.clone(), inventory, observe_time })?;
     }
-    let tree = SnapshotTree::new(told.inventory.snapshots.iter().cloned())
-        .map_err(|error| StoreError::Corrupt(format!("vms/{vm} on {to}: {error}")))?;
+    let tree = tree(to, &told.inventory)?;
     for id in known.keys().filter(|id| tree.get(id).is_none()) {
         remove_snapshot(job, vm, id)?;
     }
@@ -298,15 +282,6 @@ fn settle(
 fn event(by: Option<&HostId>, outcome: Outcome, now_ms: i64) -> Event {
     let peer = by.map(proto::names::host).unwrap_or_default();
     Event::new(now_ms, Source { peer, ..Source::default() }, outcome)
-}
-
-/// The operation on a VM that has not ended, and the host that it was handed to.
-fn active_operation(job: &Job<'_>, vm: VmId) -> Result<Option<(OperationId, HostId)>, StoreError> {
-    let sql = "SELECT id, host FROM operations WHERE vm = ?1 AND state IN ('pending', 'running')";
-    let mut statement = job.connection.prepare_cached(sql)?;
-    let found: Option<(String, String)> =
-        statement.query_row([vm.to_string()], |row| Ok((row.get(0)?, row.get(1)?))).optional()?;
-    found.map(|(id, host)| Ok((parse(&id)?, parse(&host)?))).transpose()
 }
 
 /// Ends an operation of a host that is lost.

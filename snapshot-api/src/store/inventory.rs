@@ -17,7 +17,7 @@ use snapshot_core::tree::SnapshotTree;
 use snapshot_core::vm::{VmFacts, VmState};
 
 use super::connected::Connected;
-use super::elsewhere::{self, Put, decide, decide_newly};
+use super::elsewhere::{self, After, Put, decide};
 use super::quotas::creator;
 use super::rows::{from_json, to_json};
 use super::writer::Job;
@@ -95,7 +95,7 @@ fn remove_vm(
     now_ms: i64,
 ) -> Result<Corrections, StoreError> {
     if elsewhere::forget(job, host, vm)? {
-        return decide(job, connected, host, vm, now_ms);
+        return decide(job, connected, After::Word(host), vm, now_ms);
     }
     if placed_on(job, vm)?.as_ref() != Some(host) {
         return Ok(0);
@@ -121,13 +121,12 @@ pub(super) fn put_inventory(
     now_ms: i64,
 ) -> Result<Corrections, StoreError> {
     let vm = inventory.vm.id;
-    let tree = SnapshotTree::new(inventory.snapshots.iter().cloned())
-        .map_err(|error| StoreError::Corrupt(format!("vms/{vm} on {host}: {error}")))?;
+    let tree = tree(host, inventory)?;
     if placed_on(job, vm)?.is_some_and(|other| other != *host) {
         return match elsewhere::put(job, host, inventory, now_ms)? {
             Put::Late => Ok(0),
-            Put::Known => decide(job, connected, host, vm, now_ms),
-            Put::New => decide_newly(job, connected, host, vm, now_ms),
+            Put::Known => decide(job, connected, After::Word(host), vm, now_ms),
+            Put::New => decide(job, connected, After::FirstWord(host), vm, now_ms),
         };
     }
     if comes_late(job, host, inventory)? {
@@ -137,7 +136,7 @@ pub(super) fn put_inventory(
         true => put_unobserved(job, host, inventory, now_ms)?,
         false => put_whole(job, host, inventory, &tree, now_ms)?,
     };
-    Ok(corrections + decide(job, connected, host, vm, now_ms)?)
+    Ok(corrections + decide(job, connected, After::Word(host), vm, now_ms)?)
 }
 
 /// Writes a VM with all of its snapshots, as this host has it.
@@ -164,6 +163,12 @@ pub(super) fn put_whole(
         job.touch(vm)?;
     }
     Ok(corrections)
+}
+
+/// The snapshots of a VM as this host has them.
+pub(super) fn tree(host: &HostId, inventory: &Inventory) -> Result<SnapshotTree, StoreError> {
+    SnapshotTree::new(inventory.snapshots.iter().cloned())
+        .map_err(|error| StoreError::Corrupt(format!("vms/{} on {host}: {error}", inventory.vm.id)))
 }
 
 /// The host that a VM is on.

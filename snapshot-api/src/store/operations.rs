@@ -10,7 +10,7 @@ use snapshot_core::quota::Limits;
 use snapshot_core::{Error, Reason};
 
 use super::connected::Connected;
-use super::elsewhere::{check_place, decide};
+use super::elsewhere::{After, check_place, decide};
 use super::inventory::put_inventory;
 use super::marks::{clear_marks, mark_snapshots};
 use super::rows::{FromRow as _, all, parse, to_json, to_text};
@@ -135,7 +135,7 @@ impl Store {
             {
                 return Ok(Begun::Replay(Box::new(row)));
             }
-            if let Some(other) = active_on(job.connection, new.vm)? {
+            if let Some((other, _)) = active_on(job.connection, new.vm)? {
                 return Err(busy(new.vm, other).into());
             }
             check_place(job, new.vm, &new.host)?;
@@ -266,7 +266,7 @@ pub(super) fn end(
         job.touch(row.vm)?;
         if let Some(connected) = connected {
             // It may have kept the VM where it was.
-            decide(job, connected, &row.host, row.vm, now_ms)?;
+            decide(job, connected, After::Word(&row.host), row.vm, now_ms)?;
         }
     }
     operation(job.connection, id)
@@ -306,9 +306,16 @@ fn replay(
     operation(connection, parse(&id)?).map(Some)
 }
 
-fn active_on(connection: &rusqlite::Connection, vm: VmId) -> Result<Option<String>, StoreError> {
-    let sql = "SELECT id FROM operations WHERE vm = ?1 AND state IN ('pending', 'running')";
-    Ok(connection.prepare_cached(sql)?.query_row([vm.to_string()], |row| row.get(0)).optional()?)
+/// The operation on a VM that has not ended, and the host that it was handed to.
+pub(super) fn active_on(
+    connection: &rusqlite::Connection,
+    vm: VmId,
+) -> Result<Option<(OperationId, HostId)>, StoreError> {
+    let sql = "SELECT id, host FROM operations WHERE vm = ?1 AND state IN ('pending', 'running')";
+    let mut statement = connection.prepare_cached(sql)?;
+    let found: Option<(String, String)> =
+        statement.query_row([vm.to_string()], |row| Ok((row.get(0)?, row.get(1)?))).optional()?;
+    found.map(|(id, host)| Ok((parse(&id)?, parse(&host)?))).transpose()
 }
 
 fn check_etag(connection: &rusqlite::Connection, new: &NewOperation) -> Result<(), StoreError> {

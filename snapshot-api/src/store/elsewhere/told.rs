@@ -2,6 +2,7 @@
 
 use proto::convert::Inventory;
 use snapshot_core::ids::{HostId, VmId};
+use snapshot_core::placement::Claim;
 use snapshot_core::snapshot::SnapshotFacts;
 use snapshot_core::vm::VmFacts;
 
@@ -15,6 +16,14 @@ pub(super) struct Told {
     pub(super) host: HostId,
     pub(super) inventory: Inventory,
     pub(super) observe_time: i64,
+}
+
+impl Told {
+    /// What it says as far as it matters for where the VM is. Whether the host is connected is not part of it.
+    pub(super) fn claim(&self) -> Claim {
+        let snapshots = self.inventory.snapshots.iter().filter(|snapshot| snapshot.id.is_ours()).count();
+        Claim::new(self.host.clone(), self.inventory.vm.has_process(), snapshots)
+    }
 }
 
 /// Whether any other host has the VM.
