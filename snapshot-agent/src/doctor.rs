@@ -103,11 +103,12 @@ fn within_bounds(
     }
 }
 
+const SHARED: &str = "shared storage";
+
 /// Whether other hosts use an image directory, as far as it can be told.
 fn shared(config: &Config, directory: &Path) -> Vec<Finding> {
-    const CHECK: &str = "shared storage";
     let (host, state, dirs) = (config.host.clone(), config.state_dir.clone(), config.shared_dirs.clone());
-    within_bounds(CHECK, directory, move |directory| {
+    within_bounds(SHARED, directory, move |directory| {
         let subject = directory.display().to_string();
         let examine = || {
             let storage = SharedStorage::to_examine(host, &state, &dirs)?;
@@ -116,23 +117,39 @@ fn shared(config: &Config, directory: &Path) -> Vec<Finding> {
         let found = match examine() {
             Ok((Standing::Local, _)) => return Vec::new(),
             Ok((Standing::Unknown, _)) => Finding::warn(
-                CHECK,
+                SHARED,
                 subject,
                 "is on a file system that other hosts may use: external snapshots are refused",
                 "list it in shared_dirs of agent.toml on every host that uses it",
             ),
-            Ok((Standing::Shared, storage)) => match storage.others(&files::resolved(directory)) {
-                Ok(hosts) if hosts.is_empty() => Finding::ok(CHECK, subject, "no other host has a note here"),
-                Ok(hosts) => {
-                    let hosts: Vec<String> = hosts.iter().map(ToString::to_string).collect();
-                    Finding::ok(CHECK, subject, format!("used by {} as well", hosts.join(", ")))
-                }
-                Err(error) => Finding::fail(CHECK, subject, error.message(), "repair the note that is named"),
-            },
-            Err(error) => Finding::fail(CHECK, subject, error.to_string(), "make it readable for root"),
+            Ok((Standing::Shared, storage)) => return others(&storage, subject, &files::resolved(directory)),
+            Err(error) => Finding::fail(SHARED, subject, error.to_string(), "make it readable for root"),
         };
         vec![found]
     })
+}
+
+/// The other hosts that use a directory, and those whose agents do not say what they use.
+fn others(storage: &SharedStorage, subject: String, directory: &Path) -> Vec<Finding> {
+    let found = storage.others(directory).and_then(|hosts| Ok((hosts, storage.long_silent(directory)?)));
+    let (hosts, silent) = match found {
+        Ok(found) => found,
+        Err(error) => return vec![Finding::fail(SHARED, subject, error.message(), "repair the note that is named")],
+    };
+    let hosts: Vec<String> = hosts.iter().map(ToString::to_string).collect();
+    let seen = match hosts.is_empty() {
+        true => "no other host has a note here".to_owned(),
+        false => format!("used by {} as well", hosts.join(", ")),
+    };
+    let silent = silent.into_iter().map(|(host, seconds)| {
+        let seen = format!("the agent of host {host} has not said for {seconds} s what it uses: nothing is removed here");
+        let remedy = format!(
+            "start that agent, or, if the host will never be used again, remove .ravada-snapshots/{host}.* there and in the directories below"
+        );
+        Finding::warn(SHARED, subject.clone(), seen, remedy)
+    });
+    let silent: Vec<Finding> = silent.collect();
+    [Finding::ok(SHARED, subject, seen)].into_iter().chain(silent).collect()
 }
 
 /// Files that hold a state and that nothing uses any more: nobody but an administrator deletes one.

@@ -273,6 +273,11 @@ impl Machines {
         self.lock().sharing.files().collect()
     }
 
+    /// Whether the files that a VM uses are known.
+    pub(crate) fn has_files_of(&self, vm: VmId) -> bool {
+        self.lock().sharing.has(vm)
+    }
+
     /// Has every machine looked at again, whatever is known of it, and waits until that is done.
     pub async fn reread(&self) {
         let mut rereading = self.rereading.subscribe();

@@ -9,10 +9,13 @@
 //! 3. Before a file is removed or merged, the notes of the others are read. What they list is kept ([`SharedStorage::used_elsewhere`]); where one
 //!    cannot be read, nothing is removed. Reverts of a VM whose image a VM of another host uses are refused ([`SharedStorage::other_users`]).
 //!
+//! 4. A host whose agent does not say now what it uses may use anything: nothing is removed or merged ([`renewal`]).
+//!
 //! A note stays when its host is away or gone, because its VMs may not be: an administrator removes it.
 
 mod memory;
 pub(crate) mod note;
+pub(crate) mod renewal;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, ErrorKind};
@@ -197,6 +200,12 @@ impl SharedStorage {
     /// Why this host's note in a directory could not be written; `None` where it was, or need not be.
     pub(crate) fn unwritten(&self, directory: &Path) -> Option<String> {
         self.unwritten.lock().unwrap_or_else(PoisonError::into_inner).get(directory).cloned()
+    }
+
+    /// Whether a note of this host in a directory or below it could not be written.
+    fn is_unwritten_below(&self, root: &Path) -> bool {
+        let unwritten = self.unwritten.lock().unwrap_or_else(PoisonError::into_inner);
+        unwritten.keys().any(|directory| directory.starts_with(root))
     }
 
     /// The files of these directories that VMs of other hosts use. An error where that is not known: nothing may be removed then.

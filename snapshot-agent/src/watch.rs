@@ -23,6 +23,7 @@ mod publisher;
 mod scan;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -121,7 +122,8 @@ enum Done {
     SlowDue,
     RetryDue,
     Cleared(VmId),
-    Published(bool),
+    Published(Option<bool>),
+    RenewalDue(PathBuf),
     FoundDependents,
     Scanned(Result<Scan, Failure>),
     ScanDue,
@@ -185,6 +187,7 @@ impl Watch {
         loop {
             self.begin_looks();
             self.begin_publishing();
+            self.begin_renewing();
             self.begin_finding_dependents();
             if self.queue.is_empty() && std::mem::take(&mut self.moved) {
                 self.folders.set_images(self.places.images());
@@ -251,6 +254,7 @@ impl Watch {
             Done::RetryDue => self.retry(),
             Done::Cleared(vm) => _ = self.queue.insert(vm),
             Done::Published(all) => self.notes.published(all),
+            Done::RenewalDue(root) => self.notes.renewal_due(&root),
             Done::FoundDependents => self.dependents.searched(),
             Done::Scanned(result) => {
                 self.scanning = false;

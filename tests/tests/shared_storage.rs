@@ -158,6 +158,43 @@ async fn what_a_vm_of_another_host_uses_while_it_is_off_is_neither_merged_nor_re
     site.daemon("alpha").power_off(&desk).unwrap();
 }
 
+/// Nothing says that beta uses an image: its agent does not run when the VM is defined there.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_host_may_use_whose_agent_does_not_run_is_neither_merged_nor_removed() {
+    let mut site = Site::start(EXTERNAL);
+    let desk = site.desk().await;
+    desk.write('A').unwrap();
+    site.off(&desk).await;
+    let snapshot = site.take(&desk, v1::StorageKind::External).await;
+    let overlay = site.path(&format!("desk.{}", id(&snapshot.name)));
+    assert!(overlay.exists(), "{}", overlay.display());
+    site.cluster.host_mut("beta").unwrap().agent().kill().unwrap();
+    // The same VM, as Ravada leaves it on the host that it was moved to.
+    let xml = site.daemon("alpha").virsh(&["dumpxml", "--inactive", "desk"]).unwrap();
+    let file = site.path("desk.xml");
+    fs::write(&file, xml).unwrap();
+    site.daemon("beta").virsh(&["define", &file.display().to_string()]).unwrap();
+    let before = images::sha256(&overlay).unwrap();
+    site.delete(&snapshot).await;
+    assert!(site.client.snapshots(&desk.vm()).await.unwrap().is_empty());
+    assert_eq!(images::sha256(&overlay).unwrap(), before, "the disk of the VM of beta");
+
+    // Once beta says what it uses, that is kept; without the VM what was put off is done.
+    site.cluster.host_mut("beta").unwrap().start_agent_again().unwrap();
+    site.told(|note| note.contains(overlay.file_name().unwrap().to_str().unwrap()));
+    let another = site.take(&desk, v1::StorageKind::External).await;
+    site.delete(&another).await;
+    assert_eq!(images::sha256(&overlay).unwrap(), before);
+    site.daemon("beta").virsh(&["undefine", "desk"]).unwrap();
+    site.told(|note| !note.contains(overlay.file_name().unwrap().to_str().unwrap()));
+    let last = site.take(&desk, v1::StorageKind::External).await;
+    site.delete(&last).await;
+    assert!(!overlay.exists(), "{} is left", overlay.display());
+    site.daemon("alpha").power_on(&desk).unwrap();
+    assert_eq!(desk.report().unwrap().disk, 'A');
+    site.daemon("alpha").power_off(&desk).unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_revert_does_not_change_what_a_vm_of_another_host_is_backed_by() {
     let site = Site::start("");
@@ -209,12 +246,8 @@ async fn a_note_that_is_not_understood_stands_in_the_way_of_what_it_may_be_about
     // The last VM takes the note along.
     site.daemon("alpha").virsh(&["undefine", "desk"]).unwrap();
     let begun = Instant::now();
-    while site.path(".ravada-snapshots").exists() {
-        assert!(
-            begun.elapsed() < TOLD,
-            "left are {:?}",
-            fs::read_dir(site.path(".ravada-snapshots")).unwrap().collect::<Vec<_>>()
-        );
+    while site.note("alpha").exists() {
+        assert!(begun.elapsed() < TOLD, "{:?}", fs::read_to_string(site.note("alpha")));
         std::thread::sleep(Duration::from_millis(50));
     }
 }

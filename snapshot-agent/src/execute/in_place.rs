@@ -145,6 +145,11 @@ impl Work<'_> {
             Ok(Comparison::Different(what)) => return Ok(Err(Failure::Unintelligible(what))),
             Err(failure) => return Ok(Err(failure)),
         }
+        if self.protection.is_none()
+            && let Err(error) = self.check_users(&seen, id)
+        {
+            return Ok(Err(Failure::Precondition(error)));
+        }
         if seen.vm.state == VmState::Running {
             self.stale = true;
             let suspended = self.shared.hypervisor.suspend(vm);

@@ -132,17 +132,17 @@ impl Work<'_> {
         Ok(Ok(()))
     }
 
-    /// A clone may have been created since the revert was planned: while the current state was saved, or libvirt was away. A load in place,
-    /// for which the guest is paused by now, does not wait for this.
-    fn check_users(&self, seen: &Observed, id: &SnapshotId) -> Result<(), Error> {
+    /// A clone may have been created since the revert was planned: while the current state was saved, or libvirt was away.
+    pub(super) fn check_users(&self, seen: &Observed, id: &SnapshotId) -> Result<(), Error> {
         let machines = &self.shared.machines;
         machines.find_dependents(self.shared.hypervisor.folders());
         let told = machines.restrict(seen);
         let of_vm = told.vm.restrictions.iter().filter(|one| !seen.vm.restrictions.contains(one));
+        let known = seen.snapshot(id).map(|one| one.restrictions.as_slice()).unwrap_or_default();
         let of_snapshot = told.snapshots.iter().filter(|one| one.id == *id).flat_map(|one| &one.restrictions);
         let found = of_vm
-            .chain(of_snapshot)
-            .find(|one| one.reason == Reason::ImageInUse && one.operations.contains(&RestrictedOperation::Revert));
+            .chain(of_snapshot.filter(|one| !known.contains(one)))
+            .find(|one| one.operations.contains(&RestrictedOperation::Revert));
         match found {
             Some(found) => Err(Error::new(found.reason, found.message.clone())),
             None => Ok(()),

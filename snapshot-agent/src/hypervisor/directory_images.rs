@@ -5,6 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
+use rustix::io::Errno;
+
 use super::beyond::{self, depends_on};
 use crate::bounded::files::{self, resolved};
 
@@ -132,8 +134,11 @@ fn actual(path: &Path) -> Result<Option<PathBuf>, Problem> {
     let found = files::canonicalize(path).and_then(|path| Ok((files::metadata(&path)?.is_file(), path)));
     match found {
         Ok((true, path)) => Ok(Some(path)),
-        Err(error) if error.kind() == ErrorKind::TimedOut => Err((path.to_owned(), error)),
-        Ok(_) | Err(_) => Ok(None),
+        Ok((false, _)) => Ok(None),
+        // A link that leads nowhere.
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Ok(None),
+        Err(error) if error.raw_os_error() == Some(Errno::LOOP.raw_os_error()) => Ok(None),
+        Err(error) => Err((path.to_owned(), error)),
     }
 }
 

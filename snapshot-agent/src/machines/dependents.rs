@@ -3,9 +3,11 @@
 //! 1. Each directory is looked through by a job of its own, which touches all of its storage; nothing else here touches any.
 //! 2. A file that hangs ends the job that met it. The next one leaves that file out.
 //! 3. Where a directory of the host cannot be looked through, those in it that VMs have images in are, each by itself.
-//! 4. Of what cannot be read counts what was found before.
+//! 4. Of what cannot be read, or does not respond, counts what was found before. Where nothing was, or there are too many files to be
+//!    searched, nobody knows what a revert would change: VMs with images there are not reverted to internal snapshots.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -35,6 +37,13 @@ type Images = BTreeMap<PathBuf, (Option<String>, BTreeSet<String>)>;
 /// What a search of a directory has found, and the paths of what it could not read.
 type Searched = (Images, BTreeSet<PathBuf>);
 
+/// Why a directory could not be searched.
+struct Unsearched {
+    why: String,
+    /// Whether what an earlier search found still counts: it is storage that does not respond now.
+    is_for_now: bool,
+}
+
 impl Machines {
     /// Looks through the directories of the host and those of the images that VMs use. What is found counts when this returns.
     pub(crate) fn find_dependents(&self, places: &Beneath) {
@@ -43,10 +52,10 @@ impl Machines {
         let used: BTreeSet<PathBuf> =
             self.files().into_iter().filter_map(|(path, ..)| Some(path.parent()?.to_owned())).collect();
         let spare = Arc::new(self.owned.as_ref().map(|owned| owned.unwanted_files()).unwrap_or_default());
-        let mut found: BTreeMap<PathBuf, Option<Searched>> =
+        let mut found: BTreeMap<PathBuf, Result<Searched, Unsearched>> =
             whole.iter().map(|root| (root.clone(), search(root, true, &spare))).collect();
         for directory in used {
-            let is_found = found.iter().any(|(root, one)| one.is_some() && directory.starts_with(root));
+            let is_found = found.iter().any(|(root, one)| one.is_ok() && directory.starts_with(root));
             if !is_found {
                 let one = search(&directory, false, &spare);
                 found.insert(directory, one);
@@ -56,8 +65,17 @@ impl Machines {
         if known.values().all(|(newest, _)| *newest < number) {
             known.retain(|directory, _| found.contains_key(directory));
         }
+        let mut unsearched = BTreeMap::new();
         for (directory, one) in found {
-            let Some((mut now, unread)) = one else { continue };
+            let (mut now, unread) = match one {
+                Ok(found) => found,
+                Err(unsearched_now) => {
+                    if !unsearched_now.is_for_now || !known.contains_key(&directory) {
+                        unsearched.insert(directory.to_string_lossy().into_owned(), unsearched_now.why);
+                    }
+                    continue;
+                }
+            };
             let before = known.remove(&directory).unwrap_or_default();
             if before.0 > number {
                 known.insert(directory, before);
@@ -69,7 +87,8 @@ impl Machines {
             }
             known.insert(directory, (number, now));
         }
-        self.set_dependents(by_file(known.values().flat_map(|(_, found)| found)));
+        let by_file = by_file(known.values().flat_map(|(_, found)| found));
+        self.set_dependents(Dependents { by_file, unsearched });
     }
 
     fn set_dependents(&self, dependents: Dependents) {
@@ -79,9 +98,9 @@ impl Machines {
     }
 }
 
-/// Looks through a directory; `None` where that cannot be done. `spare` are files on record that hold nothing which anybody may want: if
+/// Looks through a directory. `spare` are files on record that hold nothing which anybody may want: if
 /// they are what the record says, they depend on others for no purpose.
-fn search(directory: &Path, is_whole: bool, spare: &Arc<Files>) -> Option<Searched> {
+fn search(directory: &Path, is_whole: bool, spare: &Arc<Files>) -> Result<Searched, Unsearched> {
     let mut about = format!("images in {}", directory.display());
     for _ in 0..=TRIES {
         let (looked_through, spare) = (directory.to_owned(), Arc::clone(spare));
@@ -90,19 +109,19 @@ fn search(directory: &Path, is_whole: bool, spare: &Arc<Files>) -> Option<Search
             Ok::<_, (PathBuf, std::io::Error)>((named(found, &spare), unread))
         };
         match jobs::run(&about, job) {
-            Ok(Ok(found)) => return Some(found),
+            Ok(Ok(found)) => return Ok(found),
             Ok(Err((path, error))) => {
-                tracing::info!(path = %path.display(), %error, "it is not known which images depend on those of VMs");
-                return None;
+                tracing::warn!(path = %path.display(), %error, "it is not known which images depend on those of VMs");
+                return Err(Unsearched { why: error.to_string(), is_for_now: error.kind() == ErrorKind::TimedOut });
             }
             // It is refused to the next one.
             Err(stuck) => match stuck.doing {
                 Doing::File(path) => about = format!("{about} beside {}", path.display()),
-                Doing::Nothing | Doing::Libvirt(_) | Doing::Slot => return None,
+                Doing::Nothing | Doing::Libvirt(_) | Doing::Slot => break,
             },
         }
     }
-    None
+    Err(Unsearched { why: "its storage does not respond".to_owned(), is_for_now: true })
 }
 
 fn named(found: Dependencies, spare: &Files) -> Images {
@@ -119,8 +138,10 @@ fn named(found: Dependencies, spare: &Files) -> Images {
 }
 
 /// The images that depend on each file.
-fn by_file<'a>(images: impl Iterator<Item = (&'a PathBuf, &'a (Option<String>, BTreeSet<String>))>) -> Dependents {
-    let mut found = Dependents::new();
+fn by_file<'a>(
+    images: impl Iterator<Item = (&'a PathBuf, &'a (Option<String>, BTreeSet<String>))>,
+) -> BTreeMap<String, BTreeSet<Dependent>> {
+    let mut found: BTreeMap<String, BTreeSet<Dependent>> = BTreeMap::new();
     for (image, (number, below)) in images {
         let path = image.to_string_lossy().into_owned();
         let dependent = Dependent { number: number.clone().unwrap_or_else(|| path.clone()), path };

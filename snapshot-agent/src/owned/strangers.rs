@@ -31,20 +31,39 @@ pub(super) fn images<'a>(
     })
 }
 
-/// The files beside these that VMs of other hosts use, as they say.
+/// The files beside these that VMs of other hosts use, as they say. While one of those does not say what it uses, all of these.
 pub(super) fn used_by_other_hosts<'a>(
     directories: &Beneath,
     files: impl IntoIterator<Item = &'a str>,
 ) -> Result<BTreeSet<String>, Error> {
     let Some(shared) = directories.shared() else { return Ok(BTreeSet::new()) };
-    let beside = files.into_iter().filter_map(|path| Some(resolved(Path::new(path)).parent()?.to_owned()));
-    shared.used_elsewhere(&beside.collect())
+    let files: Vec<&str> = files.into_iter().collect();
+    let home = |path: &&str| Some(resolved(Path::new(path)).parent()?.to_owned());
+    let beside: BTreeSet<PathBuf> = files.iter().filter_map(home).collect();
+    // Asked first: what they have said by then is in their notes.
+    let silent = shared.silent(directories, &beside)?;
+    let mut used = shared.used_elsewhere(&beside)?;
+    if silent.is_some() {
+        let shared = files.into_iter().filter(|path| home(path).is_some_and(|home| shared.is_shared(&home)));
+        used.extend(
+            shared.flat_map(|path| [path.to_owned(), resolved(Path::new(path)).to_string_lossy().into_owned()]),
+        );
+    }
+    Ok(used)
 }
 
 /// The VM of another host that uses a file, as that host says.
 pub(super) fn user_on_other_host(directories: &Beneath, path: &Path) -> Result<Option<String>, Error> {
     let Some(shared) = directories.shared() else { return Ok(None) };
-    shared.used_elsewhere(&path.parent().into_iter().map(Path::to_owned).collect())?;
+    let directory = path.parent().into_iter().map(Path::to_owned).collect();
+    if let Some(host) = shared.silent(directories, &directory)? {
+        let message = format!(
+            "host {host} may use the file, and its agent does not say what that host uses: start that agent; if the host will never be \
+             used again, remove what it has written in .ravada-snapshots"
+        );
+        return Err(Error::new(Reason::ImageUnavailable, message).with("path", path.display().to_string()));
+    }
+    shared.used_elsewhere(&directory)?;
     let users = shared.other_users(path)?;
     Ok(users.first().map(|user| format!("{} of host {}", user.name, user.host)))
 }

@@ -1,6 +1,6 @@
 //! Telling other hosts which images this one uses, by the notes of [`crate::shared_storage`].
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -10,8 +10,8 @@ use snapshot_core::ids::VmId;
 use super::{Done, Watch};
 use crate::beneath::Beneath;
 use crate::bounded::jobs;
-use crate::shared_storage::SharedStorage;
 use crate::shared_storage::note::Images;
+use crate::shared_storage::{SharedStorage, renewal};
 
 /// The images that a host uses, by directory.
 type Used = BTreeMap<PathBuf, Images>;
@@ -22,6 +22,10 @@ pub(super) struct Notes {
     is_changed: bool,
     is_publishing: bool,
     has_failed: bool,
+    /// Whether it is not known what the notes say: their storage does not respond.
+    is_stuck: bool,
+    /// Shared directories in which it was just said that the notes are complete.
+    renewed: BTreeSet<PathBuf>,
 }
 
 impl Notes {
@@ -35,9 +39,19 @@ impl Notes {
         self.is_changed |= std::mem::take(&mut self.has_failed);
     }
 
-    /// They were written, all of them or not.
-    pub(super) fn published(&mut self, all: bool) {
-        (self.is_publishing, self.has_failed) = (false, !all);
+    /// They were written, all of them or not; `None` where that did not end.
+    pub(super) fn published(&mut self, all: Option<bool>) {
+        (self.is_publishing, self.has_failed, self.is_stuck) = (false, all != Some(true), all.is_none());
+    }
+
+    /// It may be said again that those in a directory are complete.
+    pub(super) fn renewal_due(&mut self, root: &Path) {
+        self.renewed.remove(root);
+    }
+
+    /// Whether they say all that is known.
+    fn are_written(&self) -> bool {
+        !self.is_changed && !self.is_publishing && !self.is_stuck
     }
 }
 
@@ -56,8 +70,46 @@ impl Watch {
                 let Some(shared) = places.shared() else { return true };
                 publish(places, shared, &in_shared(shared, machines.files()), all_known)
             });
-            Done::Published(written.unwrap_or(false))
+            Done::Published(written.ok())
         });
+    }
+
+    /// Says that the notes are complete, where everything that libvirt has told is in them.
+    pub(super) fn begin_renewing(&mut self) {
+        let Some(shared) = self.hypervisor.folders().shared().filter(|shared| shared.is_any()) else { return };
+        if !self.notes.are_written() || !self.is_all_known() {
+            return;
+        }
+        let due = shared.roots().iter().filter(|root| !self.notes.renewed.contains(*root));
+        for root in due.cloned().collect::<Vec<_>>() {
+            self.notes.renewed.insert(root.clone());
+            let (hypervisor, about) = (Arc::clone(&self.hypervisor), format!("notes in {}", root.display()));
+            self.tasks.spawn(async move {
+                let of = root.clone();
+                let renew = move || {
+                    jobs::run(&about, move || {
+                        let places = hypervisor.folders();
+                        places.shared().map(|shared| shared.renew(places, &of))
+                    })
+                };
+                match tokio::task::spawn_blocking(renew).await {
+                    Ok(Ok(_)) => {}
+                    Ok(Err(stuck)) => tracing::debug!(?stuck, "a shared directory does not respond"),
+                    Err(error) => tracing::warn!(%error, "telling other hosts what this one uses panicked"),
+                }
+                tokio::time::sleep(renewal::PAUSE).await;
+                Done::RenewalDue(root)
+            });
+        }
+    }
+
+    /// Whether it is known of every VM which files it uses. One that does not respond uses what it used before, if that is known.
+    fn is_all_known(&self) -> bool {
+        let is_known = |vm: &VmId| self.unresponsive.contains(vm) && self.machines.has_files_of(*vm);
+        *self.machines.synced().borrow()
+            && self.hypervisor.inbox().is_connected()
+            && self.queue.iter().chain(self.looking.keys()).all(is_known)
+            && self.unreadable.iter().chain(&self.unresponsive).all(|vm| self.machines.has_files_of(*vm))
     }
 }
 

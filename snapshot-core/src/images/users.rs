@@ -4,6 +4,7 @@
 //! as a disk, finds other data there afterwards. So does an image that no VM uses: a linked clone that is not defined yet.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 
 use crate::error::Reason;
 use crate::ids::{SnapshotId, VmId};
@@ -37,8 +38,14 @@ pub struct Dependent {
     pub number: String,
 }
 
-/// By each name of a file, the images that depend on it. Some are used by VMs.
-pub type Dependents = BTreeMap<String, BTreeSet<Dependent>>;
+/// Which images in the directories of a host depend on others, as far as that is known.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Dependents {
+    /// By each name of a file, the images that depend on it. Some are used by VMs.
+    pub by_file: BTreeMap<String, BTreeSet<Dependent>>,
+    /// The directories that could not be searched, each with why. What depends on the images in and below them is not known.
+    pub unsearched: BTreeMap<String, String>,
+}
 
 /// Which VMs of a host use which files.
 #[derive(Debug, Clone, Default)]
@@ -82,12 +89,14 @@ impl Users {
         affected
     }
 
-    /// These images, by each file that they depend on, are in the directories of the host. Returns the VMs whose restrictions may have
-    /// changed by it.
+    /// These images are in the directories of the host. Returns the VMs whose restrictions may have changed by it.
     pub fn set_dependents(&mut self, dependents: Dependents) -> BTreeSet<VmId> {
         let before = std::mem::replace(&mut self.dependents, dependents);
-        let files = before.keys().chain(self.dependents.keys());
-        let changed = files.filter(|file| before.get(*file) != self.dependents.get(*file));
+        if before.unsearched != self.dependents.unsearched {
+            return self.vms.keys().copied().collect();
+        }
+        let (before, now) = (&before.by_file, &self.dependents.by_file);
+        let changed = before.keys().chain(now.keys()).filter(|file| before.get(*file) != now.get(*file));
         changed.filter_map(|file| self.by_changed.get(file)).flatten().copied().collect()
     }
 
@@ -120,15 +129,25 @@ impl Users {
         for (file, target) in uses.changed.iter().chain(beside) {
             let is_used =
                 |image: &Dependent| self.by_file.contains_key(&image.path) || self.by_file.contains_key(&image.number);
-            let mut unused = self.dependents.get(file).into_iter().flatten().filter(|image| !is_used(image));
-            if let Some(Dependent { path: image, .. }) = unused.next() {
+            let mut unused = self.dependents.by_file.get(file).into_iter().flatten().filter(|image| !is_used(image));
+            let mut unsearched = self.dependents.unsearched.iter().filter(|(dir, _)| Path::new(file).starts_with(dir));
+            let (reason, message) = if let Some(Dependent { path: image, .. }) = unused.next() {
                 let message = format!(
                     "image {image}, which no VM of this host uses, depends on the image of disk {target}, and a revert would change its data: \
                      remove it, or copy what it depends on into it with qemu-img rebase -b \"\""
                 );
-                let restriction = Restriction::new(RestrictedOperation::REVERT, Reason::ImageInUse, message);
-                found.entry(target).or_insert_with(|| restriction.on_disk(target));
-            }
+                (Reason::ImageInUse, message)
+            } else if let Some((directory, why)) = unsearched.next() {
+                let message = format!(
+                    "which images depend on that of disk {target} is not known, because {directory} cannot be searched ({why}): a revert \
+                     could change their data; keep in that directory only what belongs to images of VMs"
+                );
+                (Reason::ImageUnavailable, message)
+            } else {
+                continue;
+            };
+            let restriction = Restriction::new(RestrictedOperation::REVERT, reason, message);
+            found.entry(target).or_insert_with(|| restriction.on_disk(target));
         }
         found.into_values().collect()
     }
@@ -244,7 +263,8 @@ mod tests {
         users.set(vm(2), "beside", &uses(&["/beside"], &["/beside"]));
         let dependents = |image: &str, file: &str| {
             let dependent = Dependent { path: image.to_owned(), number: "1:7".to_owned() };
-            BTreeMap::from([(file.to_owned(), BTreeSet::from([dependent]))])
+            let by_file = BTreeMap::from([(file.to_owned(), BTreeSet::from([dependent]))]);
+            Dependents { by_file, ..Dependents::default() }
         };
         assert_eq!(users.set_dependents(dependents("/clone", "/base")), BTreeSet::from([vm(1)]));
         assert!(users.set_dependents(dependents("/clone", "/base")).is_empty(), "nothing new");
@@ -260,7 +280,7 @@ mod tests {
         users.set(vm(3), "clone", &uses(&["/link", "1:7", "/base"], &["/link"]));
         assert!(users.of_dependents(&mine, &id).is_empty());
         users.remove(vm(3));
-        assert_eq!(users.set_dependents(BTreeMap::new()), BTreeSet::from([vm(1)]));
+        assert_eq!(users.set_dependents(Dependents::default()), BTreeSet::from([vm(1)]));
         assert!(users.of_dependents(&mine, &id).is_empty());
         // Of an image that only this snapshot leads to.
         let mut mine = mine;
@@ -269,5 +289,29 @@ mod tests {
         assert_eq!(users.set_dependents(dependents("/clone", "/then")), BTreeSet::from([vm(1)]));
         assert_eq!(users.of_dependents(&mine, &id).len(), 1);
         assert!(users.of_dependents(&mine, &SnapshotId::of_name("new")).is_empty());
+    }
+
+    #[test]
+    fn where_a_directory_cannot_be_searched_no_image_below_it_is_changed_by_a_revert() {
+        let id = SnapshotId::of_name("old");
+        let mut users = Users::default();
+        let (inside, beside) =
+            (uses(&["/pool/deep/one", "1:7"], &["/pool/deep/one", "1:7"]), uses(&["/pools/two"], &["/pools/two"]));
+        users.set(vm(1), "inside", &inside);
+        users.set(vm(2), "beside", &beside);
+        let unsearched = BTreeMap::from([("/pool".to_owned(), "there are too many files".to_owned())]);
+        let dependents = Dependents { unsearched, ..Dependents::default() };
+        assert!(users.set_dependents(dependents.clone()).contains(&vm(1)));
+        assert!(users.set_dependents(dependents).is_empty(), "nothing new");
+        let found = users.of_dependents(&inside, &id);
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert_eq!(
+            (found[0].reason, &found[0].operations[..]),
+            (Reason::ImageUnavailable, &RestrictedOperation::REVERT[..])
+        );
+        assert!(found[0].message.contains("/pool cannot be searched (there are too many files)"), "{found:?}");
+        assert!(users.of_dependents(&beside, &id).is_empty());
+        assert!(users.set_dependents(Dependents::default()).contains(&vm(1)));
+        assert!(users.of_dependents(&inside, &id).is_empty());
     }
 }

@@ -19,7 +19,7 @@ fn each_file_has_the_images_that_depend_on_it() {
     let both = BTreeSet::from([a, b.clone()]);
     let one = BTreeSet::from([b]);
     let of = |file: &str, images: &BTreeSet<Dependent>| (file.to_owned(), images.clone());
-    let expected = Dependents::from([of("/base", &both), of("1:3", &both), of("/a", &one), of("1:1", &one)]);
+    let expected = BTreeMap::from([of("/base", &both), of("1:3", &both), of("/a", &one), of("1:1", &one)]);
     assert_eq!(by_file(found.iter()), expected);
 }
 
@@ -78,4 +78,44 @@ fn a_revert_is_unavailable_while_an_image_that_no_vm_uses_depends_on_the_active_
     assert!(is_restricted());
     drop(held);
     assert!(is_restricted());
+}
+
+/// A directory below which nothing is known: what depends on the images there is not known either.
+#[test]
+fn a_revert_is_unavailable_where_the_directory_of_an_image_cannot_be_searched() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().canonicalize().unwrap().join(name);
+    let (root, base) = (at("host"), at("host/deep/base.qcow2"));
+    std::fs::create_dir_all(base.parent().unwrap()).unwrap();
+    let mut desk: Observed = seen(&[id(1)], &[]);
+    desk.uses.changed.insert(base.display().to_string(), "vda".to_owned());
+    let (machines, host) = (Machines::default(), Beneath::open(std::slice::from_ref(&root), &[]));
+    machines.saw(&desk);
+    let told = || {
+        machines.find_dependents(&host);
+        let told = machines.restrict(&desk).snapshots.into_iter().find(|one| one.id == id(1) as SnapshotId).unwrap();
+        told.restrictions.into_iter().map(|one| (one.reason, one.message)).collect::<Vec<_>>()
+    };
+    assert_eq!(told(), []);
+    std::fs::remove_dir_all(&root).unwrap();
+    std::fs::write(&root, "no directory").unwrap();
+    let found = told();
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert_eq!(found[0].0, snapshot_core::Reason::ImageUnavailable);
+    assert!(found[0].1.contains(&format!("{} cannot be searched", root.display())), "{found:?}");
+    std::fs::remove_file(&root).unwrap();
+    std::fs::create_dir(&root).unwrap();
+    assert_eq!(told(), []);
+    // Storage that does not respond from the beginning is not known either; what was found before counts.
+    for (machines, is_known) in [(&machines, true), (&Machines::default(), false)] {
+        machines.saw(&desk);
+        let held = crate::bounded::files::enter(&root).unwrap();
+        while !crate::bounded::files::hanging().contains(&root) {
+            std::thread::sleep(std::time::Duration::from_millis(50));
+        }
+        machines.find_dependents(&host);
+        let told = machines.restrict(&desk).snapshots.into_iter().find(|one| one.id == id(1) as SnapshotId).unwrap();
+        assert_eq!(told.restrictions.is_empty(), is_known, "{told:?}");
+        drop(held);
+    }
 }
