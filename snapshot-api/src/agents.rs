@@ -109,6 +109,13 @@ impl Agent {
         if state.reachable { Ok(()) } else { Err(unreachable(&self.host, &state.reason)) }
     }
 
+    /// The host is not configured any more: nothing is said of it from now on.
+    pub fn is_left(&self) {
+        self.set_reachable(false, "it is not configured any more");
+        // Neither up nor down.
+        metrics::gauge!("snapshot_api_host_reachable", "host" => self.host.to_string()).set(f64::NAN);
+    }
+
     fn set_reachable(&self, reachable: bool, reason: &str) {
         let changed = self.state.send_if_modified(|state| {
             let changed = state.reachable != reachable || state.reason != reason;

@@ -1,6 +1,5 @@
 //! What every RPC works with.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use capability::Verifier;
@@ -14,6 +13,7 @@ use tonic::Request;
 use crate::agents::Agent;
 use crate::audit::{Audit, Trail};
 use crate::clock::Clock;
+use crate::hosts::Hosts;
 use crate::limits::Limits;
 use crate::store::Store;
 
@@ -22,8 +22,8 @@ use crate::store::Store;
 pub struct App {
     /// The catalogue.
     pub store: Store,
-    /// The hosts, by name.
-    pub agents: Arc<BTreeMap<HostId, Agent>>,
+    /// The hosts.
+    pub hosts: Arc<Hosts>,
     /// Checks tokens.
     pub verifier: Arc<Verifier>,
     /// What callers may use.
@@ -85,8 +85,8 @@ impl App {
     }
 
     /// The agent of a host.
-    pub fn agent(&self, host: &HostId) -> Result<&Agent, Error> {
-        self.agents.get(host).ok_or_else(|| {
+    pub fn agent(&self, host: &HostId) -> Result<Agent, Error> {
+        self.hosts.get(host).ok_or_else(|| {
             let name = proto::names::host(host);
             Error::new(Reason::HostUnreachable, format!("{name} is not configured any more")).with("host", name)
         })

@@ -196,7 +196,7 @@ impl Default for Limits {
 }
 
 /// One hypervisor.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct HostConfig {
     /// Its name here.

@@ -22,6 +22,7 @@ pub mod fuzzing {
     }
 }
 mod health;
+pub mod hosts;
 pub mod limits;
 mod mutation;
 pub mod own_tokens;

@@ -14,9 +14,9 @@ fn run(command: Command) -> Result<ExitCode, Box<dyn std::error::Error + Send + 
     match command {
         Command::Serve { config } => {
             mtls::forbid_core_dumps()?;
-            let config = config::Config::load(&config)?;
+            let (path, config) = (config.clone(), config::Config::load(&config)?);
             let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-            let end = runtime.block_on(server::serve(config));
+            let end = runtime.block_on(server::serve(path, config));
             // A thread that waits for a catalogue that hangs does not keep the process.
             runtime.shutdown_timeout(THREADS_END);
             end?;

@@ -72,7 +72,7 @@ pub async fn mutate<T>(
         let plan = agent.plan(&call.token, &call.request_id, &spec).await?;
         return Ok(planned(&spec, actor, plan));
     }
-    leave_room(app, agent, &actor)?;
+    leave_room(app, &agent, &actor)?;
     let claim = agent.claim(id).ok_or_else(|| Error::new(snapshot_core::Reason::Internal, "an operation id twice"))?;
     let new = NewOperation {
         id,
@@ -87,12 +87,12 @@ pub async fn mutate<T>(
         expected_label,
         now_ms: app.clock.now_ms(),
     };
-    let row = begin_and_start(app, agent.clone(), claim, call, new, spec).await?;
+    let row = begin_and_start(app, agent, claim, call, new, spec).await?;
     Ok(view::operation(&row))
 }
 
 /// The host that has to carry it out.
-fn route<'a>(app: &'a App, vm: VmId, request: &Request) -> Result<&'a Agent, Error> {
+fn route(app: &App, vm: VmId, request: &Request) -> Result<Agent, Error> {
     match (app.store.vm(vm).map_err(Error::from), request) {
         (Ok(row), _) => match view::conflict(&row) {
             Some(conflict) => Err(conflict),
@@ -106,14 +106,14 @@ fn route<'a>(app: &'a App, vm: VmId, request: &Request) -> Result<&'a Agent, Err
 }
 
 /// The host that has something of a machine that is gone: as it says, or as it said last.
-fn left_behind(app: &App, vm: VmId) -> Result<Option<&Agent>, Error> {
-    for agent in app.agents.values() {
+fn left_behind(app: &App, vm: VmId) -> Result<Option<Agent>, Error> {
+    for agent in app.hosts.all().values() {
         let remembered = match agent.state().facts {
             Some(facts) => Remembered::from(&facts),
             None => app.store.host(agent.host())?.map(|(facts, _)| Remembered::from_json(&facts)).unwrap_or_default(),
         };
         if remembered.has_left_behind(vm) {
-            return Ok(Some(agent));
+            return Ok(Some(agent.clone()));
         }
     }
     Ok(None)

@@ -1,15 +1,13 @@
 //! The process: opens the catalogue, follows the hosts, serves two listeners, and stops in order.
 
-use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use capability::Verifier;
 use mtls::ServerFiles;
-use mtls::client::{ClientTimeouts, channel};
 use mtls::expiry::Expiry;
 use mtls::server::{Acceptor, ServerTls, incoming_within};
-use snapshot_core::{Error, Reason};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinHandle;
@@ -19,16 +17,16 @@ use tonic::transport::Server;
 use tower::util::{MapResponseLayer, option_layer};
 use traces::Export;
 
-use crate::agents::Agent;
 use crate::app::App;
 use crate::audit::Audit;
 use crate::clock::Clock;
 use crate::config::{Config, LogFormat};
 use crate::health::{self, Health};
+use crate::hosts::reload::Following;
 use crate::limits::{Limits, Strangers};
 use crate::own_tokens::OwnTokens;
 use crate::service::{Services, too_large};
-use crate::store::{Ending, Store};
+use crate::store::Store;
 use crate::{telemetry, upkeep};
 
 /// How long calls that run when the service is told to stop may still take.
@@ -42,8 +40,8 @@ const CLOSE: Duration = Duration::from_secs(20);
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// Serves until the process is told to stop.
-pub async fn serve(config: Config) -> Result<(), BoxError> {
+/// Serves until the process is told to stop. `path` is where the configuration is from: its list of hosts is read again on request.
+pub async fn serve(path: PathBuf, config: Config) -> Result<(), BoxError> {
     let export = config.telemetry.as_ref().map(|telemetry| Export::new(telemetry, "snapshot-api"));
     traces::log(config.log_format == LogFormat::Json, export.as_ref());
     let exporting = export.map(Export::begin).transpose()?;
@@ -54,8 +52,8 @@ pub async fn serve(config: Config) -> Result<(), BoxError> {
     }
     let stopping = CancellationToken::new();
     let reloads = supervised::Reloads::begin()?;
-    let app = assemble(&config, store, &stopping)?;
-    end_stranded(&app).await?;
+    let (app, mut following) = assemble(&config, path, store, &stopping)?;
+    following.begin(&app, &config.hosts).await?;
     let (reporter, server) = tonic_health::server::health_reporter();
     let health = Health::begin(app.store.clone(), &config.database.path, reporter.clone()).await;
     let routes = routes(&app, server)?;
@@ -76,16 +74,13 @@ pub async fn serve(config: Config) -> Result<(), BoxError> {
             Some(listen(address, tls, routes, Some(strangers), stopping.clone()).await?)
         }
     };
-    for agent in app.agents.values() {
-        tokio::spawn(agent.clone().follow());
-    }
     let limits = Arc::clone(&app.limits);
     tokio::spawn(async move { limits.forget().await });
     let clock = app.clock.clone();
     tokio::spawn(Expiry::of(&config.tls)?.watch(move || clock.now_s()));
     let upkeep = tokio::spawn(upkeep::run(app.store.clone(), config.database.retention()));
     let trail = tokio::spawn(app.audit.clone().run(config.database.audit_retention()));
-    supervise(&app, &health, reloads);
+    supervise(&app, following, &health, reloads);
     let health = tokio::spawn(health.follow());
     tracing::info!(internal = %config.listen.internal, public = ?config.listen.public, "serving");
     let end = tokio::select! {
@@ -155,12 +150,17 @@ async fn close(app: &App) {
 
 /// Tells the service manager that it serves, and from now on that it is alive: that the catalogue can be read, and that its writer
 /// answers. A disk that is full does not count, because reading goes on then.
-fn supervise(app: &App, health: &Health, reloads: supervised::Reloads) {
+fn supervise(app: &App, mut following: Following, health: &Health, mut reloads: supervised::Reloads) {
     let (verifier, store, alive) = (Arc::clone(&app.verifier), app.store.clone(), health.alive());
-    tokio::spawn(reloads.each(move || {
-        mtls::look_again();
-        verifier.reload();
-    }));
+    let reloaded = app.clone();
+    tokio::spawn(async move {
+        while reloads.next().await {
+            mtls::look_again();
+            verifier.reload();
+            following.reload(&reloaded).await;
+            supervised::ready();
+        }
+    });
     tokio::spawn(supervised::watchdog(move || {
         let (store, alive) = (store.clone(), alive.clone());
         async move { alive() && matches!(tokio::task::spawn_blocking(move || store.audit_head()).await, Ok(Ok(_))) }
@@ -168,36 +168,21 @@ fn supervise(app: &App, health: &Health, reloads: supervised::Reloads) {
     supervised::ready();
 }
 
-fn assemble(config: &Config, store: Store, stopping: &CancellationToken) -> Result<App, BoxError> {
+fn assemble(
+    config: &Config,
+    path: PathBuf,
+    store: Store,
+    stopping: &CancellationToken,
+) -> Result<(App, Following), BoxError> {
     let clock = Clock::system();
     let own = &config.own_issuer;
     let own = Arc::new(OwnTokens::load(&own.key, &own.kid, &own.name, own.lifetime(), clock.clone())?);
-    let mut agents = BTreeMap::new();
-    for host in &config.hosts {
-        let channel = channel(&host.uri, config.tls.clone(), host.peer.clone(), ClientTimeouts::default())?;
-        let (name, own) = (host.name.clone(), Arc::clone(&own));
-        let agent = Agent::new(name.clone(), channel, store.clone(), clock.clone(), own, stopping.clone());
-        agents.insert(name, agent);
-    }
+    let following = Following::new(path, config.tls.clone(), own);
     let verifier = Arc::new(Verifier::load(config.issuers.clone())?);
     let limits = Arc::new(Limits::new(&config.limits));
     let (audit, user_quota) = (Audit::new(store.clone(), clock.clone()), config.quotas.of_a_user());
     let stopping = stopping.clone();
-    Ok(App { store, agents: Arc::new(agents), verifier, limits, audit, user_quota, clock, stopping })
-}
-
-/// Ends what was to run on hosts that are not configured any more, so that no machine stays locked by it, and gives their VMs to hosts that
-/// have them, too.
-async fn end_stranded(app: &App) -> Result<(), BoxError> {
-    let hosts: Vec<_> = app.agents.keys().collect();
-    for row in app.store.stranded_operations(&hosts)? {
-        let name = proto::names::host(&row.host);
-        let message = format!("{name} is not configured any more: how the operation ended is not known");
-        let error = Error::new(Reason::HostUnreachable, message).with("host", name);
-        app.store.end(row.id, Ending::failed(error), app.clock.now_ms()).await?;
-    }
-    app.store.lose_others(&hosts, app.clock.now_ms()).await?;
-    Ok(())
+    Ok((App { store, hosts: Arc::default(), verifier, limits, audit, user_quota, clock, stopping }, following))
 }
 
 fn routes(

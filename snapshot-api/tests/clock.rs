@@ -2,7 +2,6 @@
 
 #![expect(clippy::unwrap_used, reason = "a test may panic, and its helpers are part of it")]
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
@@ -57,10 +56,10 @@ impl Api {
             NOW + i64::try_from(begun.elapsed().as_millis()).unwrap() + jumped.load(Ordering::Relaxed)
         });
         let verifier = Arc::new(Verifier::load(vec![issuer]).unwrap());
-        let agents = Arc::new(BTreeMap::new());
+        let hosts = Arc::default();
         let (audit, user_quota) = (Audit::new(store.clone(), clock.clone()), Limits::default());
         let (limits, stopping) = (Arc::default(), CancellationToken::new());
-        let app = App { store, agents, verifier, limits, audit, user_quota, clock, stopping };
+        let app = App { store, hosts, verifier, limits, audit, user_quota, clock, stopping };
         Self { services: Services::new(app), jump, token, vm, _folder: folder }
     }
 

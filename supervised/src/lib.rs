@@ -60,17 +60,25 @@ impl Reloads {
 
     /// Calls `reload` each time, and says so to the manager. Never ends.
     pub async fn each(mut self, reload: impl Fn() + Send) {
-        while self.0.recv().await.is_some() {
-            match NotifyState::monotonic_usec_now() {
-                Ok(now) => tell(&[NotifyState::Reloading, now]),
-                Err(error) => tracing::warn!(%error, "no monotonic clock"),
-            }
-            tracing::info!(
-                "certificates, revocation lists and issuers' keys are looked at; other settings need a restart"
-            );
+        while self.next().await {
             reload();
             ready();
         }
+    }
+
+    /// Waits for the next wish, and says to the manager that it is being done: [`ready`] says that it was. `false` when there will be none.
+    pub async fn next(&mut self) -> bool {
+        if self.0.recv().await.is_none() {
+            return false;
+        }
+        match NotifyState::monotonic_usec_now() {
+            Ok(now) => tell(&[NotifyState::Reloading, now]),
+            Err(error) => tracing::warn!(%error, "no monotonic clock"),
+        }
+        tracing::info!(
+            "certificates, revocation lists, issuers' keys and the API's list of hosts are looked at; other settings need a restart"
+        );
+        true
     }
 }
 

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use proto::v1;
+use rustix::process::Signal;
 use tests::client::{Client, HOSTS};
 use tests::cluster::{Cluster, HostPlan};
 use tests::guest::Guest;
@@ -85,6 +86,14 @@ impl Site {
             let call = self.client.call((HOSTS, "ReconcileHost"), &request);
             let _: v1::ReconcileHostResponse = call.await.unwrap();
         }
+    }
+
+    /// The names of the hosts.
+    async fn hosts(&self) -> Vec<String> {
+        let request = v1::ListHostsRequest::default();
+        let call = self.client.call((HOSTS, "ListHosts"), &request);
+        let listed: v1::ListHostsResponse = call.await.unwrap();
+        listed.hosts.into_iter().map(|host| host.name).collect()
     }
 
     /// What the trail has of the VM.
@@ -202,4 +211,59 @@ async fn an_operation_of_a_lost_host_keeps_nobody_from_the_vm() {
     site.seen(&desk, "told of by both", |vm| vm.other_hosts == ["hosts/alpha"] && is_on("beta")(vm)).await;
     assert_eq!(desk.report().unwrap().disk, 'C');
     site.daemon("beta").power_off(&desk).unwrap();
+}
+
+/// A host that will not return is taken out of the configuration, and another one comes, while the service runs.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn hosts_are_removed_and_added_without_a_restart() {
+    let site = Site::start();
+    let (desk, _) = site.desk().await;
+    let config = site.cluster.api_config();
+    let both = fs::read_to_string(&config).unwrap();
+    let mut parts = both.split("[[hosts]]");
+    let (rest, alpha, beta) = (parts.next().unwrap(), parts.next().unwrap(), parts.next().unwrap());
+    assert!(alpha.contains("alpha") && beta.contains("beta"), "{both}");
+    let reload = |text: &str| {
+        fs::write(&config, text).unwrap();
+        site.cluster.processes().find(|process| process.name() == "snapshot-api").unwrap().signal(Signal::HUP).unwrap();
+    };
+    // What cannot be used changes nothing.
+    reload("hosts = 7");
+    let log = || site.cluster.logs().unwrap().into_iter().find(|(name, _)| name == "snapshot-api").unwrap().1;
+    let begun = Instant::now();
+    while !log().contains("not usable, the hosts from before stay") {
+        assert!(begun.elapsed() < SEEN);
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!(site.hosts().await, ["hosts/alpha", "hosts/beta"]);
+
+    // The VM has an operation on alpha; nobody runs it elsewhere.
+    let begun = site.client.create(&desk.vm(), "lost", "").await.unwrap();
+    site.define_on_beta(&desk, None);
+    site.seen(&desk, "known to beta", |vm| vm.other_hosts == ["hosts/beta"]).await;
+    reload(&format!("{rest}[[hosts]]{beta}"));
+    let vm = site.seen(&desk, "on beta", is_on("beta")).await;
+    assert!(vm.other_hosts.is_empty() && vm.active_operation.is_empty(), "{vm:?}");
+    assert_eq!(site.hosts().await, ["hosts/beta"]);
+    assert!(site.client.operation(&begun.name).await.unwrap().end_time.is_some());
+
+    // It is back: followed again, with the VM that runs there.
+    reload(&both);
+    let vm = site.seen(&desk, "on alpha", is_on("alpha")).await;
+    assert_eq!(vm.other_hosts, ["hosts/beta"]);
+    site.client.done(site.client.create(&desk.vm(), "after", "").await).await.unwrap();
+    let told: Vec<String> = site.client.audit().await.unwrap().into_iter().map(|event| event.detail).collect();
+    for change in ["hosts/alpha was removed", "hosts/alpha was added"] {
+        assert!(told.iter().any(|detail| detail == change), "{told:?}");
+    }
+    // At another address of the same agent nothing is lost.
+    reload(&both.replace("https://127.0.0.1", "https://localhost"));
+    let begun = Instant::now();
+    while !log().contains("has another address or identity") {
+        assert!(begun.elapsed() < SEEN);
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    site.seen(&desk, "reachable", |vm| vm.host_reachable).await;
+    site.client.done(site.client.create(&desk.vm(), "by another name", "").await).await.unwrap();
+    site.daemon("alpha").power_off(&desk).unwrap();
 }

@@ -10,17 +10,17 @@ use crate::view;
 
 pub fn call(app: &App, call: Call<v1::GetHostRequest>) -> Result<v1::Host, Error> {
     call.authorize_admin()?;
-    Ok(view::host::host(app, find(app, &call.message.name)?)?)
+    Ok(view::host::host(app, &find(app, &call.message.name)?)?)
 }
 
 /// The agent of a host by its resource name.
-pub fn find<'a>(app: &'a App, name: &str) -> Result<&'a Agent, Error> {
+pub fn find(app: &App, name: &str) -> Result<Agent, Error> {
     find_host(app, &names::parse_host("name", name)?)
 }
 
 /// The agent of a host by its id.
-pub fn find_host<'a>(app: &'a App, id: &HostId) -> Result<&'a Agent, Error> {
-    app.agents.get(id).ok_or_else(|| {
+pub fn find_host(app: &App, id: &HostId) -> Result<Agent, Error> {
+    app.hosts.get(id).ok_or_else(|| {
         let name = names::host(id);
         Error::new(Reason::HostNotFound, format!("{name} does not exist")).with("host", name)
     })

@@ -24,8 +24,9 @@ pub async fn call(app: &App, call: Call<v1::ListOrphansRequest>) -> Result<v1::L
     };
     let mut answer = v1::ListOrphansResponse::default();
     let begins = |agent: &&Agent| after.as_ref().is_none_or(|place| *agent.host() >= place.host);
-    let all = app.agents.values().filter(|_| only.is_none());
-    for agent in only.into_iter().chain(all).filter(begins) {
+    let all = app.hosts.all();
+    let all = all.values().filter(|_| only.is_none());
+    for agent in only.iter().chain(all).filter(begins) {
         let beyond = after.as_ref().filter(|place| place.host == *agent.host()).map(|place| place.id);
         let wanted = page.size - answer.orphans.len();
         let found = match agent.list_orphans(&call.token, &call.request_id, beyond, wanted).await {

@@ -16,7 +16,7 @@ pub async fn call(app: &App, call: Call<v1::ReconcileHostRequest>) -> Result<v1:
     let begun = Instant::now();
     let corrected = agent.reconcile().await?;
     Ok(v1::ReconcileHostResponse {
-        host: Some(view::host::host(app, agent)?),
+        host: Some(view::host::host(app, &agent)?),
         corrected_count: i32::try_from(corrected).unwrap_or(i32::MAX),
         duration: Some(duration_millis(u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX))),
     })

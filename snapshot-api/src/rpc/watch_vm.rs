@@ -62,7 +62,7 @@ async fn run(
 }
 
 fn reachability(app: &App, host: &HostId) -> bool {
-    app.agents.get(host).is_some_and(crate::agents::Agent::is_reachable)
+    app.hosts.get(host).is_some_and(|agent| agent.is_reachable())
 }
 
 fn concerns(change: &Change, vm: VmId, host: &HostId) -> bool {

@@ -3,7 +3,6 @@
 //!
 //! Every method of every public service has a row here, or the test fails.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use capability::{IssuerConfig, Signer, Verifier, generate_issuer_key};
@@ -190,11 +189,11 @@ impl Api {
             resume_token: crate::etag::encode(&epoch, 9),
             request_id: Uuid::from_u128(9).to_string(),
         };
-        let (agents, stopping) = (Arc::new(BTreeMap::new()), CancellationToken::new());
+        let (hosts, stopping) = (Arc::default(), CancellationToken::new());
         let verifier = Arc::new(Verifier::load(vec![issuer]).unwrap());
         let (clock, limits, user_quota) = (Clock::system(), Arc::default(), Limits::default());
         let audit = Audit::new(store.clone(), clock.clone());
-        let services = Services::new(App { store, agents, verifier, limits, audit, user_quota, clock, stopping });
+        let services = Services::new(App { store, hosts, verifier, limits, audit, user_quota, clock, stopping });
         let routes = Routes::new(services.snapshots()).add_service(services.operations());
         let routes = routes.add_service(services.hosts()).add_service(services.audit());
         let signer = Signer::load(&key, "k", "ravada").unwrap();

@@ -10,7 +10,6 @@ use snapshot_core::quota::{Limits, Owner, Usage, admit};
 use snapshot_core::restriction::{RestrictedOperation, Restriction};
 use snapshot_core::tree::SnapshotTree;
 
-use crate::agents::Agent;
 use crate::app::App;
 use crate::etag;
 use crate::store::{StoreError, VmRow};
@@ -30,7 +29,7 @@ pub fn vm(app: &App, row: &VmRow) -> v1::Vm {
         name: names::vm(row.id),
         display_name: facts.name.clone(),
         host: names::host(&row.host),
-        host_reachable: app.agents.get(&row.host).is_some_and(Agent::is_reachable),
+        host_reachable: app.hosts.get(&row.host).is_some_and(|agent| agent.is_reachable()),
         observe_time: Some(timestamp_millis(row.observe_time)),
         disks: disks.collect(),
         memory_bytes: i64::try_from(facts.memory_bytes).unwrap_or(i64::MAX),
@@ -55,7 +54,7 @@ pub fn with_capabilities(app: &App, row: &VmRow, reader: &Permit) -> Result<v1::
     let mut wire = vm(app, row);
     let snapshots = app.store.all_snapshots(row.id)?;
     let tree = SnapshotTree::new(snapshots).map_err(|error| StoreError::Corrupt(error.to_string()))?;
-    let policy = app.agents.get(&row.host).map(Agent::policy).unwrap_or_default();
+    let policy = app.hosts.get(&row.host).map(|agent| agent.policy()).unwrap_or_default();
     let mut facts = row.facts.clone();
     if let Some(conflict) = conflict(row) {
         facts.restrictions = vec![Restriction::new(RestrictedOperation::ALL, conflict.reason(), conflict.message())];

@@ -12,6 +12,7 @@ use snapshot_api::agents::Agent as Link;
 use snapshot_api::app::App;
 use snapshot_api::audit::Audit;
 use snapshot_api::clock::Clock;
+use snapshot_api::hosts::Hosts;
 use snapshot_api::own_tokens::OwnTokens;
 use snapshot_api::service::Services;
 use snapshot_api::store::{Store, verify};
@@ -211,11 +212,11 @@ async fn serve_api(world: Arc<World>, path: PathBuf, mut chance: Rng) -> Outcome
         let (host, own): (HostId, _) = (name.parse().unwrap(), own.clone());
         (host.clone(), Link::new(host, net::channel(name), store.clone(), clock.clone(), own, stopping.clone()))
     };
-    let agents = Arc::new(AGENTS.into_iter().map(link).collect());
+    let hosts = Arc::new(Hosts::new(AGENTS.into_iter().map(link).collect()));
     let (audit, user_quota) = (Audit::new(store.clone(), clock.clone()), Limits::default());
     let (verifier, limits) = (world.identity.verifier.clone(), Arc::default());
-    let app = App { store, agents, verifier, limits, audit, user_quota, clock, stopping };
-    for agent in app.agents.values() {
+    let app = App { store, hosts, verifier, limits, audit, user_quota, clock, stopping };
+    for agent in app.hosts.all().values() {
         tokio::spawn(agent.clone().follow());
     }
     let services = Services::new(app);

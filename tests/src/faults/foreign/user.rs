@@ -175,7 +175,12 @@ impl Room {
     /// of the snapshots.
     fn note_other_host(&mut self, entry: usize, done: &[(usize, Ended)]) {
         for (other, ended) in done {
-            let theirs: Vec<Disk> = self.ledger.vms[*other].disks.values().cloned().collect();
+            // A disk that it reverted may have got another image since: by a block copy, while the operation was under way.
+            let reverted =
+                ended.before.disks.iter().filter(|_| ended.may_have_reverted()).filter_map(|(target, disk)| {
+                    Some(Disk { path: disk.path.clone(), may: ended.held(target)?.clone() })
+                });
+            let theirs: Vec<Disk> = self.ledger.vms[*other].disks.values().cloned().chain(reverted).collect();
             let vm = &mut self.ledger.vms[entry];
             for disk in vm.disks.values_mut() {
                 for same in theirs.iter().filter(|same| same.path == disk.path) {
