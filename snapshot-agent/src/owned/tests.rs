@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use super::*;
 
-pub(super) fn vm() -> VmId {
+pub(crate) fn vm() -> VmId {
     VmId::from_uuid(Uuid::from_u128(1))
 }
 
@@ -43,13 +43,13 @@ pub(super) fn disk(path: &Path) -> DiskFacts {
     }
 }
 
-pub(super) struct Fixture {
-    pub(super) dir: TempDir,
-    pub(super) owned: Owned,
+pub(crate) struct Fixture {
+    pub(crate) dir: TempDir,
+    pub(crate) owned: Owned,
 }
 
 impl Fixture {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let owned = Owned::open(&dir.path().join("owned")).unwrap();
         Self { dir, owned }

@@ -101,3 +101,99 @@ fn where_an_image_cannot_be_read_nothing_is_removed() {
     seen.layers.unreadable = Some("/none/top".to_owned());
     assert_eq!(check_readable(&seen.layers).unwrap_err().metadata()["path"], "/none/top");
 }
+
+/// What becomes of a merge that an earlier process noted: its files are removed only where its base has everything.
+#[test]
+fn a_noted_merge_is_finished_begun_again_or_forgotten() {
+    let (noted, mut seen) = begun();
+    assert_eq!(interrupted(&noted, &seen), Interrupted::Begun);
+    assert_eq!(interrupted(&Merging { copied: true, ..noted.clone() }, &seen), Interrupted::Copied);
+    // The disk is on another branch, and the top is there.
+    seen.layers.live.insert("vda".to_owned(), "/none/base".to_owned());
+    assert_eq!(interrupted(&noted, &seen), Interrupted::Unused);
+    assert_eq!(interrupted(&Merging { copied: true, ..noted.clone() }, &seen), Interrupted::Copied);
+    let other = Parts { frozen: [("vda".to_owned(), "/none/child".to_owned())].into(), ..Parts::default() };
+    seen.layers.snapshots.insert(id(1), other);
+    assert_eq!(interrupted(&noted, &seen), Interrupted::Begun, "a snapshot needs it");
+}
+
+#[test]
+fn noted_merges_are_told_apart() {
+    let (noted, _) = begun();
+    let mut other = noted.clone();
+    (other.merge.disk, other.merge.top) = ("vdb".to_owned(), "/none/other".to_owned());
+    let mut both = vec![noted.clone(), other.clone()];
+    assert_eq!(noted_on(&both, "vda"), [noted.clone()]);
+    assert!(noted_on(&both, "vdc").is_empty());
+    // However far it came.
+    both[0].copied = true;
+    strike(&mut both, &noted.merge);
+    assert_eq!(both, [other]);
+}
+
+#[test]
+fn a_disk_is_merged_after_the_snapshots_on_it_were_deleted() {
+    let mut layers = Layers::default();
+    let layer = |below: Option<&str>| Layer { backing: below.map(str::to_owned), ..Layer::default() };
+    for disk in ["vda", "vdb"] {
+        let (base, top) = (format!("/none/{disk}"), format!("/none/{disk}.1"));
+        layers.files.extend([(base.clone(), layer(None)), (top.clone(), layer(Some(&base)))]);
+        layers.live.insert(disk.to_owned(), top.clone());
+        layers.ours.insert(top.clone());
+        let parts = layers.snapshots.entry(id(1)).or_default();
+        parts.frozen.insert(disk.to_owned(), base);
+        parts.overlays.insert(disk.to_owned(), top);
+    }
+    let next =
+        |layers: &Layers, disk: &str| next_merge(layers, &BTreeSet::new(), disk).map(|merge| (merge.disk, merge.top));
+    assert_eq!(next(&layers, "vda"), None, "it is needed");
+    layers.snapshots.get_mut(&id(1)).unwrap().deleted = true;
+    for disk in ["vda", "vdb"] {
+        assert_eq!(next(&layers, disk), Some((disk.to_owned(), format!("/none/{disk}.1"))));
+    }
+    assert_eq!(next(&layers, "vdc"), None);
+    assert_eq!(next_merge(&layers, &BTreeSet::from(["/none/vda".to_owned()]), "vda"), None, "others use the base");
+}
+
+/// Where it lies on the base, libvirt has copied everything.
+#[test]
+fn the_child_of_a_merge_is_what_lies_on_its_top_in_the_running_chain() {
+    let (noted, mut seen) = begun();
+    assert_eq!(running_child(&seen, &noted.merge), None, "the VM is off");
+    seen.vm.state = VmState::Running;
+    assert_eq!(running_child(&seen, &noted.merge).as_deref(), Some("/none/child"));
+    let above = Layer { backing: Some("/none/child".to_owned()), ..Layer::default() };
+    seen.layers.files.insert("/none/above".to_owned(), above);
+    seen.layers.live.insert("vda".to_owned(), "/none/above".to_owned());
+    assert_eq!(running_child(&seen, &noted.merge).as_deref(), Some("/none/child"));
+    assert_eq!(running_child(&seen, &Merge { disk: "vdb".to_owned(), ..noted.merge.clone() }), None);
+    seen.layers.live.insert("vda".to_owned(), "/none/top".to_owned());
+    assert_eq!(running_child(&seen, &noted.merge), None, "it is on the top itself");
+}
+
+#[test]
+fn a_merge_is_cancelled_only_where_that_was_asked_for() {
+    let refused = |reason| Failure::Precondition(Error::new(reason, "so"));
+    assert!(is_cancellation(&refused(Reason::Cancelled)));
+    assert!(!is_cancellation(&refused(Reason::ImageOutOfReach)) && !is_cancellation(&Failure::VmGone));
+}
+
+#[test]
+fn a_file_that_is_reached_is_not_yet_merged_away() {
+    let (_, seen) = begun();
+    check_unused(&seen.layers, "/none/other").unwrap();
+    for path in ["/none/child", "/none/top", "/none/base"] {
+        let Err(Failure::Precondition(error)) = check_unused(&seen.layers, path) else { panic!("{path} is used") };
+        assert!(error.message().contains(path), "{error}");
+    }
+}
+
+/// A file that the record has otherwise is not removed as the running state of a snapshot.
+#[test]
+fn a_running_state_is_told_from_other_files() {
+    let mut layers = Layers::default();
+    let with = |path: &str| Parts { memory_file: Some(path.to_owned()), ..Parts::default() };
+    layers.snapshots.extend([(id(1), with("/none/1.mem")), (id(2), with("/none/2.mem")), (id(3), Parts::default())]);
+    assert_eq!(memory_of(&layers, &"/none/2.mem".to_owned()), Some(&id(2)));
+    assert_eq!(memory_of(&layers, &"/none/base".to_owned()), None);
+}
