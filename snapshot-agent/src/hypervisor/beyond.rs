@@ -101,8 +101,13 @@ fn version(path: &Path) -> Option<Version> {
     let found = files::metadata(path).ok().filter(Metadata::is_file)?;
     let times = [(found.mtime(), found.mtime_nsec()), (found.ctime(), found.ctime_nsec())];
     let now = SystemTime::now().duration_since(UNIX_EPOCH).ok()?.as_secs().cast_signed();
-    let is_settled = times.iter().all(|(seconds, _)| seconds.saturating_add(SETTLED) < now);
-    is_settled.then_some(([found.dev(), found.ino(), found.size()], times))
+    let all_settled = times.iter().all(|(seconds, _)| is_settled(*seconds, now));
+    all_settled.then_some(([found.dev(), found.ino(), found.size()], times))
+}
+
+/// Whether a file that is written again now has another time than this, both in seconds of the Unix epoch.
+fn is_settled(time: i64, now: i64) -> bool {
+    time.saturating_add(SETTLED) < now
 }
 
 /// In the first bytes of an image: QCOW version 1, QED or VMDK, as QEMU's docs/interop and block/qcow.c have them.
@@ -126,19 +131,27 @@ fn in_header(start: &[u8]) -> Option<String> {
 
 /// The files that a block device is over.
 fn behind(path: &Path) -> Vec<PathBuf> {
-    let at = match files::metadata(path) {
-        Ok(device) if device.file_type().is_block_device() => {
-            let number = device.rdev();
-            format!("/sys/dev/block/{}:{}", rustix::fs::major(number), rustix::fs::minor(number))
-        }
-        Ok(_) => return Vec::new(),
+    let number = |found: Metadata| found.file_type().is_block_device().then(|| found.rdev());
+    in_sysfs(path, files::metadata(path).map(number)).map(|device| beneath_device(&device)).unwrap_or_default()
+}
+
+/// Where sysfs has a block device, by its number; `found` is that of the file at this path, `None` of one that is no block device.
+fn in_sysfs(path: &Path, found: io::Result<Option<u64>>) -> Option<PathBuf> {
+    match found {
+        Ok(number) => number.map(|number| {
+            PathBuf::from(format!("/sys/dev/block/{}:{}", rustix::fs::major(number), rustix::fs::minor(number)))
+        }),
         // The agent may not see the host's devices.
-        Err(_) => match path.strip_prefix("/dev").ok().and_then(Path::to_str) {
-            Some(name) if !name.contains('/') => format!("/sys/class/block/{name}"),
-            _ => return Vec::new(),
-        },
-    };
-    let (mut found, mut next) = (Vec::new(), vec![PathBuf::from(at)]);
+        Err(_) => {
+            let name = path.strip_prefix("/dev").ok().and_then(Path::to_str).filter(|name| !name.contains('/'))?;
+            Some(Path::new("/sys/class/block").join(name))
+        }
+    }
+}
+
+/// The files of loop devices that a block device is, or is over, as sysfs tells.
+fn beneath_device(device: &Path) -> Vec<PathBuf> {
+    let (mut found, mut next) = (Vec::new(), vec![device.to_owned()]);
     for _ in 0..MOST_DEVICES {
         let Some(device) = next.pop() else { break };
         let Ok(device) = files::canonicalize(&device) else { continue };
@@ -156,77 +169,4 @@ fn behind(path: &Path) -> Vec<PathBuf> {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::process::Command;
-
-    use super::*;
-
-    #[test]
-    fn images_of_other_formats_are_followed() {
-        let dir = tempfile::tempdir().unwrap();
-        let base = dir.path().join("base.qcow2");
-        let image = |arguments: &[&str]| {
-            let done =
-                Command::new("qemu-img").arg("create").arg("-q").args(arguments).current_dir(dir.path()).status();
-            assert!(done.unwrap().success(), "{arguments:?}");
-        };
-        image(&["-f", "qcow2", "base.qcow2", "1M"]);
-        let base = base.canonicalize().unwrap();
-        let json = format!(
-            "json:{{\"driver\":\"qcow2\",\"file\":{{\"driver\":\"file\",\"filename\":\"{}\"}}}}",
-            base.display()
-        );
-        for (format, backing) in
-            [("qcow", "base.qcow2"), ("qed", "base.qcow2"), ("qcow2", "base.qcow2"), ("qcow2", json.as_str())]
-        {
-            image(&["-f", format, "-b", backing, "-F", "qcow2", "clone"]);
-            let clone = dir.path().join("clone");
-            assert!(depends_on(&clone, format).contains(&base), "{format} {backing}");
-            // One that is over it, by a link and by the other format.
-            image(&["-f", "qcow2", "-b", "clone", "-F", format, "above"]);
-            assert!(depends_on(&dir.path().join("above"), "qcow2").contains(&base), "{format} {backing}");
-        }
-        // What a guest has written at the beginning of a raw image names nothing.
-        let qcow = dir.path().join("clone");
-        assert!(!depends_on(&qcow, "raw").contains(&base));
-    }
-
-    /// A revert that changes what an image depends on must not be allowed because of what it depended on before.
-    #[test]
-    fn an_image_that_was_changed_is_read_again() {
-        let dir = tempfile::tempdir().unwrap();
-        let image = dir.path().join("clone");
-        let qemu_img = |arguments: &[&str]| {
-            assert!(Command::new("qemu-img").args(arguments).arg(&image).status().unwrap().success());
-        };
-        qemu_img(&["create", "-q", "-u", "-f", "qcow2", "-o", "size=1M", "-F", "qcow2", "-b", "a"]);
-        assert_eq!(version(&image), None, "it may be changed again without another time");
-        assert_eq!(remembered(&image).unwrap().as_deref(), Some("a"));
-        let begun = std::time::Instant::now();
-        while version(&image).is_none() {
-            assert!(begun.elapsed().as_secs() < 60, "a file that nobody writes to has settled");
-            std::thread::sleep(std::time::Duration::from_millis(100));
-        }
-        assert!(begun.elapsed().as_secs() + 1 >= SETTLED.unsigned_abs());
-        for _ in 0..2 {
-            assert_eq!(remembered(&image).unwrap().as_deref(), Some("a"));
-        }
-        let before = version(&image);
-        qemu_img(&["rebase", "-u", "-f", "qcow2", "-F", "qcow2", "-b", "b"]);
-        assert_eq!((version(&image), remembered(&image).unwrap().as_deref()), (None, Some("b")));
-        while version(&image).is_none() {
-            std::thread::sleep(std::time::Duration::from_millis(100));
-        }
-        assert_ne!(version(&image), before);
-        assert_eq!(remembered(&image).unwrap().as_deref(), Some("b"));
-        assert_eq!(version(&dir.path().join("none")), None);
-    }
-
-    #[test]
-    fn a_vmdk_names_its_parent() {
-        let text = b"# Disk DescriptorFile\nversion=1\nparentFileNameHint=\"/images/base.vmdk\"\n";
-        assert_eq!(in_header(text).as_deref(), Some("/images/base.vmdk"));
-        assert_eq!(in_header(b"# Disk DescriptorFile\nparentFileNameHint=\"\"\n"), None);
-        assert_eq!(in_header(b"QED\0"), None);
-    }
-}
+mod tests;
