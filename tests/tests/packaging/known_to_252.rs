@@ -55,6 +55,8 @@ const FREE: &[&str] = &[
     "Service.InaccessiblePaths",
     "Service.LimitCORE",
     "Service.LimitNOFILE",
+    "Service.MemoryHigh",
+    "Service.MemoryMax",
     "Service.ReadWritePaths",
     "Service.RestartSec",
     "Service.StateDirectory",

@@ -50,6 +50,15 @@ fn no_unit_is_exposed_by_more_than_two_and_a_half() {
 }
 
 #[test]
+fn services_towards_strangers_have_a_memory_limit() {
+    for name in ["snapshot-api", "snapshot-gateway"] {
+        for setting in ["MemoryHigh", "MemoryMax"] {
+            assert_eq!(values(&unit(name), setting).len(), 1, "{name}: {setting}");
+        }
+    }
+}
+
+#[test]
 fn the_service_manager_understands_every_line() {
     for name in UNITS {
         let said = analyze(&["verify", "--man=no"], &unit(name)).stderr;
