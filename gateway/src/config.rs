@@ -1,10 +1,11 @@
 //! The configuration file.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use mtls::{ServerFiles, SpiffeId, TlsFiles};
+use public_port::{Network, Settings, TrustedProxies};
 use serde::Deserialize;
 
 /// Why a configuration cannot be used.
@@ -63,9 +64,10 @@ pub struct Config {
     /// The other origins, such as `https://ravada.example.org`, whose pages may call the gateway; none by default.
     #[serde(default)]
     pub allowed_origins: Vec<String>,
-    /// The proxies in front, whose `x-forwarded-for` tells the address that the rate limit counts for.
+    /// The proxies in front, addresses and networks: their `X-Forwarded-For` or `Forwarded` names the client that limits
+    /// count for, and their connections count for `limits.connections_per_proxy`.
     #[serde(default)]
-    pub trusted_proxies: Vec<IpAddr>,
+    pub trusted_proxies: Vec<Network>,
 }
 
 /// How log lines look.
@@ -103,6 +105,12 @@ pub struct Limits {
     pub connections: usize,
     /// Connections from one address.
     pub connections_per_address: usize,
+    /// Connections from one trusted proxy.
+    pub connections_per_proxy: usize,
+    /// HTTP/2 control frames of one connection at once, beyond those that responses allow for.
+    pub control_frame_burst: u32,
+    /// The same in a second, in the long run.
+    pub control_frames_per_second: u32,
     /// Calls and streams at a time on one HTTP/2 connection.
     pub calls_per_connection: u32,
     /// Calls at a time, each until its answer begins.
@@ -126,10 +134,14 @@ pub struct Limits {
     pub token_requests_per_second: u32,
     /// Requests with one such token at once.
     pub token_request_burst: u32,
-    /// Until the head of a request must be there, and its body after it.
+    /// Time-out of the TLS handshake, in seconds.
+    pub handshake_seconds: u64,
+    /// Time-out of the HTTP/2 preface, of the head of a request, and of its body, in seconds.
     pub receive_seconds: u64,
     /// How long a connection without any call is kept.
     pub idle_seconds: u64,
+    /// The age in seconds at which a connection is asked to go; its calls go on.
+    pub connection_age_seconds: u64,
     /// How long a unary call may take at most.
     pub call_seconds: u64,
     /// How long unary calls may take to end when the gateway stops.
@@ -141,21 +153,26 @@ impl Default for Limits {
         Self {
             request_bytes: 64 * 1024,
             response_bytes: 32 * 1024 * 1024,
-            connections: 4096,
+            connections: 8192,
             connections_per_address: 1024,
-            calls_per_connection: 128,
+            connections_per_proxy: 4096,
+            control_frame_burst: 1000,
+            control_frames_per_second: 100,
+            calls_per_connection: 512,
             calls: 1024,
             calls_per_address: 512,
             calls_per_token: 64,
             streams: 4096,
             streams_per_address: 2048,
-            streams_per_token: 64,
+            streams_per_token: 512,
             requests_per_second: 2000,
             request_burst: 4000,
             token_requests_per_second: 200,
             token_request_burst: 400,
+            handshake_seconds: 5,
             receive_seconds: 15,
             idle_seconds: 120,
+            connection_age_seconds: 3600,
             call_seconds: 60,
             drain_seconds: 10,
         }
@@ -163,20 +180,8 @@ impl Default for Limits {
 }
 
 impl Limits {
-    pub(crate) fn receive(&self) -> Duration {
-        Duration::from_secs(self.receive_seconds)
-    }
-
-    pub(crate) fn idle(&self) -> Duration {
-        Duration::from_secs(self.idle_seconds)
-    }
-
     pub(crate) fn call(&self) -> Duration {
         Duration::from_secs(self.call_seconds)
-    }
-
-    pub(crate) fn drain(&self) -> Duration {
-        Duration::from_secs(self.drain_seconds)
     }
 
     fn check(&self) -> Result<(), Error> {
@@ -185,6 +190,9 @@ impl Limits {
             ("limits.response_bytes", self.response_bytes),
             ("limits.connections", self.connections),
             ("limits.connections_per_address", self.connections_per_address),
+            ("limits.connections_per_proxy", self.connections_per_proxy),
+            ("limits.control_frame_burst", self.control_frame_burst as usize),
+            ("limits.control_frames_per_second", self.control_frames_per_second as usize),
             ("limits.calls_per_connection", self.calls_per_connection as usize),
             ("limits.calls", self.calls),
             ("limits.calls_per_address", self.calls_per_address),
@@ -196,8 +204,10 @@ impl Limits {
             ("limits.token_request_burst", self.token_request_burst as usize),
         ];
         let times = [
+            ("limits.handshake_seconds", self.handshake_seconds),
             ("limits.receive_seconds", self.receive_seconds),
             ("limits.idle_seconds", self.idle_seconds),
+            ("limits.connection_age_seconds", self.connection_age_seconds),
             ("limits.call_seconds", self.call_seconds),
             ("limits.drain_seconds", self.drain_seconds),
         ];
@@ -241,6 +251,26 @@ impl Config {
             toml::from_str(text).map_err(|source| Error::Parse { path: path.to_owned(), source: Box::new(source) })?;
         config.check()?;
         Ok(config)
+    }
+
+    /// The limits of the port.
+    pub(crate) fn port(&self) -> Settings {
+        let limits = &self.limits;
+        Settings {
+            handshake: Duration::from_secs(limits.handshake_seconds),
+            receive: Duration::from_secs(limits.receive_seconds),
+            idle: Duration::from_secs(limits.idle_seconds),
+            age: Duration::from_secs(limits.connection_age_seconds),
+            drain: Duration::from_secs(limits.drain_seconds),
+            http1: true,
+            streams_per_connection: limits.calls_per_connection,
+            connections: limits.connections,
+            connections_per_address: limits.connections_per_address,
+            connections_per_proxy: limits.connections_per_proxy,
+            control_frame_burst: limits.control_frame_burst,
+            control_frames_per_second: limits.control_frames_per_second,
+            trusted_proxies: TrustedProxies::new(self.trusted_proxies.clone()),
+        }
     }
 
     fn check(&self) -> Result<(), Error> {
@@ -317,7 +347,9 @@ mod tests {
             ("[api]", "allowed_origins = [\"https://a.example/; script-src *\"]\n[api]"),
             ("[api]", "[page]\nframe_ancestors = [\"'self'; x\"]\n[api]"),
             ("[api]", "[telemetry]\nendpoint = \"http://collector:4317\"\n[api]"),
+            ("[api]", "trusted_proxies = [\"10.0.0.0/33\"]\n[api]"),
             ("[api]", "[limits]\nrequest_bytes = 0\n[api]"),
+            ("[api]", "[limits]\nconnection_age_seconds = 0\n[api]"),
             ("[api]", "[limits]\ncall_seconds = 100000\n[api]"),
         ] {
             assert!(parse(&LEAST.replacen(from, to, 1)).is_err(), "{from} -> {to}");

@@ -1,7 +1,6 @@
 //! The front of the gateway: where a request goes, and what is refused before it goes anywhere.
 
 use std::convert::Infallible;
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,7 +10,7 @@ use http::header::CONTENT_TYPE;
 use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode};
 use http_body::Body as _;
 use http_body_util::{BodyExt, Full};
-use hyper::body::Incoming;
+use public_port::{Connection, ReceiveError, Received};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tonic::body::Body;
@@ -50,7 +49,6 @@ struct Inner {
     page: Page,
     limiter: Arc<Limiter>,
     request_bytes: usize,
-    receive: Duration,
 }
 
 impl Gateway {
@@ -60,7 +58,7 @@ impl Gateway {
     /// When the built-in descriptors cannot be used, which a test rules out.
     pub fn new(config: &Config, api: Upstream, stopping: CancellationToken) -> Result<Self, descriptors::Error> {
         let methods = Methods::load()?;
-        let limiter = Arc::new(Limiter::new(&config.limits, &config.trusted_proxies));
+        let limiter = Arc::new(Limiter::new(&config.limits));
         let request_bytes = config.limits.request_bytes;
         let dispatcher = Dispatcher {
             methods: methods.clone(),
@@ -80,7 +78,6 @@ impl Gateway {
             page: Page::new(&config.page),
             limiter,
             request_bytes,
-            receive: config.limits.receive(),
         })))
     }
 
@@ -88,8 +85,8 @@ impl Gateway {
         &self.0.limiter
     }
 
-    /// Answers a request from this address.
-    pub(crate) async fn answer(self, peer: IpAddr, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
+    /// Answers a request. One without a [`Connection`] has not come by the port, and is refused.
+    pub(crate) async fn answer(self, request: Request<Received>) -> Result<Response<Body>, Infallible> {
         let inner = &*self.0;
         let path = request.uri().path();
         let name = path.strip_prefix('/').unwrap_or(path);
@@ -97,7 +94,13 @@ impl Gateway {
         if is_read && name == "healthz" {
             return Ok(plain(StatusCode::OK, "ok\n"));
         }
-        let caller = inner.limiter.caller(peer, request.headers());
+        let connection = request.extensions().get::<Connection>();
+        let Some(connection) = connection else { return Ok(inner.refuse(Refusal::Overloaded, request.headers())) };
+        let caller = inner.limiter.caller(connection.client(request.headers()), request.headers());
+        // Nothing but health is answered beyond the limits of connections.
+        if connection.over_limit().is_some() && !(is_read && name == "readyz") {
+            return Ok(inner.refuse(Refusal::Overloaded, request.headers()));
+        }
         if let Err(refusal) = inner.limiter.admit(caller) {
             inner.limiter.linger(&refusal).await;
             return Ok(inner.refuse(refusal, request.headers()));
@@ -114,7 +117,7 @@ impl Gateway {
 
 impl Inner {
     /// A call, in whatever protocol: the answer has the request's id and is in text if the request was.
-    async fn rpc(&self, caller: Caller, mut request: Request<Incoming>) -> Response<Body> {
+    async fn rpc(&self, caller: Caller, mut request: Request<Received>) -> Response<Body> {
         let id = headers::request_id(request.headers());
         request.headers_mut().insert(REQUEST_ID, id.clone());
         request.extensions_mut().insert(caller);
@@ -133,7 +136,7 @@ impl Inner {
         response
     }
 
-    async fn dispatch(&self, caller: Caller, text: bool, request: Request<Incoming>) -> Response<Body> {
+    async fn dispatch(&self, caller: Caller, text: bool, request: Request<Received>) -> Response<Body> {
         let path = request.uri().path();
         let name = path.strip_prefix('/').unwrap_or(path);
         let kind = self.connect.dispatcher().lookup(name).map(|method| method.kind);
@@ -149,7 +152,7 @@ impl Inner {
             Ok(form) => form,
             Err(refusal) => return self.refuse(refusal, &parts.headers),
         };
-        // Only reflection streams both ways. Its messages are bounded one by one.
+        // Only reflection streams both ways. Its messages are bounded one by one, and all of them by the body's time-out.
         if kind == Some(MethodKind::BidiStreaming) {
             return self.call(Request::from_parts(parts, body)).await;
         }
@@ -172,11 +175,10 @@ impl Inner {
     }
 
     /// The whole body of a request, within the limits of size and time.
-    async fn receive(&self, body: Incoming, text: bool) -> Result<Bytes, Refusal> {
+    async fn receive(&self, body: Received, text: bool) -> Result<Bytes, Refusal> {
         // Base64 makes three bytes four, and pads the last.
         let limit = if text { self.request_bytes / 3 * 4 + 8 } else { self.request_bytes };
-        let body = timeout(self.receive, collect(body, limit)).await.map_err(|_| Refusal::RequestTimeout)?;
-        let body = body.map_err(|refusal| match refusal {
+        let body = collect(body, limit).await.map_err(|refusal| match refusal {
             Refusal::TooLarge { .. } => Refusal::TooLarge { limit: self.request_bytes },
             other => other,
         })?;
@@ -198,7 +200,7 @@ impl Inner {
     }
 }
 
-async fn collect(mut body: Incoming, limit: usize) -> Result<Bytes, Refusal> {
+async fn collect(mut body: Received, limit: usize) -> Result<Bytes, Refusal> {
     let announced = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
     if announced > limit.saturating_add(DISCARD_BYTES) {
         return Err(Refusal::TooLarge { limit });
@@ -206,7 +208,10 @@ async fn collect(mut body: Incoming, limit: usize) -> Result<Bytes, Refusal> {
     let mut received = BytesMut::with_capacity(announced.min(limit));
     let mut size = 0_usize;
     while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|_| Refusal::Malformed("the request ended early".to_owned()))?;
+        let frame = frame.map_err(|error| match error {
+            ReceiveError::TimedOut(_) => Refusal::RequestTimeout,
+            ReceiveError::Failed(_) => Refusal::Malformed("the request ended early".to_owned()),
+        })?;
         let Ok(data) = frame.into_data() else { continue };
         size = size.saturating_add(data.len());
         if size <= limit {

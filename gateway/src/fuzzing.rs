@@ -24,5 +24,5 @@ pub fn to_json(message: &MessageDescriptor, proto: Bytes) -> Option<Bytes> {
 
 /// What the gateway answers.
 pub async fn answer(gateway: Gateway, peer: IpAddr, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
-    gateway.answer(peer, request).await
+    gateway.answer(public_port::fuzzing::received(peer, request)).await
 }

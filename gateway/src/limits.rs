@@ -1,4 +1,5 @@
-//! What is counted, each in all and by caller: requests in a second, calls and streams; and connections, by address.
+//! What is counted, each in all and by caller: requests in a second, calls and streams. Connections are counted by the port
+//! (`public_port`).
 //!
 //! A caller is a token that the API has taken, or else an address: behind one address there may be a classroom, in which
 //! nobody is to go short because of one of them. Tokens that were made up count for the address.
@@ -42,33 +43,24 @@ pub(crate) struct Limiter {
     tokens: Rate<Caller>,
     seen: Seen,
     lingering: Lingering,
-    connections: Places<IpAddr>,
     calls: Places<Caller>,
     calls_per_token: usize,
     streams: Places<Caller>,
     streams_per_token: usize,
-    trusted_proxies: Vec<IpAddr>,
 }
 
 impl Limiter {
-    pub(crate) fn new(limits: &config::Limits, trusted_proxies: &[IpAddr]) -> Self {
+    pub(crate) fn new(limits: &config::Limits) -> Self {
         Self {
             addresses: Rate::new(limits.requests_per_second, limits.request_burst),
             tokens: Rate::new(limits.token_requests_per_second, limits.token_request_burst),
             seen: Seen::new(TOKEN_LIFE, TOKENS),
             lingering: Lingering::new(limits.calls),
-            connections: Places::new(limits.connections, limits.connections_per_address),
             calls: Places::new(limits.calls, limits.calls_per_address),
             calls_per_token: limits.calls_per_token,
             streams: Places::new(limits.streams, limits.streams_per_address),
             streams_per_token: limits.streams_per_token,
-            trusted_proxies: trusted_proxies.iter().map(IpAddr::to_canonical).collect(),
         }
-    }
-
-    /// A place for a connection, or none when there are enough.
-    pub(crate) fn connect(&self, peer: IpAddr) -> Option<Place<IpAddr>> {
-        self.connections.take(network(peer))
     }
 
     /// Counts a request of the caller that it came from.
@@ -97,20 +89,12 @@ impl Limiter {
         place(&self.streams, caller, self.streams_per_token)
     }
 
-    /// Whom to count a request for: its token, if the API has taken it before. Else the peer, or, behind a trusted proxy,
-    /// the address that the proxy saw. Only the last entry is that proxy's own; those before it are whatever the caller wrote.
-    pub(crate) fn caller(&self, peer: IpAddr, headers: &HeaderMap) -> Caller {
-        if let Some(token) = self.token(headers).filter(|token| self.seen.is_good(*token)) {
-            return Caller::Token(token);
+    /// Whom to count a request for: its token, if the API has taken it before, or else the client's address.
+    pub(crate) fn caller(&self, client: IpAddr, headers: &HeaderMap) -> Caller {
+        match self.token(headers).filter(|token| self.seen.is_good(*token)) {
+            Some(token) => Caller::Token(token),
+            None => Caller::Address(network(client)),
         }
-        let peer = peer.to_canonical();
-        if !self.trusted_proxies.contains(&peer) {
-            return Caller::Address(network(peer));
-        }
-        let last = headers.get_all("x-forwarded-for").iter().next_back();
-        let seen = last.and_then(|value| value.to_str().ok()).and_then(|value| value.rsplit(',').next());
-        let seen = seen.and_then(|address| address.trim().parse::<IpAddr>().ok());
-        Caller::Address(network(seen.unwrap_or(peer)))
     }
 
     /// The fingerprint of a request's token.
@@ -174,7 +158,7 @@ mod tests {
 
     #[test]
     fn an_address_has_its_own_share_of_requests() {
-        let limiter = Limiter::new(&limits(), &[]);
+        let limiter = Limiter::new(&limits());
         let caller = |text| limiter.caller(ip(text), &HeaderMap::new());
         assert_eq!(limiter.admit(caller("2001:db8::1")), Ok(()));
         assert_eq!(limiter.admit(caller("2001:db8::2")), Ok(()));
@@ -185,7 +169,7 @@ mod tests {
     #[test]
     fn a_token_that_the_api_took_is_counted_apart_from_its_address() {
         let limits = config::Limits { token_requests_per_second: 1, token_request_burst: 2, ..limits() };
-        let limiter = Limiter::new(&limits, &[]);
+        let limiter = Limiter::new(&limits);
         let with = |token: &str| HeaderMap::from_iter([(AUTHORIZATION, token.parse().expect("a value"))]);
         let (address, good, other) = (ip("192.0.2.1"), with("Bearer good"), with("Bearer other"));
         assert_eq!(limiter.caller(address, &good), Caller::Address(address), "not known yet");
@@ -209,30 +193,13 @@ mod tests {
     }
 
     #[test]
-    fn only_a_trusted_proxy_tells_another_address() {
-        let proxy = ip("127.0.0.1");
-        let mut headers = HeaderMap::new();
-        headers.insert("x-forwarded-for", "203.0.113.9, 192.0.2.7".parse().expect("a value"));
-        let seen = |limiter: Limiter| limiter.caller(ip("::ffff:127.0.0.1"), &headers);
-        assert_eq!(seen(Limiter::new(&limits(), &[proxy])), Caller::Address(ip("192.0.2.7")));
-        assert_eq!(seen(Limiter::new(&limits(), &[])), Caller::Address(proxy));
-    }
-
-    #[test]
     fn places_are_few_and_come_back() {
-        let limiter = Limiter::new(&limits(), &[]);
+        let limiter = Limiter::new(&limits());
         let address = ip("192.0.2.1");
         let caller = Caller::Address(address);
         let call = limiter.call(caller).expect("a place");
         assert_eq!(limiter.call(caller).err(), Some(Refusal::Overloaded));
         drop(call);
         assert!(limiter.call(caller).is_ok());
-
-        let places: Vec<_> = (0..3).filter_map(|_| limiter.connect(address)).collect();
-        assert_eq!(places.len(), 2);
-        let other = limiter.connect(ip("192.0.2.2"));
-        assert!(other.is_some() && limiter.connect(ip("192.0.2.3")).is_none());
-        drop((places, other));
-        assert_eq!(limiter.connections.callers(), 0);
     }
 }

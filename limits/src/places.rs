@@ -45,6 +45,11 @@ impl<K: Hash + Eq + Clone> Places<K> {
         Some(Place { taken: Arc::clone(&self.taken), caller, _place: place })
     }
 
+    /// How many places a caller has.
+    pub fn taken(&self, caller: &K) -> usize {
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner).get(caller).copied().unwrap_or(0)
+    }
+
     /// How many callers have a place.
     pub fn callers(&self) -> usize {
         self.taken.lock().unwrap_or_else(PoisonError::into_inner).len()

@@ -7,11 +7,11 @@
 //! Who the peer is lands in every request's extensions as [`PeerInfo`].
 
 use std::io;
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::{Stream, StreamExt, stream};
+use limits::{Places, network};
 use rustls::ServerConfig;
 use rustls::pki_types::UnixTime;
 use rustls::server::NoServerSessionStorage;
@@ -34,9 +34,9 @@ pub use io_stream::{PeerInfo, TlsIo};
 /// How long a client may take for its handshake.
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The most handshakes under way on one listener. Beyond it connections wait in the kernel's queue, for at most
-/// [`HANDSHAKE_TIMEOUT`] each.
+/// The most handshakes under way on one listener of [`incoming`], in all and from one address.
 const MAX_HANDSHAKES: usize = 512;
+const HANDSHAKES_PER_ADDRESS: usize = 64;
 
 /// How long to wait after the system refused to accept, as it does when file descriptors run out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -94,10 +94,15 @@ impl Acceptor {
 
     /// Does the handshake on a connection, within [`HANDSHAKE_TIMEOUT`].
     pub async fn accept(&self, tcp: TcpStream) -> io::Result<TlsIo> {
+        self.accept_within(tcp, HANDSHAKE_TIMEOUT).await
+    }
+
+    /// As [`Acceptor::accept`], within another time-out.
+    pub async fn accept_within(&self, tcp: TcpStream, limit: Duration) -> io::Result<TlsIo> {
         tcp.set_nodelay(true)?;
         let remote_addr = tcp.peer_addr()?;
         let side = self.sides.current();
-        let tls = timeout(HANDSHAKE_TIMEOUT, TlsAcceptor::from(Arc::clone(&side.config)).accept(tcp))
+        let tls = timeout(limit, TlsAcceptor::from(Arc::clone(&side.config)).accept(tcp))
             .await
             .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "the TLS handshake took too long"))??;
         let tls = match tls.get_ref().1.peer_certificates() {
@@ -112,24 +117,16 @@ impl Acceptor {
 }
 
 /// The connections of a listener, handshake done. The stream neither fails nor ends: what goes wrong with one connection
-/// is logged, and when the system cannot accept it tries again.
+/// is logged, and when the system cannot accept it tries again. A connection is closed at once while as many handshakes of
+/// its address are under way as may be, so that no address delays another.
 pub fn incoming(listener: TcpListener, acceptor: Acceptor) -> impl Stream<Item = io::Result<TlsIo>> + Send {
-    incoming_within(listener, acceptor, |_| Some(()))
-}
-
-/// As [`incoming`], asking first whether there is a place for a connection from an address. It is kept as long as the
-/// connection; where there is none the connection is closed before anything is done for it.
-pub fn incoming_within<P: Send + Sync + 'static>(
-    listener: TcpListener,
-    acceptor: Acceptor,
-    place: impl Fn(IpAddr) -> Option<P> + Send,
-) -> impl Stream<Item = io::Result<TlsIo>> + Send {
-    let accepted = stream::unfold((listener, place), |(listener, place)| async {
+    let slots = Places::new(MAX_HANDSHAKES, HANDSHAKES_PER_ADDRESS);
+    let accepted = stream::unfold((listener, slots), |(listener, slots)| async {
         loop {
             match listener.accept().await {
-                Ok((tcp, remote_addr)) => match place(remote_addr.ip()) {
-                    Some(taken) => return Some(((tcp, remote_addr, taken), (listener, place))),
-                    None => tracing::debug!(%remote_addr, "too many connections"),
+                Ok((tcp, remote_addr)) => match slots.take(network(remote_addr.ip())) {
+                    Some(slot) => return Some(((tcp, remote_addr, slot), (listener, slots))),
+                    None => tracing::debug!(%remote_addr, "too many TLS handshakes"),
                 },
                 Err(error) => {
                     tracing::warn!(%error, "cannot accept a connection");
@@ -139,13 +136,17 @@ pub fn incoming_within<P: Send + Sync + 'static>(
         }
     });
     accepted
-        .map(move |(tcp, remote_addr, taken)| {
+        .map(move |(tcp, remote_addr, slot)| {
             let acceptor = acceptor.clone();
             // A task each: the arithmetic of a handshake must not hold up the others.
-            let handshake = tokio::spawn(async move { acceptor.accept(tcp).await.map(|tls| tls.keeping(taken)) });
+            let handshake = tokio::spawn(async move {
+                let _slot = slot;
+                acceptor.accept(tcp).await
+            });
             async move { (remote_addr, handshake.await.unwrap_or_else(|error| Err(io::Error::other(error)))) }
         })
-        .buffer_unordered(MAX_HANDSHAKES)
+        // As many as there are slots, and one, so that the next connection is accepted, to be closed.
+        .buffer_unordered(MAX_HANDSHAKES + 1)
         .filter_map(|(remote_addr, outcome)| async move {
             match outcome {
                 Ok(io) => Some(Ok(io)),

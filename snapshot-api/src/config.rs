@@ -7,11 +7,16 @@ use std::time::Duration;
 
 use capability::IssuerConfig;
 use mtls::{AllowList, SpiffeId, TlsFiles};
+use public_port::Network;
 use serde::Deserialize;
 use snapshot_core::ids::HostId;
 use snapshot_core::quota;
 
 use crate::store::Retention;
+
+mod limits;
+
+pub use limits::Limits;
 
 /// Everything the service is told.
 #[derive(Debug, Deserialize)]
@@ -24,6 +29,10 @@ pub struct Config {
     pub log_format: LogFormat,
     /// The collector of traces; none when absent.
     pub telemetry: Option<traces::Telemetry>,
+    /// The proxies in front of the public listener, addresses and networks: their `X-Forwarded-For` or `Forwarded` names the
+    /// client that limits count for, and their connections count for `limits.connections_per_proxy`.
+    #[serde(default)]
+    pub trusted_proxies: Vec<Network>,
     /// Where it listens.
     pub listen: Listen,
     /// Its certificate, for both listeners and towards the agents.
@@ -154,47 +163,6 @@ impl OwnIssuer {
 /// A shorter life would end before its token has been used.
 const SHORTEST_LIFE: u32 = 5;
 
-/// What callers may use; 0 is no limit. A user is whom an issuer names, with whichever token.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Limits {
-    /// Requests of one user in a second, in the long run.
-    pub user_requests_per_second: u32,
-    /// Requests of one user at once.
-    pub user_request_burst: u32,
-    /// Calls of one user at a time.
-    pub user_calls: usize,
-    /// Watches of one user at a time.
-    pub user_watches: usize,
-    /// Operations of one user at a time on one host, fewer than the agents' `max_operations`, so that one user cannot have
-    /// all of a host's.
-    pub user_operations_per_host: usize,
-    /// Requests in a second from one address at the public listener, of those without a token that was taken before.
-    pub address_requests_per_second: u32,
-    /// The same at once.
-    pub address_request_burst: u32,
-    /// Connections to the public listener.
-    pub connections: usize,
-    /// Connections to it from one address.
-    pub connections_per_address: usize,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            user_requests_per_second: 100,
-            user_request_burst: 300,
-            user_calls: 64,
-            user_watches: 64,
-            user_operations_per_host: 3,
-            address_requests_per_second: 500,
-            address_request_burst: 1000,
-            connections: 4096,
-            connections_per_address: 1024,
-        }
-    }
-}
-
 /// One hypervisor.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -264,6 +232,9 @@ impl Config {
         if let Some(problem) = config.own_issuer.problem(&config.issuers) {
             return Err(ConfigError::Invalid { path: path.to_owned(), problem });
         }
+        if let Some(problem) = config.limits.problem() {
+            return Err(ConfigError::Invalid { path: path.to_owned(), problem });
+        }
         let mut names = std::collections::BTreeSet::new();
         for host in &config.hosts {
             if !names.insert(&host.name) {
@@ -290,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_calls_with_the_services_own_tokens() {
+    fn a_value_that_makes_no_sense_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("api.toml");
         let example = include_str!("../../examples/api.toml");
@@ -299,6 +270,8 @@ mod tests {
             ("any_vm = false", "service = true"),
             ("lifetime_seconds = 900", "lifetime_seconds = 901"),
             ("lifetime_seconds = 900", "lifetime_seconds = 1"),
+            ("receive_seconds = 15", "receive_seconds = 0"),
+            ("connection_age_seconds = 3600", "connection_age_seconds = 86401"),
         ] {
             assert!(example.contains(from), "{from}");
             std::fs::write(&path, example.replacen(from, to, 1)).unwrap();

@@ -27,6 +27,7 @@ pub mod limits;
 mod mutation;
 pub mod own_tokens;
 mod page;
+mod public;
 mod rpc;
 pub mod server;
 pub mod service;

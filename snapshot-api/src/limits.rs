@@ -39,7 +39,6 @@ pub struct Limits {
     watches: Places<User>,
     user_operations_per_host: usize,
     addresses: Rate<IpAddr>,
-    connections: Places<IpAddr>,
     seen: Seen,
     lingering: Lingering,
 }
@@ -53,8 +52,6 @@ impl Default for Limits {
             user_watches: 0,
             user_operations_per_host: 0,
             address_requests_per_second: 0,
-            connections: 0,
-            connections_per_address: 0,
             ..config::Limits::default()
         })
     }
@@ -74,7 +71,6 @@ impl Limits {
             watches: Places::new(Semaphore::MAX_PERMITS, most(limits.user_watches)),
             user_operations_per_host: most(limits.user_operations_per_host),
             addresses: Rate::new(limits.address_requests_per_second, limits.address_request_burst),
-            connections: Places::new(most(limits.connections), most(limits.connections_per_address)),
             seen: Seen::new(TOKEN_LIFE, TOKENS),
             lingering: Lingering::new(LINGERING),
         }

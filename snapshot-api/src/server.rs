@@ -5,16 +5,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use capability::Verifier;
-use mtls::ServerFiles;
 use mtls::expiry::Expiry;
-use mtls::server::{Acceptor, ServerTls, incoming_within};
+use mtls::server::{Acceptor, ServerTls, incoming};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 use tonic::transport::Server;
-use tower::util::{MapResponseLayer, option_layer};
+use tower::util::MapResponseLayer;
 use traces::Export;
 
 use crate::app::App;
@@ -23,17 +22,14 @@ use crate::clock::Clock;
 use crate::config::{Config, LogFormat};
 use crate::health::{self, Health};
 use crate::hosts::reload::Following;
-use crate::limits::{Limits, Strangers};
+use crate::limits::Limits;
 use crate::own_tokens::OwnTokens;
 use crate::service::{Services, too_large};
 use crate::store::Store;
-use crate::{telemetry, upkeep};
+use crate::{public, telemetry, upkeep};
 
 /// How long calls that run when the service is told to stop may still take.
 const GRACE: Duration = Duration::from_secs(10);
-/// The most calls at once on one connection to the public listener. The gateway has one connection for all users, on which
-/// one would wait for another, and bounds of its own.
-const CALLS_PER_CONNECTION: u32 = 256;
 const KEEPALIVE: Duration = Duration::from_secs(20);
 /// How long the writer may take for what waits when the service stops. One that hangs does not keep the process.
 const CLOSE: Duration = Duration::from_secs(20);
@@ -61,17 +57,13 @@ pub async fn serve(path: PathBuf, config: Config) -> Result<(), BoxError> {
         config.listen.internal,
         ServerTls::Mutual { files: config.tls.clone(), allow: config.peers.clone() },
         routes.clone(),
-        None,
         stopping.clone(),
     )
     .await?;
     let mut public = match config.listen.public {
         None => None,
         Some(address) => {
-            let files = ServerFiles { certificate: config.tls.certificate.clone(), key: config.tls.key.clone() };
-            let tls = ServerTls::ServerOnly { files, http1: false };
-            let strangers = Strangers::new(Arc::clone(&app.limits));
-            Some(listen(address, tls, routes, Some(strangers), stopping.clone()).await?)
+            Some(public::listen(address, &config, routes, Arc::clone(&app.limits), GRACE, stopping.clone()).await?)
         }
     };
     let limits = Arc::clone(&app.limits);
@@ -207,25 +199,19 @@ fn routes(
         .add_service(reflection().build_v1alpha()?))
 }
 
+/// The listener for the gateway. It has one connection for all users, on which one would wait for another if calls were
+/// limited by connection; the gateway has bounds of its own.
 async fn listen(
     address: std::net::SocketAddr,
     tls: ServerTls,
     routes: Routes,
-    strangers: Option<Strangers>,
     stopping: CancellationToken,
 ) -> Result<JoinHandle<()>, BoxError> {
     let listener = TcpListener::bind(address).await.map_err(|error| format!("{address}: {error}"))?;
-    let acceptor = Acceptor::new(tls)?;
-    let door = strangers.clone();
-    let connections = incoming_within(listener, acceptor, move |peer| match &door {
-        Some(strangers) => strangers.connect(peer).map(Some),
-        None => Some(None),
-    });
+    let connections = incoming(listener, Acceptor::new(tls)?);
     let server = Server::builder()
-        .max_concurrent_streams(strangers.as_ref().map(|_| CALLS_PER_CONNECTION))
         .http2_keepalive_interval(Some(KEEPALIVE))
         .http2_keepalive_timeout(Some(KEEPALIVE))
-        .layer(option_layer(strangers))
         .layer(MapResponseLayer::new(too_large::typed))
         .add_routes(routes)
         .serve_with_incoming_shutdown(connections, async move { stopping.cancelled().await });

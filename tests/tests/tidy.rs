@@ -11,15 +11,19 @@ use std::process::Command;
 const MAY_USE: &[(&str, &[&str])] = &[
     ("snapshot-core", &[]),
     ("doctor", &[]),
-    ("mtls", &["doctor"]),
+    ("mtls", &["doctor", "limits"]),
     ("limits", &[]),
+    ("public-port", &["mtls", "limits"]),
     ("supervised", &[]),
     ("traces", &[]),
     ("capability", &["snapshot-core"]),
     ("proto", &["snapshot-core"]),
-    ("snapshot-api", &["doctor", "snapshot-core", "proto", "mtls", "limits", "capability", "supervised", "traces"]),
+    (
+        "snapshot-api",
+        &["doctor", "snapshot-core", "proto", "mtls", "limits", "public-port", "capability", "supervised", "traces"],
+    ),
     ("snapshot-agent", &["doctor", "snapshot-core", "proto", "mtls", "capability", "supervised", "traces"]),
-    ("snapshot-gateway", &["doctor", "mtls", "limits", "supervised", "traces"]),
+    ("snapshot-gateway", &["doctor", "mtls", "limits", "public-port", "supervised", "traces"]),
     ("snapctl", &["doctor", "proto"]),
     // What the packages say of the programs is made from how these understand their arguments.
     ("manuals", &["snapshot-api", "snapshot-agent", "snapshot-gateway", "snapctl"]),

@@ -12,7 +12,8 @@ use serde_json::Value;
 use tests::lab::{HOST, Lab};
 use tests::tools::run;
 
-const SERVERS: [&str; 7] = ["snapshot-api", "snapshot-agent", "gateway", "mtls", "limits", "capability", "traces"];
+const SERVERS: [&str; 8] =
+    ["snapshot-api", "snapshot-agent", "gateway", "mtls", "limits", "public-port", "capability", "traces"];
 const PAGE: &str = "docs/operations/watching.md";
 
 fn root() -> PathBuf {

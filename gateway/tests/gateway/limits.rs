@@ -1,7 +1,5 @@
 //! What a caller may use.
 
-use std::time::Duration;
-
 use futures_util::future::join_all;
 use http::{Method, StatusCode};
 use serde_json::{Value, json};
@@ -114,7 +112,13 @@ async fn one_address_cannot_take_all_connections() {
     let mut head = [0; 15];
     timeout(PATIENCE, first.read_exact(&mut head)).await.expect("in time").expect("an answer");
     assert_eq!(&head, b"HTTP/1.1 200 OK");
-    let mut second = TcpStream::connect(world.address).await.expect("a connection");
-    let read = timeout(Duration::from_secs(5), second.read(&mut head)).await.expect("closed in time");
-    assert!(matches!(read, Ok(0) | Err(_)), "{read:?}");
+    // Beyond the limit one request is answered: health as ever, everything else by a refusal.
+    for (request, status) in [("GET /healthz", "200 OK"), ("GET /readyz", "200 OK"), ("GET /", "503 Ser")] {
+        let mut answer = String::new();
+        let mut second = TcpStream::connect(world.address).await.expect("a connection");
+        second.write_all(format!("{request} HTTP/1.1\r\nhost: a\r\n\r\n").as_bytes()).await.expect("sent");
+        timeout(PATIENCE, second.read_to_string(&mut answer)).await.expect("closed in time").expect("an answer");
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{request}: {answer}");
+        assert_eq!(answer.contains("GATEWAY_OVERLOADED"), status.starts_with("503"), "{request}: {answer}");
+    }
 }

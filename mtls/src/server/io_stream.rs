@@ -1,6 +1,5 @@
 //! A connection whose handshake is done, and who is at its other end.
 
-use std::any::Any;
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -38,8 +37,6 @@ impl PeerInfo {
 pub struct TlsIo {
     tls: Guarded<TlsStream<TcpStream>>,
     peer: PeerInfo,
-    /// What is given back when the connection ends.
-    kept: Option<Box<dyn Any + Send + Sync>>,
 }
 
 impl TlsIo {
@@ -47,13 +44,7 @@ impl TlsIo {
         // rustls keeps the certificates of a peer only once they are verified.
         let leaf = tls.get_ref().get_ref().1.peer_certificates().and_then(<[_]>::first);
         let identity = leaf.map(PeerIdentity::from_certificate).transpose().map_err(io::Error::other)?;
-        Ok(Self { tls, peer: PeerInfo { remote_addr, identity }, kept: None })
-    }
-
-    /// Keeps something for as long as the connection lasts.
-    pub(super) fn keeping(mut self, kept: impl Any + Send + Sync) -> Self {
-        self.kept = Some(Box::new(kept));
-        self
+        Ok(Self { tls, peer: PeerInfo { remote_addr, identity } })
     }
 
     /// Who is at the other end.

@@ -2,22 +2,24 @@
 //! else is done for them, unless they come with a token that was taken before.
 
 use std::convert::Infallible;
-use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use http::header::AUTHORIZATION;
 use http::{Request, Response};
-use limits::{Place, network};
-use mtls::server::PeerInfo;
+use limits::network;
+use public_port::Connection;
 use tonic::body::Body;
 use tower::{Layer, Service};
 
-use super::{Limits, limited};
+use super::{Limits, WAIT, limited};
 use crate::telemetry;
 
-/// The layer that counts, and who counts connections.
+/// Beyond the limits of connections, health is answered, and nothing else.
+const HEALTH: &str = "/grpc.health.v1.Health/";
+
+/// The layer that counts.
 #[derive(Clone)]
 pub struct Strangers(Arc<Limits>);
 
@@ -27,18 +29,17 @@ impl Strangers {
         Self(limits)
     }
 
-    /// A place for a connection from there, or none when there are enough.
-    pub fn connect(&self, peer: IpAddr) -> Option<Place<IpAddr>> {
-        self.0.connections.take(network(peer))
-    }
-
     fn admit(&self, request: &Request<Body>) -> Result<(), snapshot_core::Error> {
+        let Some(connection) = request.extensions().get::<Connection>() else { return Ok(()) };
+        if connection.over_limit().is_some() {
+            let health = request.uri().path().starts_with(HEALTH);
+            return if health { Ok(()) } else { Err(limited("too many connections", WAIT)) };
+        }
         let token = request.headers().get(AUTHORIZATION).map(|token| self.0.seen.fingerprint(token.as_bytes()));
         if token.is_some_and(|token| self.0.seen.is_good(token)) {
             return Ok(());
         }
-        let Some(peer) = request.extensions().get::<PeerInfo>() else { return Ok(()) };
-        let admitted = self.0.addresses.admit(&network(peer.remote_addr().ip()));
+        let admitted = self.0.addresses.admit(&network(connection.client(request.headers())));
         admitted.map_err(|wait| limited("too many requests from this address", wait))
     }
 }
