@@ -1,11 +1,11 @@
-//! The token of a request.
+//! The credential of a request.
 
 use http::HeaderMap;
 use http::header::AUTHORIZATION;
 
 use crate::TokenError;
 
-/// The token in `authorization: Bearer <token>`. Exactly one such header must be there. With tonic:
+/// The credential in `authorization: Bearer <credential>`: at the API a token with its secret, at an agent a token alone. Exactly one such header must be there. With tonic:
 /// `bearer(request.metadata().as_ref())`.
 pub fn bearer(headers: &HeaderMap) -> Result<&str, TokenError> {
     let mut values = headers.get_all(AUTHORIZATION).iter();
@@ -35,6 +35,7 @@ mod tests {
 
     #[test]
     fn one_bearer_header_is_read() {
+        assert_eq!(bearer(&headers(&["Bearer a.b.c~d"])), Ok("a.b.c~d"));
         for value in ["Bearer abc.def", "bearer abc.def", "BEARER  abc.def "] {
             assert_eq!(bearer(&headers(&[value])), Ok("abc.def"), "{value}");
         }

@@ -36,6 +36,15 @@ pub enum TokenError {
     /// The signature is not that of the key.
     #[error("the token's signature is wrong")]
     BadSignature,
+    /// A credential without a secret, with several, or with one that the token is not bound to.
+    #[error("the credential is not a token followed by the secret that it is bound to")]
+    Unconfirmed,
+    /// A token without a usable `cnf` claim: it is bound to no secret.
+    #[error("the token is bound to no secret: it has no confirmation claim")]
+    Unbound,
+    /// A credential with a secret where a token alone is expected: at an agent, which may not receive secrets.
+    #[error("the credential has a secret, which is for the API alone")]
+    UnexpectedSecret,
     /// An `aud` that is not this service.
     #[error("the token is for another audience")]
     WrongAudience,
@@ -70,6 +79,9 @@ impl From<TokenError> for snapshot_core::Error {
             | TokenError::UnknownIssuer
             | TokenError::UnknownKey
             | TokenError::BadSignature
+            | TokenError::Unconfirmed
+            | TokenError::Unbound
+            | TokenError::UnexpectedSecret
             | TokenError::WrongAudience
             | TokenError::BadIdentity
             | TokenError::BadLifetime
@@ -92,6 +104,9 @@ impl TokenError {
             TokenError::UnknownIssuer => "TOKEN_UNKNOWN_ISSUER",
             TokenError::UnknownKey => "TOKEN_UNKNOWN_KEY",
             TokenError::BadSignature => "TOKEN_BAD_SIGNATURE",
+            TokenError::Unconfirmed => "TOKEN_UNCONFIRMED",
+            TokenError::Unbound => "TOKEN_UNBOUND",
+            TokenError::UnexpectedSecret => "TOKEN_UNEXPECTED_SECRET",
             TokenError::WrongAudience => "TOKEN_WRONG_AUDIENCE",
             TokenError::BadIdentity => "TOKEN_BAD_IDENTITY",
             TokenError::BadLifetime => "TOKEN_BAD_LIFETIME",

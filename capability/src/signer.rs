@@ -1,4 +1,4 @@
-//! From grants to a token.
+//! From grants to a token and its secret.
 
 use std::fmt;
 use std::fs;
@@ -8,6 +8,7 @@ use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
 use snapshot_core::authority::{AUDIENCE, Claims, Grant};
 use uuid::Uuid;
 
+use crate::credential::{SEPARATOR, new_secret};
 use crate::jwks::invalid;
 use crate::{KeyError, MAX_LIFETIME_SECONDS};
 
@@ -38,7 +39,8 @@ impl Signer {
         Ok(signer)
     }
 
-    /// A token for `subject` that lives for `lifetime_seconds` from `now_unix`, with a `jti` of its own.
+    /// A credential for `subject`, `<JWT>~<secret>`: a token that lives for `lifetime_seconds` from `now_unix`, with a `jti` of
+    /// its own, and the secret that it is bound to.
     pub fn mint(
         &self,
         subject: &str,
@@ -46,9 +48,33 @@ impl Signer {
         lifetime_seconds: i64,
         now_unix: i64,
     ) -> Result<String, KeyError> {
+        let (token, secret) = self.sign(subject, grants, lifetime_seconds, now_unix)?;
+        Ok(format!("{token}{SEPARATOR}{secret}"))
+    }
+
+    /// As [`Signer::mint`], a token for agents alone. It is bound to a secret that is forgotten here, so that nobody can make a
+    /// credential for the API of it.
+    pub fn mint_for_agents(
+        &self,
+        subject: &str,
+        grants: Vec<Grant>,
+        lifetime_seconds: i64,
+        now_unix: i64,
+    ) -> Result<String, KeyError> {
+        self.sign(subject, grants, lifetime_seconds, now_unix).map(|(token, _forgotten)| token)
+    }
+
+    fn sign(
+        &self,
+        subject: &str,
+        grants: Vec<Grant>,
+        lifetime_seconds: i64,
+        now_unix: i64,
+    ) -> Result<(String, String), KeyError> {
         if !(1..=MAX_LIFETIME_SECONDS).contains(&lifetime_seconds) {
             return Err(KeyError::BadLifetime(lifetime_seconds));
         }
+        let (secret, confirmation) = new_secret()?;
         let claims = Claims {
             iss: self.issuer.clone(),
             sub: subject.to_owned(),
@@ -57,8 +83,10 @@ impl Signer {
             iat: now_unix,
             nbf: None,
             exp: now_unix.saturating_add(lifetime_seconds),
+            cnf: Some(confirmation),
             grants,
         };
-        encode(&self.header, &claims, &self.key).map_err(|_| KeyError::Crypto)
+        let token = encode(&self.header, &claims, &self.key).map_err(|_| KeyError::Crypto)?;
+        Ok((token, secret))
     }
 }

@@ -3,8 +3,10 @@
 //! 1. The header gives the `kid`; its `alg` only serves to refuse. The payload's `iss`, not trusted yet, selects whose
 //!    key set the `kid` is looked up in, so no issuer's key can speak for another, nor can equal `kid`s collide.
 //! 2. The signature is checked with that key, as EdDSA because the key is an Ed25519 key.
-//! 3. Audience, identity, lifetime and times are checked against the clock given.
-//! 4. The grants are held against the issuer's ceiling; above it the whole token is refused.
+//! 3. The token must be bound to a secret. The API holds the secret that came with it against the claim, before anything that the
+//!    token says of itself decides what its caller is told; an agent refuses a secret (`docs/adr/0035`).
+//! 4. Audience, identity, lifetime and times are checked against the clock given.
+//! 5. The grants are held against the issuer's ceiling; above it the whole token is refused.
 //!
 //! Key sets are files. At most once a second a verification looks whether they changed. A new file that cannot be used
 //! is logged and the keys from before stay; one that lacks a `kid` revokes it.
@@ -20,8 +22,9 @@ use arc_swap::ArcSwap;
 use jsonwebtoken::errors::{Error as JwtError, ErrorKind};
 use jsonwebtoken::{Algorithm, Validation, dangerous, decode, decode_header};
 use serde::Deserialize;
-use snapshot_core::authority::{AUDIENCE, Action, Caller, Ceiling, Claims};
+use snapshot_core::authority::{AUDIENCE, Action, Caller, Ceiling, Claims, Confirmation};
 
+use crate::credential::{Credential, SEPARATOR, is_hash};
 use crate::jwks::{self, KeySet};
 use crate::{CLOCK_SKEW_SECONDS, KeyError, MAX_LIFETIME_SECONDS, MAX_TOKEN_BYTES, TokenError};
 
@@ -136,12 +139,36 @@ impl Verifier {
         Ok(Self { issuers, next_look: Mutex::new(Instant::now() + RELOAD_INTERVAL) })
     }
 
-    /// The caller behind a token, at this time (seconds since the Unix epoch).
-    pub fn verify(&self, token: &str, now_unix: i64) -> Result<Caller, TokenError> {
-        self.reload_when_due();
+    /// The caller behind `<JWT>~<secret>`, at this time (seconds since the Unix epoch), and the token without the secret. For the
+    /// API: whoever knows the token alone is refused.
+    pub fn verify_credential(&self, credential: &str, now_unix: i64) -> Result<(Caller, String), TokenError> {
+        if credential.len() > MAX_TOKEN_BYTES {
+            return Err(TokenError::TooLong);
+        }
+        let credential = Credential::parse(credential)?;
+        let caller = self.verify(credential.token(), now_unix, |cnf| credential.is_confirmed_by(cnf))?;
+        Ok((caller, credential.token().to_owned()))
+    }
+
+    /// The caller behind a token that comes without its secret, at this time (seconds since the Unix epoch). For agents, whose
+    /// callers show who they are by a certificate: a credential that has a secret is refused.
+    pub fn verify_token(&self, token: &str, now_unix: i64) -> Result<Caller, TokenError> {
         if token.len() > MAX_TOKEN_BYTES {
             return Err(TokenError::TooLong);
         }
+        if token.contains(SEPARATOR) {
+            return Err(TokenError::UnexpectedSecret);
+        }
+        self.verify(token, now_unix, |_| true)
+    }
+
+    fn verify(
+        &self,
+        token: &str,
+        now_unix: i64,
+        is_confirmed: impl FnOnce(&Confirmation) -> bool,
+    ) -> Result<Caller, TokenError> {
+        self.reload_when_due();
         let header = decode_header(token).map_err(|error| refusal(&error))?;
         if header.alg != Algorithm::EdDSA {
             return Err(TokenError::WrongAlgorithm);
@@ -155,6 +182,10 @@ impl Verifier {
         let keys = issuer.keys.load();
         let key = header.kid.and_then(|kid| keys.get(&kid)).ok_or(TokenError::UnknownKey)?;
         let claims = decode::<Claims>(token, key, &signature_only()).map_err(|error| refusal(&error))?.claims;
+        let confirmation = claims.cnf.as_ref().filter(|cnf| is_hash(cnf)).ok_or(TokenError::Unbound)?;
+        if !is_confirmed(confirmation) {
+            return Err(TokenError::Unconfirmed);
+        }
         check_claims(&claims, now_unix)?;
         Caller::from_verified(claims, &issuer.ceiling).map_err(TokenError::AboveCeiling)
     }

@@ -2,6 +2,7 @@ use v5.36;
 
 # What is in a token, and what is never put into one. That the service believes it is shown in snapshots.t.
 
+use Crypt::Digest::SHA256 qw(sha256_b64u);
 use Crypt::JWT qw(decode_jwt);
 use Crypt::PK::Ed25519;
 use File::Temp qw(tempdir);
@@ -26,8 +27,11 @@ sub write_file ($path, $bytes) {
 sub failure ($code) { return eval { $code->(); 1 } ? 'nothing' : "$@" }
 
 my %what = (subject => 'alice', vm => $vm, actions => [qw(revert read)], now => 1_700_000_000.7);
+my ($token, $secret, @more) = split /~/, $tokens->mint(%what);
+is_deeply \@more, [], 'a token and its secret';
+like $secret, qr/\A[\w-]{43}\z/, 'which is 32 bytes in base64url';
 my ($header, $claims) = decode_jwt(
-    token        => $tokens->mint(%what),
+    token        => $token,
     key          => \$pair->export_key_pem('public'),
     accepted_alg => 'EdDSA',
     decode_header => 1, verify_exp => 0, verify_iat => 0,
@@ -37,12 +41,15 @@ my $jti = delete $claims->{jti};
 is_deeply $claims,
     {
     iss => 'ravada', sub => 'alice', aud => 'ravada-snapshots', iat => 1_700_000_000, exp => 1_700_000_060,
+    cnf => { 'secret#S256' => sha256_b64u($secret) },
     grants => [ { vm => lc $vm, actions => [qw(read revert)] } ],
     },
     'one machine, two actions, a minute';
 isnt jti($tokens->mint(%what)), $jti, 'each token has an id of its own';
+isnt +(split /~/, $tokens->mint(%what))[1], $secret, 'and a secret';
 
-sub jti ($token) {
+sub jti ($credential) {
+    my ($token) = split /~/, $credential;
     return decode_jwt(token => $token, key => \$pair->export_key_pem('public'), verify_exp => 0)->{jti};
 }
 

@@ -1,6 +1,7 @@
 //! From the token in a request to a permit.
 //!
-//! The API sends the user's own token along, and the agent verifies it with its own copy of the issuers' keys: an API
+//! The API sends the user's own token along, without the secret that it is bound to: an agent could not use it at the API, and
+//! refuses a credential that has a secret. The agent verifies the token with its own copy of the issuers' keys: an API
 //! that has been taken over can act only for those whose tokens pass through it at that moment. What it does on its own, which is
 //! to read, it does by tokens of an issuer of its own: the certificate alone opens nothing.
 //!
@@ -23,7 +24,7 @@ use crate::execute::unknown;
 
 /// Who asks. An error says no more than that the token does not count, and why.
 pub fn authenticate(verifier: &Verifier, metadata: &MetadataMap, now_unix: i64) -> Result<Caller, Error> {
-    let verified = bearer(metadata.as_ref()).and_then(|token| verifier.verify(token, now_unix));
+    let verified = bearer(metadata.as_ref()).and_then(|token| verifier.verify_token(token, now_unix));
     verified.map_err(|error| {
         tracing::info!(%error, "a token was refused");
         error.into()

@@ -42,7 +42,7 @@ pub struct App {
 pub struct Call<T> {
     /// Who.
     pub caller: Caller,
-    /// Their token, to be shown to the agent.
+    /// Their token, to be shown to the agent. The secret that came with it is not kept: no agent may see it.
     pub token: String,
     /// What follows the call through the processes.
     pub request_id: String,
@@ -74,12 +74,13 @@ impl<T> Call<T> {
 impl App {
     /// Finds out who makes a request.
     pub fn authenticate<T>(&self, request: Request<T>, request_id: String, trail: Trail) -> Result<Call<T>, Error> {
-        let token = capability::bearer(request.metadata().as_ref())?.to_owned();
-        let caller = self.verifier.verify(&token, self.clock.now_s());
+        let credential = capability::bearer(request.metadata().as_ref())?;
+        let verified = self.verifier.verify_credential(credential, self.clock.now_s());
         if let Some(header) = request.metadata().as_ref().get(http::header::AUTHORIZATION) {
-            self.limits.found(header.as_bytes(), caller.is_ok());
+            // By the whole credential: a token without its secret is not known by it.
+            self.limits.found(header.as_bytes(), verified.is_ok());
         }
-        let caller = caller?;
+        let (caller, token) = verified?;
         trail.by(caller.actor());
         Ok(Call { caller, token, request_id, trail, message: request.into_inner() })
     }

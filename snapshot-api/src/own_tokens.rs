@@ -3,7 +3,8 @@
 //! An agent believes no certificate alone. To read a host, and to follow operations whose caller's token may have ended, the
 //! service shows a token that may read everything, and nothing else. It is minted when it is needed, shared by all hosts, and
 //! replaced when two thirds of its life are over, by the monotonic clock. One that an agent refused is forgotten: it may have
-//! been minted while the wall clock was wrong.
+//! been minted while the wall clock was wrong. Each is bound to a secret that nobody has: a host that received one cannot use it
+//! at the API (`docs/adr/0035`).
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -70,7 +71,7 @@ impl OwnTokens {
         }
         let grant = Grant { vm: VmSelector::Any, actions: BTreeSet::from([Action::Read]) };
         let seconds = i64::try_from(self.lifetime.as_secs()).unwrap_or(i64::MAX);
-        let text = self.signer.mint(SUBJECT, vec![grant], seconds, self.clock.now_s()).map_err(|error| {
+        let text = self.signer.mint_for_agents(SUBJECT, vec![grant], seconds, self.clock.now_s()).map_err(|error| {
             tracing::error!(%error, "the service's own token could not be made");
             Error::new(Reason::Internal, "the service cannot make its own token")
         })?;
@@ -97,7 +98,7 @@ pub(crate) mod tests {
     use std::sync::Arc;
     use std::sync::atomic::{AtomicI64, Ordering};
 
-    use capability::{IssuerConfig, Verifier, generate_issuer_key};
+    use capability::{IssuerConfig, TokenError, Verifier, generate_issuer_key};
     use snapshot_core::authority::{authorize, authorize_inventory};
     use tempfile::TempDir;
 
@@ -125,12 +126,30 @@ pub(crate) mod tests {
 
         let every = IssuerConfig::new("own", folder.path().join("own.jwks.json"), Action::OF_SERVICE);
         let verifier = Verifier::load(vec![IssuerConfig { service: true, any_vm: true, ..every }]).unwrap();
-        let caller = verifier.verify(first.as_str(), NOW / 1000).unwrap();
+        let caller = verifier.verify_token(first.as_str(), NOW / 1000).unwrap();
         assert_eq!(caller.actor().to_string(), "own/snapshot-api");
         assert!(authorize_inventory(&caller).is_ok());
         let vm = "0191f7a0-0000-7000-8000-00000000000a".parse().unwrap();
         for action in Action::ALL {
             assert_eq!(authorize(&caller, vm, action).is_ok(), action == Action::Read, "{action}");
+        }
+    }
+
+    /// Even an API that is configured, by mistake, to take tokens of this issuer.
+    #[tokio::test]
+    async fn no_api_takes_one_whatever_its_configuration() {
+        let folder = TempDir::new().unwrap();
+        let tokens = some(&folder, Clock::from_fn(|| NOW));
+        let token = tokens.reading().unwrap();
+        let issuer = IssuerConfig::new("own", folder.path().join("own.jwks.json"), [Action::Read]);
+        let verifier = Verifier::load(vec![IssuerConfig { any_vm: true, ..issuer }]).unwrap();
+        assert!(verifier.verify_token(token.as_str(), NOW / 1000).is_ok(), "it is good for agents");
+        let guessed = "A".repeat(43);
+        for credential in
+            [token.as_str().to_owned(), format!("{}~", token.as_str()), format!("{}~{guessed}", token.as_str())]
+        {
+            let refused = verifier.verify_credential(&credential, NOW / 1000);
+            assert_eq!(refused.err(), Some(TokenError::Unconfirmed), "{credential}");
         }
     }
 

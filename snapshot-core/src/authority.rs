@@ -25,7 +25,7 @@ use crate::operation::{OperationKind, Request};
 mod grants;
 mod service;
 
-pub use grants::{AUDIENCE, AboveCeiling, Action, Ceiling, Claims, Grant, VmSelector};
+pub use grants::{AUDIENCE, AboveCeiling, Action, Ceiling, Claims, Confirmation, Grant, VmSelector};
 
 /// Who acts: what goes into operations, logs and the audit trail.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]

@@ -22,7 +22,7 @@ mod config;
 mod identity;
 mod surroundings;
 
-pub use self::identity::{ALL_ACTIONS, Identity, Leaf};
+pub use self::identity::{ALL_ACTIONS, Identity, Leaf, forwarded, signature_and_secret};
 pub use self::surroundings::{Plain, Surroundings, Way};
 
 /// How long a process may take until its port takes connections.

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use proto::v1;
 use proto::v1::AuditOutcome as Told;
 use tests::client::{AUDIT, Client, faces};
+use tests::cluster::signature_and_secret;
 use tests::lab::{HOST, Lab, key};
 use tests::tools::binary;
 use tonic::Code;
@@ -131,15 +132,16 @@ async fn the_trail_tells_the_story_and_is_verified() {
     assert_eq!((replayed.operation.as_str(), planned.detail.as_str()), (deleted.name.as_str(), "validate_only"));
     assert_eq!(begun.token_id, ended.token_id);
 
-    // It is whole, while the service runs and in a copy; and nothing of a token's signature is in it.
+    // It is whole, while the service runs and in a copy; and nothing of a token's signature or secret is in it.
     let (printed, status) = verify(&lab.cluster.catalogue(), None);
     assert_eq!((status, head(&printed)), (0, format!("12:{}", events[11].hash)), "{printed}");
     let noted = head(&printed);
     let copy = backup(&lab, "copy.db");
     assert_eq!(verify(&copy, Some(&noted)).1, 0);
-    let signature = eve.rsplit('.').next().unwrap();
     let bytes = std::fs::read(&copy).unwrap();
-    assert!(!bytes.windows(signature.len()).any(|window| window == signature.as_bytes()));
+    for private in signature_and_secret(&eve) {
+        assert!(!bytes.windows(private.len()).any(|window| window == private.as_bytes()));
+    }
 
     // Somebody puts the blame on another.
     assert!(replace(&copy, "eve-intruder", "bob-innocent") >= 3);

@@ -60,11 +60,22 @@ async fn secrets_are_nowhere() {
     // Refused in every way, and the answers are looked through.
     let identity = cluster.identity();
     let good = identity.token("eve", &guest.uuid().to_string(), &["read"]).unwrap();
-    let (head, signature) = good.rsplit_once('.').unwrap();
-    let forged = format!("{head}.{}", signature.chars().rev().collect::<String>());
+    let (alone, secret) = good.split_once('~').unwrap();
+    let (head, signature) = alone.rsplit_once('.').unwrap();
+    let forged = format!("{head}.{}~{secret}", signature.chars().rev().collect::<String>());
+    let wrong = format!("{alone}~{}", secret.chars().rev().collect::<String>());
     let curl = Curl::new(cluster.ports().gateway);
     let mut answers = Vec::new();
-    for token in [good.clone(), forged, format!("{good}x"), identity.expired_token().unwrap(), "x".repeat(9000)] {
+    for token in [
+        good.clone(),
+        forged,
+        wrong,
+        alone.to_owned(),
+        format!("{good}x"),
+        format!("{good}~{secret}"),
+        identity.expired_token().unwrap(),
+        "x".repeat(9000),
+    ] {
         let name = format!("{}/snapshots/snap-none", guest.vm());
         let request = v1::RevertToSnapshotRequest { name, request_id: key(), ..Default::default() }.encode_to_vec();
         let call =

@@ -13,7 +13,7 @@ use opentelemetry_proto::tonic::common::v1::{KeyValue, any_value::Value};
 use opentelemetry_proto::tonic::trace::v1::Span;
 use prost::Message as _;
 use tests::client::Client;
-use tests::cluster::{Cluster, HostPlan, Surroundings};
+use tests::cluster::{Cluster, HostPlan, Surroundings, signature_and_secret};
 use tests::lab::{HOST, Lab};
 use tonic::{Request, Response, Status};
 
@@ -131,10 +131,9 @@ async fn one_create_is_one_trace_and_tells_ids_alone() {
     }
     let identity = lab.cluster.identity();
     let token = identity.admin_token().unwrap();
-    let (_, signature) = token.rsplit_once('.').unwrap();
     let mut private = identity.secrets().unwrap();
     private.extend(["secretname", "secretdescription", "Bearer", &operation.actor].map(str::to_owned));
-    private.push(signature.to_owned());
+    private.extend(signature_and_secret(&token).map(str::to_owned));
     assert!(!operation.actor.is_empty());
     for request in collector.0.lock().unwrap().iter() {
         let bytes = request.encode_to_vec();

@@ -13,18 +13,21 @@ use crate::support::{Issuers, NOW};
 fn keys_rotate_on_disk() {
     let issuers = Issuers::new();
     let verifier = issuers.verifier();
-    let first = issuers.signer("ravada", "k1").mint("alice", Vec::new(), 300, NOW).unwrap();
+    let first = issuers.signer("ravada", "k1").mint_for_agents("alice", Vec::new(), 300, NOW).unwrap();
     issuers.add_key("ravada", "k2");
-    let second = issuers.signer("ravada", "k2").mint("alice", Vec::new(), 300, NOW).unwrap();
+    let second = issuers.signer("ravada", "k2").mint_for_agents("alice", Vec::new(), 300, NOW).unwrap();
     verifier.reload();
-    assert!(verifier.verify(&first, NOW).is_ok() && verifier.verify(&second, NOW).is_ok(), "both, while rotating");
+    assert!(
+        verifier.verify_token(&first, NOW).is_ok() && verifier.verify_token(&second, NOW).is_ok(),
+        "both, while rotating"
+    );
 
     let mut set: Value = serde_json::from_slice(&fs::read(issuers.jwks("ravada")).unwrap()).unwrap();
     set["keys"].as_array_mut().unwrap().remove(0);
     fs::write(issuers.jwks("ravada"), set.to_string()).unwrap();
     verifier.reload();
-    assert_eq!(verifier.verify(&first, NOW).err(), Some(TokenError::UnknownKey), "revoked");
-    assert!(verifier.verify(&second, NOW).is_ok());
+    assert_eq!(verifier.verify_token(&first, NOW).err(), Some(TokenError::UnknownKey), "revoked");
+    assert!(verifier.verify_token(&second, NOW).is_ok());
 }
 
 #[test]
@@ -32,9 +35,9 @@ fn a_verification_notices_a_new_key_by_itself() {
     let issuers = Issuers::new();
     let verifier = issuers.verifier();
     issuers.add_key("ravada", "k2");
-    let token = issuers.signer("ravada", "k2").mint("alice", Vec::new(), 300, NOW).unwrap();
+    let token = issuers.signer("ravada", "k2").mint_for_agents("alice", Vec::new(), 300, NOW).unwrap();
     let deadline = std::time::Instant::now() + std::time::Duration::from_secs(5);
-    while verifier.verify(&token, NOW).is_err() {
+    while verifier.verify_token(&token, NOW).is_err() {
         assert!(std::time::Instant::now() < deadline, "the key set was not reloaded");
         std::thread::yield_now();
     }
@@ -50,17 +53,17 @@ fn a_broken_key_set_leaves_the_old_one_in_place() {
     for broken in ["", "{", r#"{"keys":[{"kty":"RSA"}]}"#] {
         fs::write(&jwks, broken).unwrap();
         verifier.reload();
-        assert!(verifier.verify(&token, NOW).is_ok(), "{broken:?}");
+        assert!(verifier.verify_token(&token, NOW).is_ok(), "{broken:?}");
     }
     fs::remove_file(&jwks).unwrap();
     verifier.reload();
-    assert!(verifier.verify(&token, NOW).is_ok(), "missing");
+    assert!(verifier.verify_token(&token, NOW).is_ok(), "missing");
     fs::write(&jwks, r#"{"keys":[]}"#).unwrap();
     verifier.reload();
-    assert_eq!(verifier.verify(&token, NOW).err(), Some(TokenError::UnknownKey), "an empty set revokes all");
+    assert_eq!(verifier.verify_token(&token, NOW).err(), Some(TokenError::UnknownKey), "an empty set revokes all");
     fs::write(&jwks, good).unwrap();
     verifier.reload();
-    assert!(verifier.verify(&token, NOW).is_ok(), "repaired");
+    assert!(verifier.verify_token(&token, NOW).is_ok(), "repaired");
 }
 
 #[test]

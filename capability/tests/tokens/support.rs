@@ -13,6 +13,10 @@ use tempfile::TempDir;
 pub(crate) const NOW: i64 = 1_790_000_000;
 pub(crate) const VM: &str = "0191f7a0-0000-7000-8000-00000000000a";
 
+/// What [`good_claims`] is bound to, and its hash: the example of RFC 7636, appendix B.
+pub(crate) const SECRET: &str = "dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk";
+pub(crate) const SECRET_HASH: &str = "E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM";
+
 /// Two issuers, each with a key set on disk: "ravada" may do much with named VMs, "ops" may only read, but anywhere.
 pub(crate) struct Issuers {
     dir: TempDir,
@@ -53,7 +57,7 @@ impl Issuers {
         Verifier::load(vec![ravada, ops]).unwrap()
     }
 
-    /// A token with these claims changed (`null` removes one), signed properly.
+    /// A token, without its secret, with these claims changed (`null` removes one), signed properly.
     pub(crate) fn altered(&self, changes: Value) -> String {
         let mut claims = good_claims();
         for (name, value) in changes.as_object().unwrap() {
@@ -93,6 +97,6 @@ pub(crate) fn eddsa(kid: &str) -> Header {
 pub(crate) fn good_claims() -> Value {
     json!({
         "iss": "ravada", "sub": "alice", "aud": "ravada-snapshots", "jti": "t-1", "iat": NOW, "exp": NOW + 300,
-        "grants": [{ "vm": VM, "actions": ["read", "revert"] }],
+        "cnf": { "secret#S256": SECRET_HASH }, "grants": [{ "vm": VM, "actions": ["read", "revert"] }],
     })
 }

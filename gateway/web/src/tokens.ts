@@ -1,5 +1,5 @@
-// Where the bearer token comes from. A token lives for minutes, so whoever uses one asks for it again at each call and
-// is told when there is another.
+// Where the bearer token comes from: `<JWT>~<secret>`, which is sent as it came. A token lives for minutes, so whoever uses
+// one asks for it again at each call and is told when there is another.
 
 /** A source of tokens. */
 export interface TokenSource {
@@ -84,7 +84,7 @@ export class PastedTokens implements TokenSource {
 /** What the user pasted, without what copying puts around it; undefined when it cannot be a token. */
 export function cleanToken(pasted: string): string | undefined {
   const token = pasted.trim().replace(/^bearer\s+/i, "").replace(/\s+/g, "");
-  return /^[\w-]+\.[\w-]+\.[\w-]+$/.test(token) ? token : undefined;
+  return /^[\w-]+\.[\w-]+\.[\w-]+(~[\w-]+)?$/.test(token) ? token : undefined;
 }
 
 /** Reads what a token says about itself; undefined when it does not say. */

@@ -177,7 +177,9 @@ test("a pasted token is kept for the tab, and dropped when it is refused", async
 
 test("what is pasted around a token is taken off, and what is no token is refused", () => {
   assert.equal(cleanToken("  Bearer aa.b-b.c_c\n"), "aa.b-b.c_c");
-  assert.equal(cleanToken("aa.bb\n.cc"), "aa.bb.cc", "a terminal breaks long lines");
+  assert.equal(cleanToken("aa.bb\n.cc~d\nd-_"), "aa.bb.cc~dd-_", "a terminal breaks long lines; the secret is kept");
+  assert.equal(cleanToken("aa.bb.cc~"), undefined);
+  assert.equal(cleanToken("aa.bb.cc~dd~ee"), undefined);
   assert.equal(cleanToken("hello"), undefined);
   assert.equal(cleanToken("a.b.c.d"), undefined);
   assert.equal(cleanToken(""), undefined);
@@ -193,6 +195,7 @@ test("what a token says of itself is read, and nonsense is not", () => {
 
 test("the fragment carries a token in, and never out", () => {
   const uuid = "01234567-89AB-cdef-0123-456789abcdef";
+  assert.deepEqual(readFragment("#token=a.b.c~d-_"), { token: "a.b.c~d-_" });
   assert.deepEqual(readFragment(`#token=a.b.c&vm=${uuid}`), { token: "a.b.c", vm: uuid.toLowerCase() });
   assert.deepEqual(readFragment("#vm=../x"), {});
   assert.deepEqual(readFragment(""), {});

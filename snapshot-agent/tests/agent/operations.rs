@@ -102,6 +102,7 @@ fn permit_by(vm: VmId, action: Action, token: &str, ceiling: &Ceiling) -> Permit
         iat: 0,
         nbf: None,
         exp: 1,
+        cnf: None,
         grants: vec![Grant { vm: VmSelector::Any, actions: [action].into_iter().chain(force).collect() }],
     };
     authorize(&Caller::from_verified(claims, ceiling).unwrap(), vm, action).unwrap()

@@ -131,7 +131,7 @@ impl Agent {
 
     pub(crate) fn token(&self, grants: Vec<Grant>, age: i64) -> String {
         let signer = Signer::load(&self.dir.path().join("ravada.pem"), "k1", "ravada").unwrap();
-        signer.mint("alice", grants, 300, unix_now() - age).unwrap()
+        signer.mint_for_agents("alice", grants, 300, unix_now() - age).unwrap()
     }
 
     pub(crate) fn all(&self) -> String {

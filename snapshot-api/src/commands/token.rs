@@ -15,7 +15,7 @@ use crate::clock::Clock;
 pub enum Command {
     /// Make an issuer's key: ISSUER.key, and ISSUER.jwks.json for those who check its tokens.
     CreateKey(CreateKey),
-    /// Mint a token and print it.
+    /// Mint a token and print it, with the secret that it is bound to.
     Mint(Mint),
 }
 
@@ -71,7 +71,7 @@ fn action(text: &str) -> Result<Action, String> {
     parse(text)
 }
 
-/// Carries the command out; the token goes to standard output alone.
+/// Carries the command out; the token, with its secret, goes to standard output alone.
 #[expect(clippy::print_stdout, reason = "the token is the command's answer")]
 pub fn run(command: Command) -> Result<(), KeyError> {
     match command {

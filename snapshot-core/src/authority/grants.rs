@@ -142,6 +142,17 @@ pub struct Grant {
     pub actions: BTreeSet<Action>,
 }
 
+/// What a token is bound to: the `cnf` claim (RFC 7800). Whoever sends the token to the API has to send the secret with it.
+///
+/// Unknown members are refused: a token that is bound to something else besides must not be taken without it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Confirmation {
+    /// The SHA-256 of the secret's characters, in base64url without padding.
+    #[serde(rename = "secret#S256")]
+    pub secret_sha256: String,
+}
+
 /// The payload of a token. Times are in seconds since the Unix epoch. Claims not listed here are ignored (RFC 7519,
 /// section 4).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -161,6 +172,9 @@ pub struct Claims {
     pub nbf: Option<i64>,
     /// When it ends.
     pub exp: i64,
+    /// The secret that it is bound to. A token without it is refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cnf: Option<Confirmation>,
     /// What it permits.
     pub grants: Vec<Grant>,
 }

@@ -46,6 +46,7 @@ fn claims(grants: Vec<Grant>) -> Claims {
         iat: 1_000,
         nbf: None,
         exp: 1_300,
+        cnf: None,
         grants,
     }
 }

@@ -28,6 +28,16 @@ const OWN_SUBJECT: &str = "snapshot-api";
 /// The longest that is allowed, so that a token outlives the test that uses it.
 const LIFETIME: &str = "900";
 
+/// What an agent receives of a credential: the token, without the secret that it is bound to.
+pub fn forwarded(credential: &str) -> &str {
+    credential.split_once('~').map_or(credential, |(token, _)| token)
+}
+
+/// What of a credential nobody else may know: its token's signature, and its secret.
+pub fn signature_and_secret(credential: &str) -> impl Iterator<Item = &str> {
+    credential.rsplit('.').next().into_iter().flat_map(|last| last.split('~'))
+}
+
 /// A certificate and its key.
 #[derive(Debug, Clone)]
 pub struct Leaf {
@@ -165,11 +175,12 @@ impl Identity {
         other.issue("stranger", spiffe_path)
     }
 
-    /// What may be found nowhere but here and in requests: the signatures of tokens, and lines of private keys.
+    /// What may be found nowhere but here and in requests: the signatures of tokens, the secrets that they are bound to, and lines
+    /// of private keys.
     pub fn secrets(&self) -> Result<Vec<String>> {
         let tokens = self.tokens.lock().unwrap_or_else(PoisonError::into_inner);
         let mut secrets: Vec<String> =
-            tokens.iter().filter_map(|token| token.rsplit('.').next()).map(str::to_owned).collect();
+            tokens.iter().flat_map(|token| signature_and_secret(token)).map(str::to_owned).collect();
         for entry in std::fs::read_dir(&self.folder)? {
             let path = entry?.path();
             if path.extension().is_some_and(|last| last == "key") {

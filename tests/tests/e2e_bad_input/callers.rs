@@ -22,9 +22,12 @@ async fn callers_who_may_not() {
     unauthenticated(&identity.expired_token().unwrap(), "TOKEN_EXPIRED").await;
     unauthenticated("rubbish", "TOKEN_INVALID").await;
     let good = identity.admin_token().unwrap();
-    let (head, signature) = good.rsplit_once('.').unwrap();
-    let forged: String = signature.chars().rev().collect();
-    unauthenticated(&format!("{head}.{forged}"), "TOKEN_INVALID").await;
+    let (token, secret) = good.split_once('~').unwrap();
+    let (head, signature) = token.rsplit_once('.').unwrap();
+    let reversed = |text: &str| text.chars().rev().collect::<String>();
+    unauthenticated(&format!("{head}.{}~{secret}", reversed(signature)), "TOKEN_INVALID").await;
+    unauthenticated(&format!("{token}~{}", reversed(secret)), "TOKEN_INVALID").await;
+    unauthenticated(token, "TOKEN_INVALID").await;
 
     let reader = caller(&identity.token("eve", &case.guest.uuid().to_string(), &["read"]).unwrap());
     let denied = |what: &str, result: Result<v1::Operation, Refusal>, action: &str| {

@@ -5,6 +5,7 @@ use prost_reflect::DescriptorPool;
 use proto::agent::operation_spec::Action as Spec;
 use proto::{agent, v1};
 use tests::client::{Client, SNAPSHOTS};
+use tests::cluster::forwarded;
 use tests::lab::{id, key};
 use uuid::Uuid;
 
@@ -37,6 +38,11 @@ impl Call {
     pub(crate) fn is_destructive(&self) -> bool {
         let destroys = matches!(self.about, About::Machine("revert" | "delete" | "purge"));
         destroys && !matches!(self.method.as_str(), "PlanOperation" | "CancelOperation")
+    }
+
+    /// What is sent with this call of a credential: agents are sent the token alone.
+    pub(crate) fn sent<'a>(&self, credential: &'a str) -> &'a str {
+        if self.service == AGENT { forwarded(credential) } else { credential }
     }
 
     pub(crate) fn right(&self) -> &'static str {

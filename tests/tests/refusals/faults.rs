@@ -1,11 +1,11 @@
 //! The columns: what is wrong with a call, and what its caller is told.
 
 use serde_json::json;
-use tests::cluster::ALL_ACTIONS;
+use tests::cluster::{ALL_ACTIONS, forwarded};
 use tonic::Code;
 
-use crate::calls::{About, Call, spend};
-use crate::forge::{Forge, grant, now};
+use crate::calls::{AGENT, About, Call, spend};
+use crate::forge::{Forge, SECRET, grant, now};
 use crate::world::World;
 
 /// What is wrong with the certificate.
@@ -25,6 +25,14 @@ impl Certificate {
 pub(crate) enum Token {
     None,
     Malformed,
+    /// The token alone, at the API.
+    WithoutSecret,
+    WrongSecret,
+    SecretTwice,
+    /// At an agent, which may not receive one.
+    WithSecret,
+    /// A token that is bound to no secret.
+    WithoutConfirmation,
     Expired,
     NotYetValid,
     WrongAudience,
@@ -49,9 +57,14 @@ pub(crate) enum Told {
 }
 
 impl Token {
-    pub(crate) const ALL: [Self; 12] = [
+    pub(crate) const ALL: [Self; 17] = [
         Self::None,
         Self::Malformed,
+        Self::WithoutSecret,
+        Self::WrongSecret,
+        Self::SecretTwice,
+        Self::WithSecret,
+        Self::WithoutConfirmation,
         Self::Expired,
         Self::NotYetValid,
         Self::WrongAudience,
@@ -64,8 +77,13 @@ impl Token {
         Self::Replayed,
     ];
 
-    /// The token for this call; empty for none.
+    /// What is sent with this call; empty for nothing.
     pub(crate) async fn make(self, world: &World, call: &Call) -> String {
+        let credential = self.credential(world, call).await;
+        if self == Self::WithSecret { credential } else { call.sent(&credential).to_owned() }
+    }
+
+    async fn credential(self, world: &World, call: &Call) -> String {
         let ravada = Forge::ravada(world.lab.cluster.identity());
         let good = ravada.claims(json!([grant("*", &ALL_ACTIONS)]));
         let changed = |changes: serde_json::Value| {
@@ -75,7 +93,12 @@ impl Token {
         };
         match self {
             Self::None => String::new(),
-            Self::Malformed => "not.a.token".to_owned(),
+            Self::Malformed => format!("not.a.token~{SECRET}"),
+            Self::WithoutSecret => forwarded(&ravada.sign(&good)).to_owned(),
+            Self::WrongSecret => format!("{}~{}", forwarded(&ravada.sign(&good)), SECRET.to_lowercase()),
+            Self::SecretTwice => format!("{}~{SECRET}", ravada.sign(&good)),
+            Self::WithSecret => ravada.sign(&good),
+            Self::WithoutConfirmation => changed(json!({ "cnf": null })),
             Self::Expired => changed(json!({ "iat": now() - 900, "exp": now() - 600 })),
             Self::NotYetValid => changed(json!({ "nbf": now() + 200 })),
             Self::WrongAudience => changed(json!({ "aud": "another-service" })),
@@ -108,10 +131,18 @@ impl Token {
         let invalid = Told::Refused(Code::Unauthenticated, "TOKEN_INVALID");
         let denied = Told::Refused(Code::PermissionDenied, "ACTION_NOT_GRANTED");
         Some(match (self, call.about) {
+            // What an agent is sent, and what the API is sent.
+            (Self::WithoutSecret | Self::WrongSecret | Self::SecretTwice, _) if call.service == AGENT => return None,
+            (Self::WithSecret, _) if call.service != AGENT => return None,
             (Self::None, _) => Told::Refused(Code::Unauthenticated, "TOKEN_MISSING"),
             (Self::Expired | Self::NotYetValid, _) => Told::Refused(Code::Unauthenticated, "TOKEN_EXPIRED"),
             (
                 Self::Malformed
+                | Self::WithoutSecret
+                | Self::WrongSecret
+                | Self::SecretTwice
+                | Self::WithSecret
+                | Self::WithoutConfirmation
                 | Self::WrongAudience
                 | Self::UnknownKid
                 | Self::HmacOfPublicKey

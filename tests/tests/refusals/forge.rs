@@ -11,6 +11,10 @@ use serde_json::{Value, json};
 use tests::cluster::Identity;
 use uuid::Uuid;
 
+/// What all claims are bound to, and its hash: the example of RFC 7636, appendix B.
+pub(crate) const SECRET: &str = "dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk";
+const SECRET_HASH: &str = "E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM";
+
 /// A key set's issuer, and who signs for it.
 pub(crate) struct Forge {
     issuer: String,
@@ -21,6 +25,10 @@ pub(crate) struct Forge {
 
 pub(crate) fn now() -> i64 {
     i64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()).unwrap()
+}
+
+fn with_secret(token: &str) -> String {
+    format!("{token}~{SECRET}")
 }
 
 /// A grant: `*` or a machine's UUID, and actions.
@@ -49,11 +57,11 @@ impl Forge {
         let now = now();
         json!({
             "iss": self.issuer, "sub": "mallory", "aud": "ravada-snapshots", "jti": Uuid::new_v4(), "iat": now - 1,
-            "exp": now + 300, "grants": grants,
+            "exp": now + 300, "cnf": { "secret#S256": SECRET_HASH }, "grants": grants,
         })
     }
 
-    /// Signed as it should be.
+    /// A credential: signed as it should be, and with the secret. So are the others.
     pub(crate) fn sign(&self, claims: &Value) -> String {
         self.sign_as(claims, &self.kid)
     }
@@ -62,20 +70,20 @@ impl Forge {
     pub(crate) fn sign_as(&self, claims: &Value, kid: &str) -> String {
         let mut header = Header::new(Algorithm::EdDSA);
         header.kid = Some(kid.to_owned());
-        encode(&header, claims, &self.key).unwrap()
+        with_secret(&encode(&header, claims, &self.key).unwrap())
     }
 
     /// Signed with the public key, which everybody has, as if it were a secret.
     pub(crate) fn sign_by_public_key(&self, claims: &Value) -> String {
         let mut header = Header::new(Algorithm::HS256);
         header.kid = Some(self.kid.clone());
-        encode(&header, claims, &EncodingKey::from_secret(&self.public)).unwrap()
+        with_secret(&encode(&header, claims, &EncodingKey::from_secret(&self.public)).unwrap())
     }
 
     /// Not signed, and saying so.
     pub(crate) fn unsigned(&self, claims: &Value) -> String {
         let header = json!({ "typ": "JWT", "alg": "none", "kid": self.kid });
         let part = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
-        format!("{}.{}.", part(&header), part(claims))
+        with_secret(&format!("{}.{}.", part(&header), part(claims)))
     }
 }

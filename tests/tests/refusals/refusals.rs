@@ -66,7 +66,7 @@ async fn every_certificate(world: &World, port: u16, right: &str, calls: &[Call]
                 Certificate::WithAnotherName => Grpc::mutual(port, &ca, &with_another_name),
             };
             let context = format!("{certificate:?}, {}", call.method);
-            let refusal = ask(&face.unwrap(), call, &token).await.expect_err(&context);
+            let refusal = ask(&face.unwrap(), call, call.sent(&token)).await.expect_err(&context);
             // The connection was closed: nothing was answered, and the code is the client's own.
             assert_eq!(refusal.reason, "", "{context}: {refusal}");
             let of_the_way =
@@ -110,7 +110,7 @@ async fn the_good_one_does_what_it_says(world: &World, face: &Grpc, calls: &[Cal
     let token = world.lab.cluster.identity().admin_token().unwrap();
     for call in calls {
         let context = format!("a good token, {}", call.method);
-        let told = match carry_out(face, call, &token).await {
+        let told = match carry_out(face, call, call.sent(&token)).await {
             Ok(told) => told,
             // The operation has ended, which only who gets so far is told.
             Err(refusal) if (call.service, refusal.reason.as_str()) == (calls::AGENT, "NOT_CANCELLABLE") => continue,

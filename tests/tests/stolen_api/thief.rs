@@ -13,6 +13,7 @@ use snapshot_core::ids::{OperationId, SnapshotId, VmId};
 use snapshot_core::operation::{Create, DeleteScope, Request, RunAfter};
 use snapshot_core::text::{Description, DisplayName};
 use tests::client::Refusal;
+use tests::cluster::forwarded;
 use tests::guest::Guest;
 use tests::lab::{HOST, Lab};
 use tonic::{Status, Streaming};
@@ -25,14 +26,14 @@ pub struct Thief {
 }
 
 impl Thief {
-    /// With this token; none when it is empty.
+    /// With this token, as the API would send it: without its secret. None when it is empty.
     pub fn with(lab: &Lab, token: &str) -> Self {
         let (identity, leaf) = (lab.cluster.identity(), lab.cluster.identity().api());
         let files = TlsFiles { ca: identity.ca(), certificate: leaf.certificate, key: leaf.key, crl: None };
         let uri = format!("https://127.0.0.1:{}", lab.cluster.host(HOST).unwrap().port());
         let agent = identity.spiffe(&format!("agent/{HOST}")).parse().unwrap();
         let channel = channel(&uri, files, agent, ClientTimeouts::default()).unwrap();
-        Self { client: AgentServiceClient::new(channel), token: token.to_owned() }
+        Self { client: AgentServiceClient::new(channel), token: forwarded(token).to_owned() }
     }
 
     fn request<T>(&self, message: T) -> tonic::Request<T> {

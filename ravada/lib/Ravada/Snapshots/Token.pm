@@ -3,15 +3,17 @@ package Ravada::Snapshots::Token;
 use v5.36;
 
 use Carp qw(croak);
+use Crypt::Digest::SHA256 qw(sha256_b64u);
 use Crypt::JWT qw(encode_jwt);
 use Crypt::PK::Ed25519;
-use Crypt::PRNG qw(random_bytes);
+use Crypt::PRNG qw(random_bytes random_bytes_b64u);
 
 our $VERSION = '0.1.0';
 
 use constant {
-    AUDIENCE    => 'ravada-snapshots',
-    MAX_SECONDS => 60,
+    AUDIENCE     => 'ravada-snapshots',
+    MAX_SECONDS  => 60,
+    SECRET_BYTES => 32,
 };
 
 # "admin" is not among them: Ravada administers machines one by one, never the hosts.
@@ -46,7 +48,9 @@ sub mint ($self, %wanted) {
     croak 'the subject is empty, too long, or has control characters'
         if $subject !~ /\A[^\p{Cc}]{1,200}\z/;
 
-    return encode_jwt(
+    # What the service sends on to a host is the token alone, and without the secret nobody takes it at the service.
+    my $secret = random_bytes_b64u(SECRET_BYTES);
+    my $token  = encode_jwt(
         payload => {
             iss    => $self->{issuer},
             sub    => $subject,
@@ -54,12 +58,14 @@ sub mint ($self, %wanted) {
             jti    => unpack('H*', random_bytes(16)),
             iat    => $now,
             exp    => $now + $self->{seconds},
+            cnf    => { 'secret#S256' => sha256_b64u($secret) },
             grants => [ { vm => $vm, actions => [ sort @$actions ] } ],
         },
         alg           => 'EdDSA',
         key           => $self->{key},
         extra_headers => { kid => $self->{kid}, typ => 'JWT' },
     );
+    return "$token~$secret";
 }
 
 sub seconds ($self) { return $self->{seconds} }
@@ -94,7 +100,8 @@ default 60. Dies when the key cannot be used; the message never quotes it.
 
 =head2 mint(subject => $user, vm => $uuid, actions => \@actions)
 
-A signed JWT for exactly this machine and these actions out of C<read>, C<create>, C<update>, C<revert>, C<delete>, C<purge>, C<force>.
+A signed JWT, a C<~>, and the secret that the JWT is bound to; the C<cnf> claim has the secret's SHA-256. The service takes both
+together, to be sent as they are: C<Authorization: Bearer JWT~secret>. It is for exactly this machine and these actions out of C<read>, C<create>, C<update>, C<revert>, C<delete>, C<purge>, C<force>.
 Dies when an argument is none of those.
 
 =head2 seconds

@@ -18,7 +18,7 @@ impl Agent {
         // It was read, and waits for its turn.
         self.while_away(20, 30_000).await;
         let token = capability::bearer(request.metadata().as_ref())?;
-        self.0.verifier.verify(token, (self.0.now_ms)() / 1000)?;
+        self.0.verifier.verify_token(token, (self.0.now_ms)() / 1000)?;
         let spec = Spec::try_from(request.into_inner().spec.expect("a spec"))?;
         let operation = self.known_or_new(spec)?;
         let mut phase = operation.phase.subscribe();

@@ -53,7 +53,8 @@ fn ceiling(service: bool) -> Ceiling {
 fn admit(issuer: &str, actions: &[Action], service: bool) -> Result<Caller, AboveCeiling> {
     let grants = vec![Grant { vm: VmSelector::Any, actions: actions.iter().copied().collect() }];
     let (iss, aud) = (issuer.to_owned(), AUDIENCE.to_owned());
-    let claims = Claims { iss, sub: "x".to_owned(), aud, jti: "t".to_owned(), iat: 0, nbf: None, exp: 1, grants };
+    let claims =
+        Claims { iss, sub: "x".to_owned(), aud, jti: "t".to_owned(), iat: 0, nbf: None, exp: 1, cnf: None, grants };
     Caller::from_verified(claims, &ceiling(service))
 }
 

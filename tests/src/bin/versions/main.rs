@@ -2,8 +2,8 @@
 //!
 //!     versions FOLDER        the folder with the earlier programs, which scripts/earlier.sh builds
 //!
-//! First each mixture that an installation has while it is upgraded or taken back: an earlier agent, an earlier API with its gateway,
-//! an earlier gateway alone. Then one installation that is upgraded with operations in flight, and taken back.
+//! First each mixture that an installation has while it is upgraded or taken back: an earlier agent, an earlier gateway. An earlier
+//! API beside an agent of this build is none: its own tokens are bound to no secret, and the agent refuses them. Then one installation that is upgraded with operations in flight, and taken back.
 
 #![expect(clippy::print_stdout, reason = "what happened is what the command is for")]
 
@@ -16,7 +16,7 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result};
 use tests::client::Client;
-use tests::cluster::{ALL_ACTIONS, Cluster, HostPlan, Surroundings};
+use tests::cluster::{ALL_ACTIONS, Cluster, HostPlan, Surroundings, forwarded};
 use tests::lab::{HOST, Lab};
 use tests::tools;
 
@@ -43,7 +43,7 @@ async fn main() -> ExitCode {
 }
 
 async fn all(folder: &Path) -> Result<()> {
-    for earlier in [&[AGENT][..], &[API, GATEWAY], &[GATEWAY]] {
+    for earlier in [&[AGENT][..], &[GATEWAY], &[AGENT, GATEWAY]] {
         let (begun, what) = (Instant::now(), earlier.join(" and "));
         let lab = Mixed { folder, earlier }.lab()?;
         story::tell(&lab, earlier).await.with_context(|| format!("with an earlier {what}"))?;
@@ -65,8 +65,14 @@ struct Mixed<'a> {
 impl Mixed<'_> {
     fn lab(mut self) -> Result<Lab> {
         let cluster = Cluster::start_in(vec![HostPlan::daemon(HOST)?.with_defaults()], &mut self)?;
-        Ok(Lab { client: Client::admin(&cluster)?, cluster })
+        Ok(Lab { client: administrator(&cluster, self.earlier.contains(&API))?, cluster })
     }
+}
+
+/// An administrator at the gateway. An earlier API takes a token alone, and this build's with its secret.
+pub(crate) fn administrator(cluster: &Cluster, api_is_earlier: bool) -> Result<Client> {
+    let credential = cluster.identity().admin_token()?;
+    Client::grpc(cluster, if api_is_earlier { forwarded(&credential) } else { &credential })
 }
 
 impl Surroundings for Mixed<'_> {

@@ -13,7 +13,7 @@ use tests::lab::{HOST, Lab};
 use tests::tools;
 
 use crate::story::wish;
-use crate::{AGENT, API, GATEWAY, earlier};
+use crate::{AGENT, API, GATEWAY, administrator, earlier};
 
 /// How long an agent may take to be found again.
 const REACHABLE: Duration = Duration::from_secs(60);
@@ -25,7 +25,21 @@ pub(crate) async fn tell(mut lab: Lab, folder: &Path) -> Result<()> {
     desk.write('B')?;
     let begun = lab.client.audit().await?.len();
 
-    // QEMU stands still, so libvirt is in the middle of it when the agent is killed.
+    // QEMU stands still, so libvirt is in the middle of it when the API is killed.
+    let backup = backup(&lab, folder)?;
+    let held = hold(&lab, &other).await?;
+    lab.cluster.api().kill()?;
+    lab.cluster.api().replace_program(tools::binary(API)?);
+    lab.cluster.start_api_again()?;
+    lab.client = administrator(&lab.cluster, false)?;
+    reachable(&lab).await?;
+    let still = lab.client.operation(&held.name).await?;
+    ensure!(still.state() == v1::OperationState::Running, "{still:?}");
+    let_go(&lab, &other)?;
+    lab.client.done(Ok(held)).await.context("in flight over the API's upgrade")?;
+    ensure!(settled(&lab, &other).await?.len() == 1);
+    replace_gateway(&mut lab, &tools::binary(GATEWAY)?)?;
+
     let held = hold(&lab, &other).await?;
     lab.cluster.host_mut(HOST)?.agent().kill()?;
     lab.cluster.host_mut(HOST)?.agent().replace_program(tools::binary(AGENT)?);
@@ -34,21 +48,8 @@ pub(crate) async fn tell(mut lab: Lab, folder: &Path) -> Result<()> {
     let ended = lab.client.ended(held).await.context("in flight over the agent's upgrade")?;
     let left = settled(&lab, &other).await?;
     let succeeded = ended.state() == v1::OperationState::Succeeded;
-    ensure!(left.len() == usize::from(succeeded), "{ended:?} and {left:?}");
+    ensure!(left.len() == 1 + usize::from(succeeded), "{ended:?} and {left:?}");
 
-    let backup = backup(&lab, folder)?;
-    let held = hold(&lab, &other).await?;
-    lab.cluster.api().kill()?;
-    lab.cluster.api().replace_program(tools::binary(API)?);
-    lab.cluster.start_api_again()?;
-    reachable(&lab).await?;
-    let still = lab.client.operation(&held.name).await?;
-    ensure!(still.state() == v1::OperationState::Running, "{still:?}");
-    let_go(&lab, &other)?;
-    lab.client.done(Ok(held)).await.context("in flight over the API's upgrade")?;
-    ensure!(settled(&lab, &other).await?.len() == left.len() + 1);
-
-    replace_gateway(&mut lab, &tools::binary(GATEWAY)?)?;
     let list = settled(&lab, &desk).await?;
     ensure!(list.len() == 1 && list[0].name == kept.name, "{list:?}");
     ensure!(lab.client.audit().await?.len() > begun, "the audit trail has gone on");
@@ -56,22 +57,23 @@ pub(crate) async fn tell(mut lab: Lab, folder: &Path) -> Result<()> {
     reads(&lab, &desk, &kept, 'A').await.context("after the upgrade")?;
     reads(&lab, &desk, &live, 'B').await.context("after the upgrade")?;
 
-    replace_gateway(&mut lab, &earlier(folder, GATEWAY)?)?;
-    lab.cluster.api().stop()?;
-    put_back(&lab, &backup)?;
-    lab.cluster.api().replace_program(earlier(folder, API)?);
-    lab.cluster.start_api_again()?;
-    reachable(&lab).await?;
-    let told: Vec<String> = settled(&lab, &desk).await?.into_iter().map(|one| one.display_name).collect();
-    ensure!(told == ["kept", "live"], "what came after the backup is told by the host: {told:?}");
-    ensure!(settled(&lab, &other).await?.len() == left.len() + 1);
-    reads(&lab, &desk, &kept, 'A').await.context("with the API taken back")?;
-    reads(&lab, &desk, &live, 'B').await.context("with the API taken back")?;
     lab.cluster.host_mut(HOST)?.agent().stop()?;
     lab.cluster.host_mut(HOST)?.agent().replace_program(earlier(folder, AGENT)?);
     lab.cluster.host_mut(HOST)?.start_agent_again()?;
     reads(&lab, &desk, &kept, 'A').await.context("with the agent taken back")?;
     reads(&lab, &desk, &live, 'B').await.context("with the agent taken back")?;
+    replace_gateway(&mut lab, &earlier(folder, GATEWAY)?)?;
+    lab.cluster.api().stop()?;
+    put_back(&lab, &backup)?;
+    lab.cluster.api().replace_program(earlier(folder, API)?);
+    lab.cluster.start_api_again()?;
+    lab.client = administrator(&lab.cluster, true)?;
+    reachable(&lab).await?;
+    let told: Vec<String> = settled(&lab, &desk).await?.into_iter().map(|one| one.display_name).collect();
+    ensure!(told == ["kept", "live"], "what came after the backup is told by the host: {told:?}");
+    ensure!(settled(&lab, &other).await?.len() == left.len());
+    reads(&lab, &desk, &kept, 'A').await.context("with the API taken back")?;
+    reads(&lab, &desk, &live, 'B').await.context("with the API taken back")?;
     complaints_of_earlier_agent(&mut lab)
 }
 
