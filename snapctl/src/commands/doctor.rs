@@ -109,7 +109,8 @@ fn broken(check: &'static str, subject: &str, failure: &Failure, remedy: &str) -
     Finding::fail(check, subject, seen, remedy)
 }
 
-/// How long the token says that it lives. Nobody verifies it here: that is the service's, which has the keys.
+/// How long the token says that it lives, and whether its secret is there. Nobody verifies it here: that is the service's, which
+/// has the keys.
 fn life(token: &Token) -> Option<Finding> {
     #[derive(Deserialize)]
     struct Claims {
@@ -120,6 +121,10 @@ fn life(token: &Token) -> Option<Finding> {
     let Some(claims) = payload.and_then(|json| serde_json::from_slice::<Claims>(&json).ok()) else {
         return Some(Finding::fail("token's life", "", "it is no token of this kind", remedy));
     };
+    if !token.0.contains('~') {
+        let seen = "its secret, from ~ on, is missing: the service takes no token without it";
+        return Some(Finding::fail("token's life", "", seen, "copy the whole token, or get a new one"));
+    }
     let now = SystemTime::now().duration_since(UNIX_EPOCH).ok()?;
     let left = claims.exp - i64::try_from(now.as_secs()).ok()?;
     Some(if left <= 0 {
@@ -137,8 +142,10 @@ mod tests {
 
     #[test]
     fn a_token_that_has_ended_is_told_of() {
-        let of = |claims: &str| life(&Token(format!("e30.{}.x", URL_SAFE_NO_PAD.encode(claims)))).unwrap().level;
+        let of = |claims: &str| life(&Token(format!("e30.{}.x~y", URL_SAFE_NO_PAD.encode(claims)))).unwrap().level;
         assert_eq!((of(r#"{"exp":1}"#), of(r#"{"exp":9000000000}"#), of("{}")), (Level::Fail, Level::Ok, Level::Fail));
+        let without_secret = Token(format!("e30.{}.x", URL_SAFE_NO_PAD.encode(r#"{"exp":9000000000}"#)));
+        assert_eq!(life(&without_secret).unwrap().level, Level::Fail);
         assert_eq!(life(&Token("x".to_owned())).unwrap().level, Level::Fail);
     }
 
