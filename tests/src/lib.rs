@@ -7,6 +7,7 @@
 //! - [`images`]: what the image files hold, whoever wrote them.
 //! - [`client`]: callers over gRPC, gRPC-Web, JSON by curl and grpcurl.
 //! - [`cluster`]: agents, the API and the gateway, as processes that a test can stop, kill and start again.
+//! - [`recorder`]: a host that keeps all that the API sends it.
 //! - [`lab`]: a cluster with a client and guests that the API knows, and what is left of snapshots anywhere.
 //!
 //! Everything a test starts lives in its [`scratch::Scratch`] folder and ends with it, also when the test panics; what a
@@ -25,5 +26,6 @@ pub mod libvirtd;
 pub mod ports;
 pub mod processes;
 pub mod reaper;
+pub mod recorder;
 pub mod scratch;
 pub mod tools;

@@ -94,6 +94,11 @@ impl Grpc {
         Ok(Self { name, channel: endpoint.connect_with_connector_lazy(connect) })
     }
 
+    /// The connection, for a caller with calls of its own.
+    pub fn channel(&self) -> Channel {
+        self.channel.clone()
+    }
+
     /// A call with a stream of answers, to be read as they come.
     pub async fn open(&self, call: Call<'_>) -> Result<Streaming<Vec<u8>>, Refusal> {
         let (mut client, request, path) = self.ready(call).await?;
