@@ -1,7 +1,13 @@
 //! What strangers may do at the public ports of the API and of the gateway: each attack ends within its bound, and nobody
 //! else waits for it. The attacks come from 127.0.0.2; the caller beside them, whose calls are timed, from 127.0.0.1.
 
-#![expect(clippy::unwrap_used, reason = "a test may panic, and its helpers are part of it")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "a test may panic, and its helpers are part of it; what was timed is printed"
+)]
 
 mod age;
 mod beside;

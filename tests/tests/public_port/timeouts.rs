@@ -65,6 +65,11 @@ async fn a_connection_that_says_nothing_or_half_of_it_is_closed() {
         assert_eq!(closed.await, [true; 5], "{}", target.name);
         // The one that has spoken HTTP/2 is asked to go when its first call does not come, and need not answer.
         assert!(begun.elapsed() < Duration::from_secs(4) + SLACK, "{}: {:?}", target.name, begun.elapsed());
+        // In plain text the preface is what comes first; with TLS it is the handshake.
+        let begun = Instant::now();
+        assert!(ends(&mut target.tcp(STRANGER).await, Duration::from_secs(20)).await, "{}", target.name);
+        assert!(begun.elapsed() < Duration::from_secs(2) + SLACK, "{}: {:?}", target.name, begun.elapsed());
+        was_logged(&cluster, &target, if target.name == "API" { "handshake" } else { "preface" });
         was_logged(&cluster, &target, "preface");
         was_logged(&cluster, &target, "headers");
     }
