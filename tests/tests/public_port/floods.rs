@@ -16,6 +16,9 @@ use crate::{STRANGER, cluster, targets, was_logged};
 const FRAMES: u32 = 50_000;
 const AT_ONCE: u32 = 100;
 
+/// The frames of a step of a flood, by its number.
+type Each = Box<dyn Fn(u32) -> Vec<u8> + Send + Sync>;
+
 /// Sends frames until the connection ends, and says how many were sent by then.
 async fn flood(target: &Target, first: &[u8], each: impl Fn(u32) -> Vec<u8>) -> u32 {
     let mut raw = target.http2(STRANGER).await;
@@ -53,7 +56,7 @@ async fn a_flood_of_control_frames_is_cut_off() {
         let attack = async || {
             let none: &[u8] = b"";
             let one = 1_u32.to_be_bytes();
-            let floods: [(&str, &[u8], Box<dyn Fn(u32) -> Vec<u8> + Send + Sync>); 8] = [
+            let floods: [(&str, &[u8], Each); 8] = [
                 ("PING", none, Box::new(|_| frame(PING, 0, 0, &[7; 8]))),
                 ("SETTINGS", none, Box::new(|_| frame(SETTINGS, 0, 0, b""))),
                 ("WINDOW_UPDATE", none, Box::new(move |_| frame(WINDOW_UPDATE, 0, 0, &one))),
