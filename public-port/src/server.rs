@@ -1,6 +1,7 @@
 //! The listener: accepts, finds slots, does handshakes, and ends what is open when the service stops.
 
 use std::convert::Infallible;
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -129,8 +130,10 @@ impl Port {
                         });
                         self.http(tls, connection, service).await;
                     }
-                    Ok(Err(error)) => tracing::debug!(%peer, %error, "a TLS handshake failed"),
-                    Err(_) => self.notices.reached(Limit::Handshake, peer.ip(), self.settings.handshake.as_secs()),
+                    Ok(Err(error)) if error.kind() != ErrorKind::TimedOut => {
+                        tracing::debug!(%peer, %error, "a TLS handshake failed")
+                    }
+                    _ => self.notices.reached(Limit::Handshake, peer.ip(), self.settings.handshake.as_secs()),
                 }
             }
         }
@@ -138,7 +141,8 @@ impl Port {
 
     /// The handshake, in a slot from the first byte on.
     async fn handshake(&self, acceptor: &Acceptor, tcp: TcpStream, peer: SocketAddr) -> std::io::Result<TlsIo> {
-        tcp.readable().await?;
+        // `readable` may be told without a byte.
+        tcp.peek(&mut [0]).await?;
         let _slot = self.slots.handshake(peer.ip()).await;
         acceptor.accept_within(tcp, self.settings.handshake).await
     }

@@ -22,6 +22,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use tests::cluster::{ALL_ACTIONS, Cluster};
+use tests::tools::wait_for;
 
 use crate::raw::Target;
 
@@ -70,13 +71,16 @@ fn token(cluster: &Cluster) -> String {
     cluster.identity().token("anna", "*", &ALL_ACTIONS).unwrap()
 }
 
-/// The log of the API or the gateway has a line about this limit.
+/// The log of the API or the gateway has a line about this limit, at the latest a moment after its effect is seen.
 fn was_logged(cluster: &Cluster, target: &Target, limit: &str) {
-    let logs = cluster.logs().unwrap();
-    let (_, log) = logs.iter().find(|(name, _)| name.ends_with(&target.name.to_lowercase())).unwrap();
-    let told = log
-        .lines()
-        .find(|line| line.contains("a limit of the public port") && line.contains(&format!("limit=\"{limit}\"")));
-    let line = told.unwrap_or_else(|| panic!("{}: no line about {limit}:\n{log}", target.name));
+    let field = format!("limit=\"{limit}\"");
+    let line = wait_for(&format!("a line of the {} about {limit}", target.name), SLACK, || {
+        let logs = cluster.logs()?;
+        let log = logs.iter().find(|(name, _)| name.ends_with(&target.name.to_lowercase()));
+        let mut lines = log.into_iter().flat_map(|(_, log)| log.lines());
+        let told = lines.find(|line| line.contains("a limit of the public port") && line.contains(&field));
+        Ok(told.map(str::to_owned))
+    });
+    let line = line.unwrap();
     assert!(line.contains("WARN") && line.contains("address=127.0.0.2"), "{line}");
 }
