@@ -123,7 +123,7 @@ fn noted_merges_are_told_apart() {
     let mut other = noted.clone();
     (other.merge.disk, other.merge.top) = ("vdb".to_owned(), "/none/other".to_owned());
     let mut both = vec![noted.clone(), other.clone()];
-    assert_eq!(noted_on(&both, "vda"), [noted.clone()]);
+    assert_eq!(noted_on(&both, "vda"), std::slice::from_ref(&noted));
     assert!(noted_on(&both, "vdc").is_empty());
     // However far it came.
     both[0].copied = true;

@@ -113,7 +113,7 @@ fn what_is_known_of_mixed_disks_takes_nothing_else_away() {
     let [mixed, other] = [Reason::DisksMixed, Reason::ImageUnavailable].map(restriction);
     let mut restrictions = vec![mixed.clone(), other.clone()];
     replace_mixed(&mut restrictions, Vec::new());
-    assert_eq!(restrictions, [other.clone()]);
+    assert_eq!(restrictions, std::slice::from_ref(&other));
     replace_mixed(&mut restrictions, vec![mixed.clone()]);
     assert_eq!(restrictions, [other, mixed]);
 }

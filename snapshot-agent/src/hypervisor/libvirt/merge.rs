@@ -6,7 +6,7 @@
 
 use std::ffi::{CString, c_int};
 use std::io::Read;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -312,13 +312,17 @@ fn redefine_disk(
         return Err(started());
     }
     connection.connect().define_domain_xml(&after)?;
-    if domain.is_active()?
-        && volumes::parse(domain, &domain.xml_desc(0)?)?.files().iter().any(|(path, _)| is_same(path, &merge.top))
-    {
+    let is_active = domain.is_active()?;
+    if is_started_on(is_active, &volumes::parse(domain, &domain.xml_desc(0)?)?.files(), &merge.top) {
         connection.connect().define_domain_xml(&before)?;
         return Err(started());
     }
     Ok(())
+}
+
+/// Whether a VM was started on this file while its definition was changed.
+fn is_started_on(is_active: bool, files: &[(PathBuf, String)], top: &str) -> bool {
+    is_active && files.iter().any(|(path, _)| is_same(path, top))
 }
 
 /// How a snapshot spells this file: in its two definitions it may differ.
