@@ -159,7 +159,7 @@ impl Default for Limits {
             control_frame_burst: 1000,
             control_frames_per_second: 100,
             calls_per_connection: 512,
-            calls: 1024,
+            calls: 2048,
             calls_per_address: 512,
             calls_per_token: 64,
             streams: 4096,

@@ -9,6 +9,9 @@ use std::hash::BuildHasher;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+/// What stands before a token in its header, in any case.
+const SCHEME: &[u8] = b"bearer ";
+
 /// Tokens, known by a fingerprint that is of no use outside this process.
 #[derive(Debug)]
 pub struct Seen {
@@ -24,8 +27,13 @@ impl Seen {
         Self { hasher: RandomState::new(), good: Mutex::default(), keep, most }
     }
 
-    /// A token's fingerprint.
-    pub fn fingerprint(&self, token: &[u8]) -> u64 {
+    /// The fingerprint of the token in an `authorization` header: one for all the spellings of the header.
+    pub fn fingerprint(&self, header: &[u8]) -> u64 {
+        let header = header.trim_ascii();
+        let token = match header.split_at_checked(SCHEME.len()) {
+            Some((scheme, token)) if scheme.eq_ignore_ascii_case(SCHEME) => token.trim_ascii(),
+            _ => header,
+        };
         self.hasher.hash_one(token)
     }
 
@@ -74,5 +82,17 @@ mod tests {
         assert!(!brief.is_good(brief.fingerprint(b"a")));
         brief.forget_old();
         assert!(brief.good.lock().unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_token_is_one_however_its_header_is_spelt() {
+        let seen = Seen::new(Duration::from_secs(900), 2);
+        let one = seen.fingerprint(b"Bearer a.b.c~d");
+        for same in ["bearer a.b.c~d", "BEARER   a.b.c~d", "bEarer a.b.c~d ", "a.b.c~d"] {
+            assert_eq!(seen.fingerprint(same.as_bytes()), one, "{same:?}");
+        }
+        for other in ["Bearer a.b.c", "Bearer a.b.c~D", "Basic a.b.c~d", "Bearera.b.c~d", "Bearer", ""] {
+            assert_ne!(seen.fingerprint(other.as_bytes()), one, "{other:?}");
+        }
     }
 }

@@ -26,12 +26,15 @@ use tower::{Service, ServiceExt};
 use crate::guarded_io::GuardedIo;
 use crate::notices::{Limit, Notices};
 use crate::received::Received;
+use crate::unread::{Answer, Unread};
 use crate::{BoxError, Settings};
 
-/// How long a connection without calls may take to end after it was asked to go.
+/// How long a connection without calls may take to end when the service stops.
 const QUIET: Duration = Duration::from_secs(2);
 /// How long a connection beyond a limit may take for its only request, at most.
 const SPARE_RECEIVE: Duration = Duration::from_secs(5);
+/// How long an answer may stay unread before its connection ends.
+const UNREAD: Duration = Duration::from_secs(30);
 /// How long calls go on after their connection has reached its maximum age: longer than a token lives (15 min), with
 /// which every call ends.
 const AGE_GRACE: Duration = Duration::from_secs(16 * 60);
@@ -97,12 +100,16 @@ pub(crate) async fn run<I, S, B>(
         None => (settings.receive, settings.idle),
     };
     let receive = settings.receive;
+    let unread = Arc::new(Unread::default());
+    let (answers, told, peer) = (Arc::clone(&unread), Arc::clone(&notices), connection.peer());
+    let mut unread = pin!(unread.for_too_long(UNREAD));
     let service = service_fn(move |request: Request<Incoming>| {
-        let (service, busy) = (service.clone(), Busy::new(active.clone()));
+        let (service, busy, unread) = (service.clone(), Busy::new(active.clone()), Arc::clone(&answers));
         let mut request = request.map(|body| Received::new(body, receive, connection.peer(), Arc::clone(&notices)));
         request.extensions_mut().insert(connection.clone());
         async move {
-            service.oneshot(request).await.map(|answer| answer.map(|body| Held { body: Box::pin(body), _busy: busy }))
+            let answer = service.oneshot(request).await;
+            answer.map(|answer| answer.map(|body| Held { body: Box::pin(body), answer: unread.answer(), _busy: busy }))
         }
     });
     let mut served = pin!(builder.serve_connection(TokioIo::new(io), service));
@@ -111,17 +118,21 @@ pub(crate) async fn run<I, S, B>(
         () = stopping.cancelled() => Leave::Stop,
         () = unused(&mut idle, first, later) => Leave::Unused,
         () = sleep(jittered(settings.age)) => Leave::Age,
+        () = unread.as_mut() => return told.reached(Limit::Answer, peer, UNREAD.as_secs()),
     };
     served.as_mut().graceful_shutdown();
     loop {
         let grace = match leave {
-            Leave::Unused => QUIET,
-            Leave::Age => AGE_GRACE,
+            // A call may have crossed the GOAWAY of a connection that had none.
+            Leave::Unused | Leave::Age => AGE_GRACE,
             Leave::Stop => settings.drain,
         };
+        // What an answer had was given to hyper whole, which may still be sending it.
+        let sending = if leave == Leave::Stop { QUIET } else { settings.receive };
         tokio::select! {
             ended = served.as_mut() => return log_end(ended),
-            () = quiet(&mut idle) => return,
+            () = unused(&mut idle, sending, sending) => return,
+            () = unread.as_mut() => return told.reached(Limit::Answer, peer, UNREAD.as_secs()),
             () = sleep(grace) => {
                 tracing::debug!(?leave, "a connection was closed with calls under way");
                 return;
@@ -158,11 +169,6 @@ async fn unused(active: &mut watch::Receiver<usize>, first: Duration, later: Dur
     }
 }
 
-/// Returns once there has been no call for [`QUIET`].
-async fn quiet(active: &mut watch::Receiver<usize>) {
-    unused(active, QUIET, QUIET).await;
-}
-
 /// Counts as a call under way until it is dropped.
 struct Busy(watch::Sender<usize>);
 
@@ -182,6 +188,7 @@ impl Drop for Busy {
 /// A body that keeps its connection busy until it has been sent.
 struct Held<B> {
     body: Pin<Box<B>>,
+    answer: Answer,
     _busy: Busy,
 }
 
@@ -190,7 +197,12 @@ impl<B: Body> Body for Held<B> {
     type Error = B::Error;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
-        self.body.as_mut().poll_frame(cx)
+        self.answer.is_read();
+        let frame = self.body.as_mut().poll_frame(cx);
+        if matches!(frame, Poll::Ready(Some(Ok(_)))) {
+            self.answer.has_more();
+        }
+        frame
     }
 
     fn is_end_stream(&self) -> bool {

@@ -18,6 +18,7 @@ const PER_RESPONSE_FRAME: f64 = 4.0;
 const HEADER_BYTES: usize = 9;
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
+const RST_STREAM: u8 = 3;
 const CONTINUATION: u8 = 9;
 const END_HEADERS: u8 = 0x4;
 const PADDED: u8 = 0x8;
@@ -44,6 +45,11 @@ impl Head {
     /// Whether a block of headers goes on in the next frame.
     pub(crate) fn is_continued(self) -> bool {
         self.is_headers() && self.flags & END_HEADERS == 0
+    }
+
+    /// Whether it cancels a call.
+    pub(crate) fn is_reset(self) -> bool {
+        self.kind == RST_STREAM
     }
 
     /// Whether the budget counts it: everything but HEADERS and DATA that has data. Padding may be all that is in a

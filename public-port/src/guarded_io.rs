@@ -45,6 +45,8 @@ pub(crate) struct GuardedIo<I> {
     received: Scanner,
     sent: Scanner,
     budget: Budget,
+    /// Whether the peer sends the calls of many clients, each of which may cancel its own. Each call counts for its client.
+    is_proxy: bool,
     burst: u32,
     /// Runs while the preface or a block of headers is incomplete.
     deadline: Option<(Limit, Pin<Box<Sleep>>)>,
@@ -61,6 +63,7 @@ impl<I> GuardedIo<I> {
             received: Scanner::default(),
             sent: Scanner::default(),
             budget: Budget::new(settings.control_frame_burst, settings.control_frames_per_second),
+            is_proxy: settings.trusted_proxies.contains(peer.to_canonical()),
             burst: settings.control_frame_burst,
             deadline: Some((Limit::Preface, Box::pin(sleep(settings.receive)))),
             limit: settings.receive,
@@ -84,11 +87,12 @@ impl<I> GuardedIo<I> {
         }
         let Speech::Http2 { begun, continued, headers } = &mut self.speech else { return Ok(()) };
         self.budget.refill();
-        let (budget, mut exceeded) = (&mut self.budget, false);
+        let (budget, is_proxy, mut exceeded) = (&mut self.budget, self.is_proxy, false);
         self.received.scan(bytes, |head| {
             (*begun, *headers) = (true, head.is_headers());
             *continued = head.is_continued();
-            exceeded |= head.is_control() && !budget.take();
+            let counts = head.is_control() && !(is_proxy && head.is_reset());
+            exceeded |= counts && !budget.take();
         });
         let incomplete = *continued || (*headers && self.received.in_payload());
         if exceeded {

@@ -27,6 +27,7 @@ mod received;
 mod server;
 mod settings;
 mod slots;
+mod unread;
 
 pub use connection::Connection;
 pub use network::{Network, NetworkError};

@@ -32,6 +32,8 @@ pub enum Limit {
     Body,
     /// The budget of HTTP/2 control frames.
     ControlFrames,
+    /// The time that an answer may stay unread.
+    Answer,
 }
 
 impl Limit {
@@ -46,6 +48,7 @@ impl Limit {
             Self::Headers => "headers",
             Self::Body => "body",
             Self::ControlFrames => "control_frames",
+            Self::Answer => "answer",
         }
     }
 }

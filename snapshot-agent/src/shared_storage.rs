@@ -21,7 +21,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use rustix::fs::FsWord;
 use snapshot_core::ids::HostId;
@@ -69,6 +69,10 @@ pub struct SharedStorage {
     read: Mutex<BTreeMap<PathBuf, (Stamp, Arc<Note>)>>,
     /// Directories in which this host's note could not be written, and why.
     unwritten: Mutex<BTreeMap<PathBuf, String>>,
+    /// Shared directories in which this host cannot say that its notes are complete, and why.
+    unrenewed: Mutex<BTreeMap<PathBuf, String>>,
+    /// By the directory of notes and the host: when that last renewed its file, and since when that is known.
+    renewals: Mutex<BTreeMap<PathBuf, (Option<SystemTime>, Instant)>>,
 }
 
 /// Which version of a note this is.
@@ -115,7 +119,8 @@ impl SharedStorage {
 
     fn with(host: HostId, memory: Memory, directories: &[PathBuf]) -> Self {
         let directories = directories.iter().map(|directory| resolved(directory)).collect();
-        Self { host, memory, directories, read: Mutex::default(), unwritten: Mutex::default() }
+        let (read, unwritten, unrenewed, renewals) = Default::default();
+        Self { host, memory, directories, read, unwritten, unrenewed, renewals }
     }
 
     /// The other hosts that have a note in a directory.

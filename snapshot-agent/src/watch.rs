@@ -104,6 +104,8 @@ pub struct Watch {
     /// The machine whose turn it was last.
     last_turn: Option<VmId>,
     scanning: bool,
+    /// VMs of which libvirt told something that no look has found yet.
+    news: BTreeSet<VmId>,
     /// What other hosts are told.
     notes: publisher::Notes,
     /// Which images depend on those of VMs.
@@ -168,6 +170,7 @@ impl Watch {
             unseen: None,
             last_turn: None,
             scanning: false,
+            news: BTreeSet::new(),
             notes: publisher::Notes::default(),
             dependents: dependents::Dependents::default(),
             answering: 0,
@@ -198,7 +201,10 @@ impl Watch {
                     Ok(done) => self.finish(done),
                     Err(error) => self.lose(&error),
                 },
-                vms = hypervisor.inbox().take() => self.queue.extend(vms),
+                vms = hypervisor.inbox().take() => {
+                    self.news.extend(&vms);
+                    self.queue.extend(vms);
+                }
                 hints = self.folders.next() => self.follow(hints),
                 Ok(()) = connected.changed() => {
                     let connected = *connected.borrow_and_update();

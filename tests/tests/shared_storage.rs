@@ -75,6 +75,13 @@ impl Site {
         self.client.done(deleted).await.unwrap();
     }
 
+    /// Reverts, and leaves the VM off.
+    async fn revert_off(&self, snapshot: &v1::Snapshot) {
+        let (name, run_after) = (snapshot.name.clone(), v1::RunAfter::Off.into());
+        let request = v1::RevertToSnapshotRequest { name, run_after, request_id: key(), ..Default::default() };
+        self.client.done(self.client.revert_as(request).await).await.unwrap();
+    }
+
     /// A VM of beta that was never started and has this file as its disk; waits until beta has told alpha so.
     fn neighbour(&self, image: &Path) -> String {
         let uuid = "11111111-2222-4333-8444-555555555557";
@@ -193,6 +200,25 @@ async fn what_a_host_may_use_whose_agent_does_not_run_is_neither_merged_nor_remo
     site.daemon("alpha").power_on(&desk).unwrap();
     assert_eq!(desk.report().unwrap().disk, 'A');
     site.daemon("alpha").power_off(&desk).unwrap();
+}
+
+/// The overlay that a revert created is in no snapshot.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_revert_leaves_stays_while_another_host_may_use_it() {
+    let mut site = Site::start(EXTERNAL);
+    let desk = site.desk().await;
+    site.off(&desk).await;
+    let snapshot = site.take(&desk, v1::StorageKind::External).await;
+    site.revert_off(&snapshot).await;
+    let xml = site.daemon("alpha").virsh(&["dumpxml", "--inactive", "desk"]).unwrap();
+    let active = PathBuf::from(xml.split("<source file='").nth(1).unwrap().split('\'').next().unwrap());
+    site.cluster.host_mut("beta").unwrap().agent().kill().unwrap();
+    let file = site.path("desk.xml");
+    fs::write(&file, xml).unwrap();
+    site.daemon("beta").virsh(&["define", &file.display().to_string()]).unwrap();
+    let before = images::sha256(&active).unwrap();
+    site.revert_off(&snapshot).await;
+    assert_eq!(images::sha256(&active).unwrap(), before, "the disk of the VM of beta");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

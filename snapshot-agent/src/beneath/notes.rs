@@ -6,7 +6,6 @@ use std::io::{self, Write as _};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
-use std::time::SystemTime;
 
 use rustix::fs::{AtFlags, Mode, OFlags, fsync, mkdirat, openat, renameat, unlinkat};
 use rustix::io::Errno;
@@ -29,16 +28,14 @@ impl Beneath {
         Ok(fsync(&directory)?)
     }
 
-    /// Sets the time of a file that holds nothing else to now, and makes it where it is not there. Returns that time, by the clock of its
-    /// file system.
-    pub(crate) fn touch_note(&self, path: &Path) -> io::Result<SystemTime> {
+    /// Sets the time of a file that holds nothing else to now, and makes it where it is not there.
+    pub(crate) fn touch_note(&self, path: &Path) -> io::Result<()> {
         let _access = files::enter(path)?;
         let (directory, name) = self.notes_directory(path)?;
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let file = File::from(openat(&directory, name, flags, Mode::from_raw_mode(0o644))?);
         // Written, because a process in the sandbox may not set the times of files.
-        file.write_all_at(b"\n", 0)?;
-        file.metadata()?.modified()
+        file.write_all_at(b"\n", 0)
     }
 
     /// The directory of a note, which is made if it is not there, and the note's name.

@@ -24,7 +24,9 @@ use super::{Executor, Shared, blocking};
 use crate::bounded::{Doing, Stuck, jobs};
 use crate::hypervisor::{Failure, Observed, Reread};
 use crate::owned::Owned;
-use crate::owned::orphans::{OnRecord, Orphan, Surroundings, changed, examine, examine_anew, images_around, is_in_use};
+use crate::owned::orphans::{
+    OnRecord, Orphan, Surroundings, changed, examine, examine_anew, images_around, is_in_use, silent_around,
+};
 
 /// What is to be deleted, and how.
 #[derive(Debug, Clone)]
@@ -94,15 +96,21 @@ impl Shared {
         }
         let tail = "so it is not known what needs the orphan";
         let (shared, around) = (Arc::clone(self), page.clone());
-        let images = jobs::run("images around orphans", move || images_around(shared.hypervisor.folders(), &around));
-        let images = Arc::new(images.unwrap_or_else(|stuck| Err(unresponsive(&stuck, tail))));
+        // Both are asked once for all of them: other hosts take their time.
+        let around = jobs::run("images around orphans", move || {
+            let directories = shared.hypervisor.folders();
+            (images_around(directories, &around), silent_around(directories, &around))
+        });
+        let unknown = |stuck| (Err(unresponsive(&stuck, tail)), Err(unresponsive(&stuck, tail)));
+        let around = Arc::new(around.unwrap_or_else(unknown));
         let look = |on_record: OnRecord| {
-            let (shared, images, known) = (Arc::clone(self), Arc::clone(&images), on_record.clone());
+            let (shared, around, known) = (Arc::clone(self), Arc::clone(&around), on_record.clone());
             let looked = jobs::run(&format!("listing of orphan {}", on_record.id), move || {
                 let vm = known.vm;
                 let user = |path: &str, _: (u64, u64)| shared.machines.other_user(vm, path);
                 let directories = shared.hypervisor.folders();
-                examine(known, &Surroundings { directories, images: &images, user: &user, is_open: is_in_use })
+                let (images, silent) = &*around;
+                examine(known, &Surroundings { directories, images, silent, user: &user, is_open: is_in_use })
             });
             looked.unwrap_or_else(|stuck| Orphan::unknown(on_record, Some(unresponsive(&stuck, tail))))
         };

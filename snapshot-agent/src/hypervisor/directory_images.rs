@@ -47,15 +47,27 @@ pub(crate) fn dependencies(
     Ok(found)
 }
 
-/// The same for one directory, as far as it can be read: with the paths of what cannot be. Each file is read again only where it has
-/// changed.
-pub(crate) fn readable_dependencies(
-    directory: &Path,
-    is_whole: bool,
-) -> Result<(Dependencies, BTreeSet<PathBuf>), Problem> {
-    let (mut found, mut unread) = (Dependencies::new(), BTreeSet::new());
+/// What a directory could be found to hold.
+#[derive(Debug, Default)]
+pub(crate) struct Readable {
+    /// What its images depend on.
+    pub(crate) images: Dependencies,
+    /// What could not be read: images, and directories in it.
+    pub(crate) unread: BTreeSet<PathBuf>,
+    /// Of those, the directories that respond and cannot be listed, each with why.
+    pub(crate) unlisted: BTreeMap<PathBuf, String>,
+}
+
+/// The same for one directory, as far as it can be read. Each file is read again only where it has changed.
+pub(crate) fn readable_dependencies(directory: &Path, is_whole: bool) -> Result<Readable, Problem> {
+    let Readable { images: mut found, mut unread, mut unlisted } = Readable::default();
     let root = resolved(directory);
     walk(vec![(root.clone(), is_whole)], &mut |file| {
+        if let Err((path, error)) = &file
+            && error.kind() != ErrorKind::TimedOut
+        {
+            unlisted.insert(path.clone(), error.to_string());
+        }
         match file.and_then(|path| actual(&path)) {
             Ok(Some(path)) => {
                 let (below, all) = beyond::depends_on_by(&path, "", &beyond::remembered);
@@ -74,7 +86,7 @@ pub(crate) fn readable_dependencies(
         }
         Ok(())
     })?;
-    Ok((found, unread))
+    Ok(Readable { images: found, unread, unlisted })
 }
 
 /// Goes through the files of directories, and of those in them where they are to be looked through whole. What cannot be listed is told

@@ -34,8 +34,8 @@ pub(super) struct Found {
 /// By the path of an image without links: its other name, and all names of the files that it depends on, itself not included.
 type Images = BTreeMap<PathBuf, (Option<String>, BTreeSet<String>)>;
 
-/// What a search of a directory has found, and the paths of what it could not read.
-type Searched = (Images, BTreeSet<PathBuf>);
+/// What a search of a directory has found, the paths of what it could not read, and why directories among those cannot be listed.
+type Searched = (Images, BTreeSet<PathBuf>, BTreeMap<PathBuf, String>);
 
 /// Why a directory could not be searched.
 struct Unsearched {
@@ -68,7 +68,11 @@ impl Machines {
         let mut unsearched = BTreeMap::new();
         for (directory, one) in found {
             let (mut now, unread) = match one {
-                Ok(found) => found,
+                Ok((now, unread, unlisted)) => {
+                    let unlisted = unlisted.into_iter();
+                    unsearched.extend(unlisted.map(|(path, why)| (path.to_string_lossy().into_owned(), why)));
+                    (now, unread)
+                }
                 Err(unsearched_now) => {
                     if !unsearched_now.is_for_now || !known.contains_key(&directory) {
                         unsearched.insert(directory.to_string_lossy().into_owned(), unsearched_now.why);
@@ -105,8 +109,8 @@ fn search(directory: &Path, is_whole: bool, spare: &Arc<Files>) -> Result<Search
     for _ in 0..=TRIES {
         let (looked_through, spare) = (directory.to_owned(), Arc::clone(spare));
         let job = move || {
-            let (found, unread) = readable_dependencies(&looked_through, is_whole)?;
-            Ok::<_, (PathBuf, std::io::Error)>((named(found, &spare), unread))
+            let found = readable_dependencies(&looked_through, is_whole)?;
+            Ok::<_, (PathBuf, std::io::Error)>((named(found.images, &spare), found.unread, found.unlisted))
         };
         match jobs::run(&about, job) {
             Ok(Ok(found)) => return Ok(found),

@@ -27,7 +27,7 @@ pub(crate) use super::abandoned::is_in_use;
 use super::abandoned::text;
 use super::files::{Holds, Kind, Made, Standing, guarded};
 use super::spare::needed;
-use super::strangers::{images, user_on_other_host};
+use super::strangers::{images, silent_host, user_on_other_host};
 use super::{EXTENSION, Owned, Record};
 use crate::beneath::Beneath;
 use crate::bounded::files::{self, resolved};
@@ -83,6 +83,8 @@ pub(crate) struct Surroundings<'a> {
     pub(crate) directories: &'a Beneath,
     /// The images that depend on others.
     pub(crate) images: &'a Images,
+    /// A host that does not say now what it uses.
+    pub(crate) silent: &'a Result<Option<String>, Error>,
     /// Which VM uses a file.
     pub(crate) user: &'a User<'a>,
     /// Whether a process has a file open, and not only for a moment.
@@ -194,6 +196,14 @@ pub(crate) fn images_around<'a>(directories: &Beneath, orphans: impl IntoIterato
     images(directories, paths.iter().map(String::as_str))
 }
 
+/// A host that does not say now what it uses of the directories of orphans.
+pub(crate) fn silent_around<'a>(
+    directories: &Beneath,
+    orphans: impl IntoIterator<Item = &'a OnRecord>,
+) -> Result<Option<String>, Error> {
+    silent_host(directories, orphans.into_iter().map(|orphan| orphan.path.as_path()))
+}
+
 /// Looks at an orphan, and finds out whether it can be deleted.
 pub(crate) fn examine(on_record: OnRecord, around: &Surroundings<'_>) -> Orphan {
     let mut orphan = Orphan::unknown(on_record, None);
@@ -262,7 +272,9 @@ impl Orphan {
         let image = images.iter().find(|(image, below)| **image != path && below.contains(&path));
         let vm = match (around.user)(&text(&path), (metadata.dev(), metadata.ino())) {
             Some(vm) => Some(vm),
-            None => user_on_other_host(around.directories, &path)?,
+            None => {
+                user_on_other_host(around.directories, &path, around.silent.as_ref().map_err(Clone::clone)?.as_ref())?
+            }
         };
         let mut used = OrphanUse { vm, image: image.map(|(image, _)| text(image)), is_open: false };
         if self.decide(&used).is_none() {

@@ -41,7 +41,7 @@ pub(super) fn used_by_other_hosts<'a>(
     let home = |path: &&str| Some(resolved(Path::new(path)).parent()?.to_owned());
     let beside: BTreeSet<PathBuf> = files.iter().filter_map(home).collect();
     // Asked first: what they have said by then is in their notes.
-    let silent = shared.silent(directories, &beside)?;
+    let silent = shared.silent(&beside)?;
     let mut used = shared.used_elsewhere(&beside)?;
     if silent.is_some() {
         let shared = files.into_iter().filter(|path| home(path).is_some_and(|home| shared.is_shared(&home)));
@@ -52,11 +52,27 @@ pub(super) fn used_by_other_hosts<'a>(
     Ok(used)
 }
 
-/// The VM of another host that uses a file, as that host says.
-pub(super) fn user_on_other_host(directories: &Beneath, path: &Path) -> Result<Option<String>, Error> {
+/// A host that does not say now what it uses of the directories of these files.
+pub(super) fn silent_host<'a>(
+    directories: &Beneath,
+    files: impl IntoIterator<Item = &'a Path>,
+) -> Result<Option<String>, Error> {
     let Some(shared) = directories.shared() else { return Ok(None) };
-    let directory = path.parent().into_iter().map(Path::to_owned).collect();
-    if let Some(host) = shared.silent(directories, &directory)? {
+    let beside = files.into_iter().filter_map(|path| Some(resolved(path).parent()?.to_owned()));
+    shared.silent(&beside.collect())
+}
+
+/// The VM of another host that uses a file, as that host says, where none of the hosts but `silent` was found to say nothing.
+pub(super) fn user_on_other_host(
+    directories: &Beneath,
+    path: &Path,
+    silent: Option<&String>,
+) -> Result<Option<String>, Error> {
+    let Some(shared) = directories.shared() else { return Ok(None) };
+    let directory: BTreeSet<PathBuf> = path.parent().into_iter().map(Path::to_owned).collect();
+    if let Some(host) = silent
+        && directory.iter().any(|directory| shared.is_shared(directory))
+    {
         let message = format!(
             "host {host} may use the file, and its agent does not say what that host uses: start that agent; if the host will never be \
              used again, remove what it has written in .ravada-snapshots"
@@ -98,8 +114,10 @@ pub(crate) fn kept_by_strangers(
 ) -> Result<BTreeSet<String>, Error> {
     let layers = &seen.layers;
     let reached = layers.reached(&BTreeSet::new()).into_iter().map(str::to_owned);
-    let given_up = given_up.union(&layers.discarded).filter(|path| layers.is_created(path)).cloned();
-    reached_by_strangers(seen.vm.id, directories, layers.paths(), &reached.chain(given_up).collect())
+    let own = given_up.union(&layers.discarded).filter(|path| layers.is_created(path)).cloned();
+    // What a revert has left may be in no snapshot, and no backing chain, of the VM any more.
+    let files = layers.paths().into_iter().chain(given_up.iter().map(String::as_str));
+    reached_by_strangers(seen.vm.id, directories, files, &reached.chain(own).collect())
 }
 
 #[cfg(test)]

@@ -2,31 +2,32 @@
 //!
 //! A note says what VMs used when it was written. While an agent does not run its host's VMs are defined and given disks all the same. So
 //! each agent renews the time of a file, `HOST.alive`, in every directory that is shared, whenever all that libvirt has told it is in its
-//! notes. Before another one removes or merges a file it asks for the time, by a file of its own on the same file system (`HOST.asked`),
-//! and waits until each of the others has renewed its own after that. A host that does not is *silent*: it may use anything.
+//! notes. Before another one removes or merges a file it waits until each of the others has renewed its own twice: the first may have been
+//! decided before, and have waited for its storage. Times are compared for being others, and with no clock. A host that does not renew is
+//! *silent*: it may use anything.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+use std::sync::PoisonError;
 use std::time::{Duration, Instant, SystemTime};
 
-use snapshot_core::{Error, Reason};
+use snapshot_core::Error;
 
 use super::{NOTES, SharedStorage, unreadable};
 use crate::beneath::Beneath;
 use crate::bounded::files;
 
-/// Of the names of the files, after the host's.
+/// Of the name of the file, after the host's.
 const ALIVE: &str = "alive";
-const ASKED: &str = "asked";
 
 /// The time between two renewals.
 pub(crate) const PAUSE: Duration = Duration::from_millis(400);
-/// From a change of a VM until it is in the note, at the most, of an agent that has nothing else to do.
-const SETTLED: Duration = Duration::from_millis(300);
+/// How many of them are waited for.
+const RENEWALS: u32 = 2;
 /// How long the others are waited for.
 const WAIT: Duration = Duration::from_secs(3);
-/// A host that has not renewed its file for this long is not waited for.
+/// A host whose file has not been seen to be renewed for this long is not waited for.
 const LONG: Duration = Duration::from_secs(15);
 const AGAIN: Duration = Duration::from_millis(50);
 
@@ -42,55 +43,70 @@ impl SharedStorage {
             return;
         }
         let path = root.join(NOTES).join(format!("{}.{ALIVE}", self.host));
-        if let Err(error) = places.touch_note(&path) {
-            tracing::warn!(path = %path.display(), %error, "what this host uses cannot be said to be known");
+        let touched = places.touch_note(&path).map_err(|error| error.to_string());
+        let mut unrenewed = self.unrenewed.lock().unwrap_or_else(PoisonError::into_inner);
+        match touched {
+            Ok(()) => _ = unrenewed.remove(root),
+            Err(why) => {
+                if unrenewed.get(root) != Some(&why) {
+                    tracing::warn!(path = %path.display(), why, "other hosts cannot be told that all this one uses is in its notes");
+                }
+                unrenewed.insert(root.to_owned(), why);
+            }
         }
     }
 
     /// A host that does not say now what it uses of these directories. Waits for those that do.
-    pub(crate) fn silent(&self, places: &Beneath, directories: &BTreeSet<PathBuf>) -> Result<Option<String>, Error> {
+    pub(crate) fn silent(&self, directories: &BTreeSet<PathBuf>) -> Result<Option<String>, Error> {
         let within = |directory: &PathBuf| {
             let shared = directory.ancestors().filter(|part| self.is_shared(part));
             shared.map(|part| part.join(NOTES)).collect::<Vec<_>>()
         };
         for notes in directories.iter().flat_map(within).collect::<BTreeSet<_>>() {
-            if let Some(host) = self.silent_in(places, &notes)? {
+            if let Some(host) = self.silent_in(&notes)? {
                 return Ok(Some(host));
             }
         }
         Ok(None)
     }
 
-    fn silent_in(&self, places: &Beneath, notes: &Path) -> Result<Option<String>, Error> {
+    fn silent_in(&self, notes: &Path) -> Result<Option<String>, Error> {
         let hosts = self.hosts_in(notes)?;
-        if hosts.is_empty() {
-            return Ok(None);
+        let mut renewals = BTreeMap::new();
+        for host in hosts {
+            let renewed = self.renewed(notes, &host)?;
+            renewals.insert(host, (renewed, 0_u32));
         }
-        let asked = notes.join(format!("{}.{ASKED}", self.host));
-        let asked = places.touch_note(&asked).map_err(|error| {
-            let message = format!(
-                "{} cannot be written ({error}), so it is not known which images other hosts use; nothing was removed",
-                asked.display()
-            );
-            Error::new(Reason::ImageUnavailable, message).with("path", asked.display().to_string())
-        })?;
         let begun = Instant::now();
         loop {
-            let late = hosts.iter().find_map(|host| match self.renewed(notes, host) {
-                Ok(Some(renewed)) if renewed > asked + SETTLED => None,
-                // Its administrator has just said that it will never be used again.
-                Ok(None) => None,
-                Ok(Some(renewed)) => Some(Ok((host, renewed))),
-                Err(error) => Some(Err(error)),
-            });
-            let Some((host, renewed)) = late.transpose()? else { return Ok(None) };
-            let is_long = asked.duration_since(renewed).is_ok_and(|since| since > LONG);
+            for (host, (last, count)) in &mut renewals {
+                let renewed = self.renewed(notes, host)?;
+                if renewed != *last {
+                    (*last, *count) = (renewed, *count + 1);
+                }
+            }
+            // One whose file is not there will never be used again, as its administrator has just said.
+            let is_late =
+                |(_, (last, count)): &(&String, &(Option<SystemTime>, u32))| last.is_some() && *count < RENEWALS;
+            let Some((host, _)) = renewals.iter().find(is_late) else { return Ok(None) };
+            let is_long =
+                renewals.iter().filter(is_late).all(|(host, (last, _))| self.is_long_silent(notes, host, *last));
             if is_long || begun.elapsed() > WAIT {
                 tracing::warn!(host, path = %notes.display(), "the agent of a host does not say what that uses: nothing is removed");
                 return Ok(Some(host.clone()));
             }
             std::thread::sleep(AGAIN);
         }
+    }
+
+    /// Whether this is the time at which a host renewed its file for so long that it is not waited for.
+    fn is_long_silent(&self, notes: &Path, host: &str, renewed: Option<SystemTime>) -> bool {
+        let mut known = self.renewals.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = known.entry(notes.join(host)).or_insert((renewed, Instant::now()));
+        if known.0 != renewed {
+            *known = (renewed, Instant::now());
+        }
+        known.1.elapsed() > LONG
     }
 
     /// The other hosts whose agents have said there what they use.

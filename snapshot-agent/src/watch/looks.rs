@@ -107,13 +107,14 @@ impl Watch {
     }
 
     pub(super) fn looked(&mut self, vm: VmId, stamp: Option<u64>, read: Read, result: Result<Seen, Failure>) {
-        self.notes.changed();
         match result {
             Ok(seen) => {
+                self.notes.changed();
                 self.unreadable.remove(&vm);
                 self.responds(vm);
                 let undisturbed = stamp.is_some() && self.locks.stamp(vm) == stamp;
                 if undisturbed || self.machines.get(vm).is_none() {
+                    self.news.remove(&vm);
                     self.machines.set_denied(vm, seen.denied.clone());
                     self.machines.saw_prepared(&seen.observed, seen.prepared.as_ref());
                     self.clear_leftovers(&seen);
@@ -127,6 +128,8 @@ impl Watch {
             }
             Err(Failure::Unresponsive(found)) => self.does_not_respond(vm, stamp, read, &found),
             Err(Failure::VmGone) => {
+                self.notes.changed();
+                self.news.remove(&vm);
                 self.unreadable.remove(&vm);
                 self.responds(vm);
                 self.machines.vanished(vm);
@@ -139,6 +142,7 @@ impl Watch {
             Err(failure) => {
                 let unreachable = matches!(failure, Failure::Unreachable(_));
                 if !unreachable && self.unreadable.insert(vm) {
+                    self.notes.changed();
                     tracing::warn!(%vm, %failure, "a machine cannot be read");
                 }
                 self.unread(vm, read);
@@ -180,6 +184,7 @@ impl Watch {
         if self.unresponsive.insert(vm) {
             tracing::warn!(%vm, message = found.restriction.message, "a VM does not respond");
             self.measure();
+            self.notes.changed();
         }
         self.unread(vm, read);
         let undisturbed = stamp.is_some() && self.locks.stamp(vm) == stamp;

@@ -103,11 +103,13 @@ impl Watch {
         }
     }
 
-    /// Whether it is known of every VM which files it uses. One that does not respond uses what it used before, if that is known.
+    /// Whether it is known of every VM which files it uses. One that does not respond uses what it used before, if that is known and libvirt
+    /// has told nothing new of it. What an operation does to its VM is in the note when it has ended.
     fn is_all_known(&self) -> bool {
         let is_known = |vm: &VmId| self.unresponsive.contains(vm) && self.machines.has_files_of(*vm);
         *self.machines.synced().borrow()
             && self.hypervisor.inbox().is_connected()
+            && self.news.iter().all(|vm| self.locks.stamp(*vm).is_none())
             && self.queue.iter().chain(self.looking.keys()).all(is_known)
             && self.unreadable.iter().chain(&self.unresponsive).all(|vm| self.machines.has_files_of(*vm))
     }

@@ -30,6 +30,9 @@ const METHOD: &str = "ReloadHosts";
 /// How long a request that found a host may take until its operation is written down, at the most.
 const ON_ITS_WAY: Duration = Duration::from_secs(60);
 
+/// The time between two tries to end what was to run on hosts that were removed.
+const AGAIN: Duration = Duration::from_secs(5);
+
 /// Follows the hosts of a configuration file.
 pub struct Following {
     path: PathBuf,
@@ -54,6 +57,9 @@ pub enum ReloadError {
     /// No connection can be made of what it says of a host.
     #[error(transparent)]
     Channel(#[from] TlsError),
+    /// The file lists no host, and may have been cut short.
+    #[error("the file lists no host: remove the last one by a restart")]
+    NoHosts,
     /// The catalogue failed.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -83,28 +89,30 @@ impl Following {
 
     /// Follows these hosts, with which the service starts. What was to run on others ends.
     pub async fn begin(&mut self, app: &App, hosts: &[HostConfig]) -> Result<(), ReloadError> {
-        self.take_over(app, hosts).await.map(drop)
+        self.take_over(app, hosts)?;
+        Ok(end_stranded(app).await?)
     }
 
     /// Reads the file again and follows the hosts that it lists now. Other settings are those of the start.
     pub async fn reload(&mut self, app: &App) {
         let config = Config::load(&self.path).map_err(ReloadError::from);
         let taken = match config {
-            Ok(config) => self.take_over(app, &config.hosts).await,
+            Ok(config) if config.hosts.is_empty() && !self.now.is_empty() => Err(ReloadError::NoHosts),
+            Ok(config) => self.take_over(app, &config.hosts),
             Err(error) => Err(error),
         };
         match taken {
             Ok(difference) => {
                 tell(app, &difference).await;
                 if !difference.removed.is_empty() {
-                    end_stranded_again(app.clone());
+                    tokio::spawn(end_stranded_of_removed(app.clone()));
                 }
             }
             Err(error) => tracing::error!(%error, "new list of hosts not usable, the hosts from before stay"),
         }
     }
 
-    async fn take_over(&mut self, app: &App, hosts: &[HostConfig]) -> Result<Difference, ReloadError> {
+    fn take_over(&mut self, app: &App, hosts: &[HostConfig]) -> Result<Difference, ReloadError> {
         let now = self.now.iter().map(|(host, followed)| (host.clone(), followed.config.clone())).collect();
         let difference = difference(&now, hosts);
         // All of them, before anything is changed.
@@ -127,7 +135,6 @@ impl Following {
             }
         }
         app.hosts.replace(self.now.iter().map(|(host, followed)| (host.clone(), followed.agent.clone())).collect());
-        end_stranded(app).await?;
         Ok(difference)
     }
 
@@ -164,14 +171,15 @@ async fn tell(app: &App, difference: &Difference) {
     }
 }
 
-/// What was on its way to a host when that was removed is written down by now.
-fn end_stranded_again(app: App) {
-    tokio::spawn(async move {
-        tokio::time::sleep(ON_ITS_WAY).await;
-        if let Err(error) = end_stranded(&app).await {
-            tracing::warn!(%error, "operations of hosts that are not configured any more could not be ended");
+/// Until the catalogue takes it; and once more when what was on its way to a host that was removed is written down.
+async fn end_stranded_of_removed(app: App) {
+    for pause in [Duration::ZERO, ON_ITS_WAY] {
+        tokio::time::sleep(pause).await;
+        while let Err(error) = end_stranded(&app).await {
+            tracing::warn!(%error, "operations of hosts that are not configured any more could not be ended; trying again");
+            tokio::time::sleep(AGAIN).await;
         }
-    });
+    }
 }
 
 /// Ends what was to run on hosts that are not configured any more, so that no VM stays locked by it, and gives their VMs to hosts that

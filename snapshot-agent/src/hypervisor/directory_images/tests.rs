@@ -38,7 +38,7 @@ impl Scene {
     }
 
     fn readable(&self, is_whole: bool) -> Result<(Dependencies, BTreeSet<PathBuf>), Problem> {
-        readable_dependencies(&self.at("images"), is_whole)
+        readable_dependencies(&self.at("images"), is_whole).map(|found| (found.images, found.unread))
     }
 }
 

@@ -10,7 +10,7 @@ use snapshot_core::Error;
 use super::super::abandoned::{numbers, stays_open, text};
 use super::super::files::{Standing, guarded, states};
 use super::super::spare::needed;
-use super::{OnRecord, Orphan, Surroundings, changed, etag, examine, images_around, unreadable};
+use super::{OnRecord, Orphan, Surroundings, changed, etag, examine, images_around, silent_around, unreadable};
 use crate::bounded::files;
 use crate::hypervisor::{Hypervisor, Observed};
 use crate::owned::Owned;
@@ -63,7 +63,9 @@ pub(crate) fn examine_anew(
     };
     let directories = hypervisor.folders();
     let images = images_around(directories, [&on_record]);
-    Ok(examine(on_record, &Surroundings { directories, images: &images, user: &user, is_open: stays_open }))
+    let silent = silent_around(directories, [&on_record]);
+    let around = Surroundings { directories, images: &images, silent: &silent, user: &user, is_open: stays_open };
+    Ok(examine(on_record, &around))
 }
 
 impl Orphan {

@@ -68,8 +68,9 @@ impl Scene {
         let all = self.all();
         let images = images_around(Beneath::anywhere(), &all);
         let user = |_: &str, _: (u64, u64)| None;
-        let around =
-            Surroundings { directories: Beneath::anywhere(), images: &images, user: &user, is_open: is_in_use };
+        let directories = Beneath::anywhere();
+        let silent = silent_around(directories, &all);
+        let around = Surroundings { directories, images: &images, silent: &silent, user: &user, is_open: is_in_use };
         examine(all[0].clone(), &around)
     }
 }
