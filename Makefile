@@ -82,8 +82,8 @@ mutants: setup-mutants ## Change snapshot-core's planner and pre-checks in one p
 	  cargo mutants -p snapshot-core --jobs $(or $(JOBS),1) --output target $(if $(WHAT),--re '$(WHAT)')
 
 .PHONY: mutants-agent
-mutants-agent: setup-test setup-mutants ## The same for what snapshot-agent decides before it removes, merges or writes a file, by unit tests and by tests on a libvirt daemon: JOBS=2; WHAT=owned for a part; UNITS=1 without a daemon; DAEMON=external::,drift::files for some of those tests
-	PATH="$(CURDIR)/target/tools/bin:$$PATH" target/tools/bin/python3 scripts/mutants/agent.py --jobs $(or $(JOBS),2) $(if $(UNITS),--units) $(if $(DAEMON),--daemon '$(DAEMON)') '$(WHAT)'
+mutants-agent: setup-test setup-mutants ## The same for what snapshot-agent decides before it removes, merges or writes a file, by unit tests and by tests on a libvirt daemon: JOBS=2; WHAT=owned for a part; UNITS=1 without a daemon
+	PATH="$(CURDIR)/target/tools/bin:$$PATH" target/tools/bin/python3 scripts/mutants/agent.py --jobs $(or $(JOBS),2) $(if $(UNITS),--units) '$(WHAT)'
 
 .PHONY: compose-test
 compose-test: setup-compose web ## docker-compose.yml brought up, used, cut in two, put together and taken down, with a Docker of its own

@@ -1,18 +1,15 @@
 #!/usr/bin/env python3
 """Mutation tests of snapshot-agent's ownership, merge and clean-up code: docs/mutants.md.
 
-    agent.py [--units | --daemon FILTERS] [--jobs N] [REGEX]
+    agent.py [--units] [--jobs N] [REGEX]
 
 1. The mutants are those that `cargo mutants` lists for FILES; REGEX leaves those whose name matches.
 2. All of them are written into a copy of the sources (`schemata`), which is built once.
 3. Each test runs once and alone: how long it takes, and which mutants it reaches.
-   FILTERS, between commas, are parts of the names of those tests on a libvirt daemon that are run.
 4. Each mutant is run against the unit tests that reach it, all at once; and unless --units is given, what these leave against the tests on
    a libvirt daemon that reach it, the shortest first, until one fails. One that takes five times as long, and half a minute, has failed.
-5. In a file of which `survivors.toml` says that it is listed, a mutant that survived and is not in that list fails the run. With --units
-   those that no unit test reaches do not.
 
-Everything is in target/mutants-agent; what survived is in survived.txt, and who noticed the others in results-*.json.
+Everything is in target/mutants-agent; what survived is in survived.txt.
 """
 
 import argparse
@@ -29,7 +26,6 @@ import sys
 import tempfile
 import threading
 import time
-import tomllib
 
 import schemata
 
@@ -40,13 +36,12 @@ AGENT = "snapshot-agent/src/"
 FILES = [AGENT + name for name in (
     "owned.rs", "owned/**/*.rs", "shared_storage.rs", "shared_storage/*.rs", "hypervisor/directory_images.rs", "hypervisor/beyond.rs",
     "hypervisor/other_hosts.rs", "hypervisor/overlays.rs", "hypervisor/libvirt/merge.rs", "hypervisor/libvirt/files.rs",
-    "execute/merge.rs", "execute/external.rs", "execute/external/*.rs", "execute/orphans.rs", "execute/vanished.rs", "watch/leftovers.rs",
+    "execute/merge.rs", "execute/external.rs", "execute/orphans.rs", "execute/vanished.rs", "watch/leftovers.rs",
     "machines/dependents.rs", "machines/sharing.rs",
 )]
 # Of the tests of the agent on a daemon those that are about files.
 DAEMON = ["operations::", "ownership::", "external::", "images::sharing", "left_behind", "drift::files"]
 BUILD = ["-p", "snapshot-agent", "--lib", "--message-format=json"]
-SURVIVORS = pathlib.Path(__file__).with_name("survivors.toml")
 LOCK = threading.Lock()
 
 
@@ -112,8 +107,8 @@ def run(program, tests, within, **environment):
     return verdict, time.monotonic() - start
 
 
-def trace(programs, daemon, jobs):
-    """By kind and name of a test: seconds, and the mutants that it reaches. `daemon` are filters of the tests on a daemon."""
+def trace(programs, jobs):
+    """By kind and name of a test: seconds, and the mutants that it reaches."""
     traced = {}
 
     def one(kind, test):
@@ -125,7 +120,7 @@ def trace(programs, daemon, jobs):
         else:
             print(f"{test} {verdict} without any mutant, and is left out", flush=True)
 
-    for kind, filters in (("unit", [""]), ("daemon", daemon)):
+    for kind, filters in (("unit", [""]), ("daemon", DAEMON)):
         found = {}
         for only in filters if kind in programs else ():
             names = subprocess.run([programs[kind], "--list", only], capture_output=True, text=True, check=True).stdout
@@ -150,26 +145,9 @@ def judge(mutant, programs, traced):
     return "nothing" if reaching else "unreached"
 
 
-def short(name):
-    """A mutant without its line and column, which change with every edit: file, change and function."""
-    return re.sub(r":\d+:\d+:", ":", name.removeprefix(AGENT))
-
-
-def unlisted(survived):
-    """Of these mutants those that are not listed, in files whose survivors are; a name is listed as often as it survives."""
-    known = tomllib.loads(SURVIVORS.read_text())
-    left = collections.Counter(name for group in known["survivors"] for name in group["mutants"])
-    found = []
-    for name in filter(lambda name: name.split(":")[0] in known["files"], map(short, survived)):
-        left[name] -= 1
-        found += [name] if left[name] < 0 else []
-    return found
-
-
 def main():
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--units", action="store_true", help="leave out the tests on a daemon")
-    arguments.add_argument("--daemon", default=",".join(DAEMON), help="parts of names of tests on a daemon, between commas")
     arguments.add_argument("--jobs", type=int, default=2, help="how many tests run at a time")
     arguments.add_argument("pattern", nargs="?", default="", help="a regular expression of names of mutants")
     given = arguments.parse_args()
@@ -179,7 +157,7 @@ def main():
     kept = OUT / f"results-{hashlib.sha256(json.dumps(everything).encode()).hexdigest()[:12]}.json"
     mutants = [one for one in everything if re.search(given.pattern, one["name"])]
     written, programs = build(mutants, not given.units)
-    traced = trace(programs, given.daemon.split(","), given.jobs)
+    traced = trace(programs, given.jobs)
     results = json.loads(kept.read_text()) if kept.exists() else {}
 
     def one(mutant):
@@ -196,10 +174,6 @@ def main():
     (OUT / "survived.txt").write_text("".join(f"{name}\n" for name in survived))
     counts = collections.Counter(verdict if verdict in ("unit", "nothing", "unreached") else "daemon" for verdict in verdicts.values())
     print(f"{len(mutants)} mutants, {len(mutants) - len(written)} do not compile;", ", ".join(f"{kind} {count}" for kind, count in counts.items()))
-    # Without a daemon, what no unit test reaches was not run.
-    new = unlisted(name for name in survived if not given.units or verdicts[name] == "nothing")
-    if new:
-        sys.exit("\n".join(["survived, and not in scripts/mutants/survivors.toml:", *new]))
 
 
 if __name__ == "__main__":

@@ -7,33 +7,41 @@
 //!   removes the overlay of the snapshot that was current, which may be another branch: that file is guarded.
 //! - **Mark deleted**: a snapshot that is not listed is success. From here on nobody is offered it, so its data may change.
 
-mod decisions;
-
 use std::collections::BTreeSet;
+use std::io::ErrorKind;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use snapshot_core::ids::SnapshotId;
-use snapshot_core::layers::{Merge, is_overlay_of, memory_path, overlay_paths};
+use snapshot_core::layers::{Layers, Merge, is_overlay_of, memory_path, overlay_paths};
 use snapshot_core::plan::PowerState;
+use snapshot_core::snapshot::Consistency;
 use snapshot_core::vm::VmState;
 use snapshot_core::{Error, Reason};
 
-pub(super) use self::decisions::{After, holds_snapshots};
-use self::decisions::{
-    consistency, endangered, guardable, has_ended, is_given_up, is_known_to_libvirt, is_left, is_taken, laid_since,
-    removable_by_revert, unreached_files,
-};
 use super::operation::{Operation, Progress};
 use super::waiting::Tries;
 use super::work::{Halt, Work};
 use crate::clock::unix_now;
 use crate::hypervisor::{Failure, NewExternal, Observed, Watch};
+use crate::qcow2::{self, ImageError};
 
 /// How often something is tried that fails.
 const TRIES: u32 = 3;
-/// The time between two requests to a guest that may be frozen to thaw.
+/// How long a guest that may be frozen is asked to thaw, and how often: one that does not answer has to be given up some time.
+const THAWS_WITHIN: Duration = Duration::from_secs(120);
 const THAW_PAUSE: Duration = Duration::from_secs(1);
+
+/// After what a snapshot is taken back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum After {
+    /// libvirt said that it failed.
+    Failure,
+    /// libvirt went away in the middle.
+    Loss,
+    /// The agent did, and anything may have happened since.
+    Restart,
+}
 
 /// Tells of a step that takes long, and whether it is to end.
 pub(super) struct Follower<'a> {
@@ -58,6 +66,26 @@ impl Watch for Follower<'_> {
     }
 }
 
+impl Observed {
+    /// Whether the machine is on the overlays of this snapshot, or on later ones, with every disk.
+    fn is_on(&self, id: &SnapshotId) -> bool {
+        let Some(parts) = self.layers.snapshots.get(id) else { return false };
+        parts.overlays.iter().all(|(target, overlay)| {
+            let live = self.layers.live.get(target);
+            live.is_some_and(|live| self.layers.chain(live).any(|path| path == overlay))
+        })
+    }
+
+    /// Whether every disk lies directly on what this snapshot froze; internal snapshots freeze nothing.
+    pub(super) fn lies_on(&self, id: &SnapshotId) -> bool {
+        let Some(parts) = self.layers.snapshots.get(id) else { return true };
+        parts.frozen.iter().all(|(target, frozen)| {
+            let live = self.layers.live.get(target).and_then(|live| self.layers.files.get(live));
+            live.is_some_and(|layer| layer.backing.as_ref() == Some(frozen))
+        })
+    }
+}
+
 impl Work<'_> {
     pub(super) fn follower(&self, may_stop: bool) -> Follower<'_> {
         let phase = self.entry.steps.get(self.done).map(ToString::to_string).unwrap_or_default();
@@ -79,7 +107,9 @@ impl Work<'_> {
         let disks = seen.vm.writable_disks().map(|disk| (disk.target.as_str(), disk.path.as_str()));
         let overlays = overlay_paths(disks, id);
         let memory_file = seen.vm.writable_disks().next().filter(|_| memory).map(|disk| memory_path(&disk.path, id));
-        label.disks = consistency(seen.vm.is_active(), memory, quiesce);
+        if !memory && seen.vm.is_active() {
+            label.disks = Some(if quiesce { Consistency::FileSystem } else { Consistency::Crash });
+        }
         let new = NewExternal { id, label: &label, overlays: &overlays, memory_file: memory_file.as_deref(), quiesce };
         let (start, was_running) = (Instant::now(), seen.vm.state == VmState::Running);
         self.stale = true;
@@ -92,7 +122,8 @@ impl Work<'_> {
         if quiesce && result.is_err() {
             self.thaw()?;
         }
-        if is_taken(&result, &now, id) {
+        let is_frozen = !matches!(result, Err(Failure::FreezeLost(_)));
+        if is_frozen && now.has_whole(id) && now.is_on(id) {
             if let Err(failure) = result {
                 tracing::warn!(%failure, "taking the snapshot failed and the snapshot is whole");
             }
@@ -122,13 +153,11 @@ impl Work<'_> {
         while self.look()?.vm.is_active() {
             match self.shared.hypervisor.thaw(self.entry.vm) {
                 Ok(()) => return Ok(()),
-                Err(failure) => match is_given_up(since.elapsed()) {
-                    true => {
-                        tracing::error!(%failure, "the guest's file systems may be frozen, and its agent does not thaw them");
-                        return Ok(());
-                    }
-                    false => tracing::warn!(%failure, "the guest may be frozen; asking it again to thaw"),
-                },
+                Err(failure) if since.elapsed() > THAWS_WITHIN => {
+                    tracing::error!(%failure, "the guest's file systems may be frozen, and its agent does not thaw them");
+                    return Ok(());
+                }
+                Err(failure) => tracing::warn!(%failure, "the guest may be frozen; asking it again to thaw"),
             }
             if self.shared.stopping.is_cancelled() {
                 return Err(Halt::LeftOff);
@@ -148,16 +177,21 @@ impl Work<'_> {
         let seen = self.look()?;
         self.stale = true;
         let mut attempts = Vec::new();
-        if is_known_to_libvirt(&seen, id) {
+        if seen.layers.snapshots.contains_key(id) || seen.snapshot(id).is_some() {
             attempts.push(self.shared.hypervisor.forget(seen.vm.id, id));
         }
-        attempts.push(self.shared.hypervisor.unlink(&unreached_files(&seen, id)));
-        attempts.push(self.resume_left_paused(&seen, after.was_interrupted()));
+        let disks = seen.vm.writable_disks().map(|disk| (disk.target.as_str(), disk.path.as_str()));
+        let reached = seen.layers.reached(&BTreeSet::from([id.clone()]));
+        let mut remains: Vec<String> = overlay_paths(disks, id).into_values().collect();
+        remains.extend(seen.vm.writable_disks().next().map(|disk| memory_path(&disk.path, id)));
+        remains.retain(|path| !reached.contains(path.as_str()));
+        attempts.push(self.shared.hypervisor.unlink(&remains));
+        attempts.push(self.resume_left_paused(&seen, after != After::Failure));
         for failure in attempts.iter().filter_map(|attempt| attempt.as_ref().err()) {
             tracing::warn!(%failure, "taking back a snapshot failed");
         }
         let seen = self.look()?;
-        if is_left(&seen.layers, id) {
+        if seen.layers.snapshots.contains_key(id) || seen.layers.live.values().any(|path| is_overlay_of(path, id)) {
             let message = format!("what there is of snapshot {id} could not be taken back");
             return Err(Error::new(Reason::HypervisorFailed, message).into());
         }
@@ -184,8 +218,11 @@ impl Work<'_> {
         loop {
             let seen = self.look()?;
             self.stale = true;
-            let taken_back = self.shared.hypervisor.take_back(&seen.vm, &seen.layers, id, after.may_have_run());
-            let Err(failure) = taken_back else { return Ok(()) };
+            // Where the guest is switched off in the middle, the files tell the rest.
+            let may_have_run = after == After::Restart;
+            let Err(failure) = self.shared.hypervisor.take_back(&seen.vm, &seen.layers, id, may_have_run) else {
+                return Ok(());
+            };
             if tries.is_last(&failure) {
                 if let Some(owned) = self.shared.machines.owned() {
                     owned.give_up(seen.vm.id, id);
@@ -200,9 +237,9 @@ impl Work<'_> {
     /// Goes back to an external snapshot. What libvirt could remove has second names until it is known how that ended.
     pub(super) fn revert_external(&mut self, id: &SnapshotId, then: PowerState) -> Result<(), Halt> {
         let reverted = self.revert(id, then, true);
-        if has_ended(&reverted) {
+        if !matches!(reverted, Err(Halt::LeftOff)) {
             let seen = self.look()?;
-            self.unguard(&seen);
+            self.unguard(&self.guardable(&seen));
         }
         reverted
     }
@@ -226,7 +263,7 @@ impl Work<'_> {
             return Err(self.error(&failure, Some(id), "what the revert could lose cannot be guarded").into());
         }
         self.stale = true;
-        let since = laid_since(unix_now());
+        let since = unix_now() - 1;
         let reverted = hypervisor.revert_external(self.entry.vm, &seen.layers, id, then);
         if let Some(owned) = self.shared.machines.owned() {
             owned.laid(&seen, id, since);
@@ -242,7 +279,10 @@ impl Work<'_> {
     /// what that holds to be removed; nor for snapshots of other tools inside an image, nor for what others depend on, nor for an image
     /// that somebody has put in the place of one of ours. Where that is not to be found out, nothing is given up.
     fn given_up(&mut self, seen: &Observed, id: &SnapshotId) -> Result<BTreeSet<String>, Halt> {
-        let held = removable_by_revert(&seen.layers, id);
+        let is_held = |target: &String| seen.layers.snapshots.get(id).is_some_and(|it| it.frozen.contains_key(target));
+        let held = seen.layers.live.iter().filter(|(target, _)| is_held(target)).map(|(_, path)| path.clone());
+        let is_removable = |path: &String| seen.layers.is_created(path) && !holds_snapshots(Path::new(path));
+        let held: BTreeSet<String> = held.filter(is_removable).collect();
         match self.elsewhere(seen, &held) {
             Ok(elsewhere) => Ok(held.difference(&elsewhere).cloned().collect()),
             Err(Halt::Failed(error)) => {
@@ -253,14 +293,19 @@ impl Work<'_> {
         }
     }
 
-    /// Brings back the files of the VM that a revert has lost. What cannot be brought back now stays under its second name, and is
-    /// brought back by the next revert or clean-up.
-    pub(super) fn unguard(&mut self, seen: &Observed) {
-        self.stale = true;
+    /// Files that a revert may have left guarded: the machine has moved since, and may be on one of them. Those on record are, too:
+    /// libvirt has other overlays on a snapshot after a revert to it.
+    pub(super) fn guardable(&self, seen: &Observed) -> Vec<String> {
         let on_record = self.shared.machines.owned().map(|owned| owned.wanted(seen.vm.id)).unwrap_or_default();
-        let files = guardable(&seen.layers, on_record, &self.entry.active);
+        let before = self.entry.active.values().cloned();
+        seen.layers.paths().into_iter().map(str::to_owned).chain(on_record).chain(before).collect()
+    }
+
+    /// What cannot be brought back now stays under its second name, and is brought back by the next revert or clean-up.
+    pub(super) fn unguard(&mut self, files: &[String]) {
+        self.stale = true;
         for attempt in 1..=TRIES {
-            match self.shared.hypervisor.unguard(&files) {
+            match self.shared.hypervisor.unguard(files) {
                 Ok(()) => return,
                 Err(failure) => tracing::error!(%failure, attempt, ?files, "guarded files could not be looked after"),
             }
@@ -287,3 +332,28 @@ impl Work<'_> {
         }
     }
 }
+
+/// Whether there are snapshots inside an image. Of one that cannot be read nobody knows.
+pub(super) fn holds_snapshots(path: &Path) -> bool {
+    match qcow2::read(path) {
+        Ok(image) => !image.stamps().is_empty(),
+        Err(ImageError::Io(error)) => error.kind() != ErrorKind::NotFound,
+        Err(ImageError::Format(_) | ImageError::Unsteady) => true,
+    }
+}
+
+/// Files that libvirt's next revert may take for the active ones, but for those that are given up: the overlays of snapshots, and, where
+/// they may be touched, the active files and those on record that hold a `wanted` state.
+fn endangered(
+    layers: &Layers,
+    wanted: &BTreeSet<String>,
+    given_up: &BTreeSet<String>,
+    may_touch: impl Fn(&String) -> bool,
+) -> Vec<String> {
+    let overlays = layers.snapshots.values().flat_map(|parts| parts.overlays.values());
+    let others = layers.live.values().chain(wanted).filter(|path| may_touch(path));
+    overlays.chain(others).filter(|path| !given_up.contains(*path)).cloned().collect()
+}
+
+#[cfg(test)]
+mod tests;

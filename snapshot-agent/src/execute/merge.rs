@@ -31,14 +31,17 @@ const MERGE_TRIES: u32 = 3;
 
 impl Work<'_> {
     pub(super) fn merge_layers(&mut self, disk: &str) -> Result<(), Halt> {
-        for noted in noted_on(&self.merging, disk) {
-            self.finish_noted(&noted)?;
+        for noted in self.merging.clone() {
+            if noted.merge.disk == disk {
+                self.finish_noted(&noted)?;
+            }
         }
         for _ in 0..MOST_MERGES {
             let seen = self.look()?;
             let elsewhere = self.elsewhere(&seen, &BTreeSet::new())?;
             check_readable(&seen.layers)?;
-            let Some(merge) = next_merge(&seen.layers, &elsewhere, disk) else { return Ok(()) };
+            let merges = seen.layers.merges(&seen.layers.deleted(), &elsewhere);
+            let Some(merge) = merges.into_iter().find(|merge| merge.disk == disk) else { return Ok(()) };
             self.check_room(&merge)?;
             self.merge(&merge, true)?;
         }
@@ -64,16 +67,13 @@ impl Work<'_> {
     /// who use the top are sent to the base, and one that is all done leaves its files behind.
     fn finish_noted(&mut self, noted: &Merging) -> Result<(), Halt> {
         let seen = self.look()?;
-        match interrupted(noted, &seen) {
-            Interrupted::Copied => return self.after_copy(&noted.merge),
-            Interrupted::Unused => {
-                tracing::warn!(
-                    top = noted.merge.top,
-                    "a merge was not finished, and the disk no longer uses its files"
-                );
-                strike(&mut self.merging, &noted.merge);
-            }
-            Interrupted::Begun => {}
+        if is_copied(noted, &seen) {
+            return self.after_copy(&noted.merge);
+        }
+        if !seen.layers.reached(&BTreeSet::new()).contains(noted.merge.top.as_str()) {
+            // Its disk is somewhere else by now, and the base may have half of it: it is nobody's to remove.
+            tracing::warn!(top = noted.merge.top, "a merge was not finished, and the disk no longer uses its files");
+            self.merging.retain(|other| other.merge != noted.merge);
         }
         Ok(())
     }
@@ -81,7 +81,11 @@ impl Work<'_> {
     /// `may_stop` says whether it is ended when somebody asks for that; what is taken back has to be taken back to its end.
     pub(super) fn merge(&mut self, merge: &Merge, may_stop: bool) -> Result<(), Halt> {
         let seen = self.look()?;
-        let mut noted = Merging { merge: merge.clone(), child: running_child(&seen, merge), copied: false };
+        let lies_on_top =
+            |path: &&str| seen.layers.files.get(*path).is_some_and(|it| it.backing.as_ref() == Some(&merge.top));
+        let live = seen.layers.live.get(&merge.disk).filter(|_| seen.vm.is_active());
+        let child = live.and_then(|live| seen.layers.chain(live).find(lies_on_top)).map(str::to_owned);
+        let mut noted = Merging { merge: merge.clone(), child, copied: false };
         self.note(&noted)?;
         let mut tries = Tries::new(MERGE_TRIES);
         loop {
@@ -92,7 +96,9 @@ impl Work<'_> {
                 Ok(()) => break,
                 Err(failure) => failure,
             };
-            if is_cancellation(&failure) {
+            if let Failure::Precondition(error) = &failure
+                && error.reason() == Reason::Cancelled
+            {
                 return Err(if self.operation.is_cancelled() { Halt::Cancelled } else { Halt::LeftOff });
             }
             let now = self.look()?;
@@ -119,7 +125,15 @@ impl Work<'_> {
             // Also where nobody lies on the top any more: libvirt has written down chains that are no longer so.
             let redirected = self.shared.hypervisor.redirect(&seen.vm, &seen.layers, merge);
             let seen = self.look()?;
-            let Err(failure) = redirected.and_then(|()| check_unused(&seen.layers, &merge.top)) else { break seen };
+            let is_used = seen.layers.reached(&BTreeSet::new()).contains(merge.top.as_str());
+            let failure = match redirected {
+                Ok(()) if !is_used => break seen,
+                Ok(()) => {
+                    let message = format!("{} is still used after it was merged", merge.top);
+                    Failure::Precondition(Error::new(Reason::HypervisorFailed, message))
+                }
+                Err(failure) => failure,
+            };
             tracing::warn!(%failure, "those that use a merged file could not all be sent to its base");
             if tries.is_last(&failure) {
                 return Err(self.error(&failure, None, "the files of the disk could not be merged").into());
@@ -130,7 +144,7 @@ impl Work<'_> {
             owned.discard(&seen, &merge.above.iter().cloned().collect());
         }
         self.unlink_merged(merge, &seen)?;
-        strike(&mut self.merging, merge);
+        self.merging.retain(|noted| noted.merge != *merge);
         Ok(())
     }
 
@@ -157,7 +171,7 @@ impl Work<'_> {
     }
 
     fn note(&mut self, noted: &Merging) -> Result<(), Halt> {
-        strike(&mut self.merging, &noted.merge);
+        self.merging.retain(|other| other.merge != noted.merge);
         self.merging.push(noted.clone());
         self.log.merging(noted).map_err(|error| {
             Error::new(Reason::Internal, "the agent's journal cannot be written")
@@ -183,7 +197,7 @@ impl Work<'_> {
 
     fn try_clean_up(&mut self) -> Result<(), Halt> {
         let mut seen = self.look()?;
-        self.unguard(&seen);
+        self.unguard(&self.guardable(&seen));
         let left = self.given_up_by_revert(&seen);
         let given_up: BTreeSet<String> = seen.layers.given_up(&seen.layers.deleted()).union(&left).cloned().collect();
         if let Some(owned) = self.shared.machines.owned() {
@@ -199,7 +213,8 @@ impl Work<'_> {
         let mut remains = seen.layers.remains(&elsewhere, &left);
         if let Some(owned) = self.shared.machines.owned() {
             let vm = seen.vm.id;
-            remains.files.retain(|path| memory_of(&seen.layers, path).is_none_or(|id| owned.is_memory(vm, id, path)));
+            let of = |path: &String| seen.layers.snapshots.iter().find(|(_, it)| it.memory_file.as_ref() == Some(path));
+            remains.files.retain(|path| of(path).is_none_or(|(id, _)| owned.is_memory(vm, id, path)));
         }
         let homes = homes(&seen.layers);
         let (files, abroad): (Vec<_>, Vec<_>) = remains
@@ -266,69 +281,6 @@ fn check_readable(layers: &Layers) -> Result<(), Error> {
             Err(Error::new(Reason::HypervisorFailed, message).with("path", path))
         }
         None => Ok(()),
-    }
-}
-
-/// The noted merges of this disk.
-fn noted_on(merging: &[Merging], disk: &str) -> Vec<Merging> {
-    merging.iter().filter(|noted| noted.merge.disk == disk).cloned().collect()
-}
-
-/// Forgets that a merge was noted.
-fn strike(merging: &mut Vec<Merging>, merge: &Merge) {
-    merging.retain(|noted| noted.merge != *merge);
-}
-
-/// The next merge of this disk that the deleted snapshots leave.
-fn next_merge(layers: &Layers, elsewhere: &BTreeSet<String>, disk: &str) -> Option<Merge> {
-    layers.merges(&layers.deleted(), elsewhere).into_iter().find(|merge| merge.disk == disk)
-}
-
-/// The file that lies on the top of a merge in the chain that the disk of the running VM is on; `None` where that is the top itself.
-fn running_child(seen: &Observed, merge: &Merge) -> Option<String> {
-    let lies_on_top =
-        |path: &&str| seen.layers.files.get(*path).is_some_and(|it| it.backing.as_ref() == Some(&merge.top));
-    let live = seen.layers.live.get(&merge.disk).filter(|_| seen.vm.is_active())?;
-    seen.layers.chain(live).find(lies_on_top).map(str::to_owned)
-}
-
-fn is_cancellation(failure: &Failure) -> bool {
-    matches!(failure, Failure::Precondition(error) if error.reason() == Reason::Cancelled)
-}
-
-/// An error where the VM or a snapshot of it reaches this file, which was merged.
-fn check_unused(layers: &Layers, top: &str) -> Result<(), Failure> {
-    match layers.reached(&BTreeSet::new()).contains(top) {
-        true => {
-            let message = format!("{top} is still used after it was merged");
-            Err(Failure::Precondition(Error::new(Reason::HypervisorFailed, message)))
-        }
-        false => Ok(()),
-    }
-}
-
-/// The snapshot whose running state this file is.
-fn memory_of<'a>(layers: &'a Layers, path: &String) -> Option<&'a SnapshotId> {
-    layers.snapshots.iter().find(|(_, parts)| parts.memory_file.as_ref() == Some(path)).map(|(id, _)| id)
-}
-
-/// How far a merge came that an earlier process noted.
-#[derive(Debug, PartialEq, Eq)]
-enum Interrupted {
-    /// The base has everything: those who use the top are sent to it.
-    Copied,
-    /// The base may have half of it, and nobody uses the top any more: its files are nobody's to remove.
-    Unused,
-    /// It begins again with all others.
-    Begun,
-}
-
-fn interrupted(noted: &Merging, seen: &Observed) -> Interrupted {
-    let is_used = || seen.layers.reached(&BTreeSet::new()).contains(noted.merge.top.as_str());
-    match is_copied(noted, seen) {
-        true => Interrupted::Copied,
-        false if is_used() => Interrupted::Begun,
-        false => Interrupted::Unused,
     }
 }
 

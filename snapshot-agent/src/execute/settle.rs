@@ -28,7 +28,7 @@ use super::in_place::is_in_place;
 use super::operation::{Operation, Phase, Progress};
 use super::safety::Protection;
 use super::work::{Halt, Work};
-use super::{Shared, overdue, vanished};
+use super::{Shared, overdue};
 use crate::clock::unix_now;
 use crate::hypervisor::{Failure, Observed};
 use crate::journal::{Ended, Recorded};
@@ -238,7 +238,7 @@ impl Work<'_> {
                 let settled = self.settle_revert(next, begun, &snapshot, then);
                 if !matches!(settled, Err(Halt::LeftOff)) {
                     let seen = self.look()?;
-                    self.unguard(&seen);
+                    self.unguard(&self.guardable(&seen));
                 }
                 settled
             }
@@ -302,9 +302,7 @@ impl Work<'_> {
     fn settle_revert(&mut self, next: usize, begun: bool, id: &SnapshotId, then: PowerState) -> Result<(), Halt> {
         let seen = self.look()?;
         if begun && self.is_reverted(&seen, id, then) {
-            if let Some(owned) = self.shared.machines.owned() {
-                vanished::remember_reverted(owned, &seen, id);
-            }
+            self.remember_reverted(&seen, id);
             return self.run_steps(next + 1);
         }
         self.protect_anew(&seen);

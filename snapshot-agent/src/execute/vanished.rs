@@ -10,11 +10,10 @@ use std::time::{Duration, Instant};
 
 use snapshot_core::authority::Permit;
 use snapshot_core::description::Label;
-use snapshot_core::ids::{SnapshotId, VmId};
-use snapshot_core::layers::{Layers, memory_path, overlay_paths};
+use snapshot_core::ids::SnapshotId;
+use snapshot_core::layers::{memory_path, overlay_paths};
 use snapshot_core::operation::Request;
 use snapshot_core::plan::{Plan, Situation, Step, id_in_use, plan, purge_left_behind};
-use snapshot_core::restriction::Restriction;
 use snapshot_core::tree::SnapshotTree;
 use snapshot_core::{Error, Reason};
 
@@ -26,9 +25,7 @@ use crate::beneath::{Beneath, out_of_reach};
 use crate::bounded::files::resolved;
 use crate::hypervisor::{Failure, Observed, Versions};
 use crate::journal::Entry;
-use crate::machines::Machines;
-use crate::owned::{self, Owned, Record};
-use crate::revert_plan;
+use crate::{owned, revert_plan};
 
 /// How long a VM is waited for that is listed and was not looked at yet.
 const NEW_VM_WAIT: Duration = Duration::from_secs(2);
@@ -49,7 +46,7 @@ impl Shared {
             failure.to_error(spec.vm, None, "the machine could not be read")
         })?;
         if matches!(spec.request, Request::Revert { .. }) {
-            await_new_vms(&self.machines, || self.hypervisor.vms().unwrap_or_default(), NEW_VM_WAIT);
+            self.await_new_vms();
             self.machines.find_dependents(self.hypervisor.folders());
         }
         let found = self.machines.restrict(&seen);
@@ -77,15 +74,12 @@ impl Shared {
 
     /// What others keep has to be known before a snapshot is marked as deleted: from then on nobody sees it any more.
     fn check_neighbours(&self, seen: &Observed, plan: &Plan) -> Result<(), Error> {
-        match merges_or_removes(plan, &seen.layers) {
-            true => {
-                let elsewhere = self.hypervisor.elsewhere(seen.vm.id);
-                let doing = "what other VMs use could not be found out";
-                elsewhere.map_err(|failure| failure.to_error(seen.vm.id, None, doing))?;
-                owned::kept_by_strangers(self.hypervisor.folders(), seen, &BTreeSet::new()).map(drop)
-            }
-            false => Ok(()),
+        if !plan.steps.iter().any(|step| matches!(step, Step::MarkDeleted { .. })) || seen.layers.live.is_empty() {
+            return Ok(());
         }
+        let elsewhere = self.hypervisor.elsewhere(seen.vm.id);
+        elsewhere.map_err(|failure| failure.to_error(seen.vm.id, None, "what other VMs use could not be found out"))?;
+        owned::kept_by_strangers(self.hypervisor.folders(), seen, &BTreeSet::new()).map(drop)
     }
 
     /// A purge removes snapshots also from images that the VM does not have any more, unless somebody else may use those.
@@ -110,6 +104,22 @@ impl Shared {
         }
     }
 
+    /// A VM that was defined a moment ago may use an image that a revert changes: the watch is on its way to look at it. One that
+    /// cannot be read is waited for once, so that it is in nobody's way.
+    fn await_new_vms(&self) {
+        if !*self.machines.synced().borrow() {
+            return;
+        }
+        let (all, since) = (self.hypervisor.vms().unwrap_or_default(), Instant::now());
+        while self.machines.has_new(&all) {
+            if since.elapsed() > NEW_VM_WAIT {
+                tracing::warn!("it is not known of every VM which images it uses");
+                return self.machines.no_longer_new(&all);
+            }
+            std::thread::sleep(NEW_VM_POLL);
+        }
+    }
+
     /// With what is on record of the machine beside what the host tells.
     pub(super) fn with_record(&self, mut seen: Observed) -> Observed {
         if let Some(owned) = self.machines.owned() {
@@ -122,62 +132,37 @@ impl Shared {
                 }
                 seen.layers.kept.insert(lost);
             }
-            replace_mixed(&mut seen.vm.restrictions, owned.restrictions(seen.vm.id));
+            let known = owned.restrictions(seen.vm.id);
+            seen.vm.restrictions.retain(|restriction| restriction.reason != Reason::DisksMixed);
+            seen.vm.restrictions.extend(known);
             let mut snapshots = std::mem::take(&mut seen.snapshots);
             owned.mark_replaced(&seen, &mut snapshots);
             seen.snapshots = snapshots;
         }
         seen
     }
-}
 
-/// Remembers a snapshot that is about to be taken, if the operation takes one: the VM may vanish before it is seen.
-pub(super) fn expect(owned: &Owned, seen: &Observed, entry: &Entry) {
-    let Some(create) = create(&entry.request) else { return };
-    let label = Label {
-        display_name: create.display_name.clone(),
-        description: create.description.clone(),
-        protected: create.protected,
-        actor: entry.actor.clone(),
-        issuer: entry.issuer.clone(),
-        disks: None,
-    };
-    let taking = entry.steps.iter().find(|step| step.stores().is_some());
-    match taking {
-        Some(Step::CreateExternal { snapshot, memory, .. }) => {
-            let disks = || seen.vm.writable_disks().map(|disk| (disk.target.as_str(), disk.path.as_str()));
-            let memory = disks().next().filter(|_| *memory).map(|(_, path)| memory_path(path, snapshot));
-            owned.expect_files(seen, snapshot, &label, &overlay_paths(disks(), snapshot), memory.as_deref());
+    /// Remembers a snapshot that is about to be taken: the machine may vanish before it is seen.
+    pub(super) fn expect(&self, seen: &Observed, entry: &Entry) {
+        let (Some(owned), Some(create)) = (self.machines.owned(), create(&entry.request)) else { return };
+        let label = Label {
+            display_name: create.display_name.clone(),
+            description: create.description.clone(),
+            protected: create.protected,
+            actor: entry.actor.clone(),
+            issuer: entry.issuer.clone(),
+            disks: None,
+        };
+        let taking = entry.steps.iter().find(|step| step.stores().is_some());
+        match taking {
+            Some(Step::CreateExternal { snapshot, memory, .. }) => {
+                let disks = || seen.vm.writable_disks().map(|disk| (disk.target.as_str(), disk.path.as_str()));
+                let memory = disks().next().filter(|_| *memory).map(|(_, path)| memory_path(path, snapshot));
+                owned.expect_files(seen, snapshot, &label, &overlay_paths(disks(), snapshot), memory.as_deref());
+            }
+            _ => owned.expect(seen, &create.snapshot, &label),
         }
-        _ => owned.expect(seen, &create.snapshot, &label),
     }
-}
-
-/// A VM that was defined a moment ago may use an image that a revert changes: the watch is on its way to look at it. One that cannot be
-/// read is waited for once, for `most`, so that it is in nobody's way. `vms` are those that there are.
-fn await_new_vms(machines: &Machines, vms: impl FnOnce() -> Vec<VmId>, most: Duration) {
-    if !*machines.synced().borrow() {
-        return;
-    }
-    let (all, since) = (vms(), Instant::now());
-    while machines.has_new(&all) {
-        if since.elapsed() > most {
-            tracing::warn!("it is not known of every VM which images it uses");
-            return machines.no_longer_new(&all);
-        }
-        std::thread::sleep(NEW_VM_POLL);
-    }
-}
-
-/// Whether a plan merges or removes files of the VM: it deletes snapshots outside of its images.
-fn merges_or_removes(plan: &Plan, layers: &Layers) -> bool {
-    plan.steps.iter().any(|step| matches!(step, Step::MarkDeleted { .. })) && !layers.live.is_empty()
-}
-
-/// What is on record of disks that a revert left mixed, in place of what was known of them before.
-fn replace_mixed(restrictions: &mut Vec<Restriction>, on_record: Vec<Restriction>) {
-    restrictions.retain(|restriction| restriction.reason != Reason::DisksMixed);
-    restrictions.extend(on_record);
 }
 
 /// Whether it is of all that a VM has of ours, also of what it left when it does not exist any more.
@@ -185,50 +170,15 @@ pub(super) fn is_purge(request: &Request) -> bool {
     matches!(request, Request::Purge { .. })
 }
 
-/// Why an operation ends; `None` where it removes all that the VM left instead. Only a purge asks for that, and only of a VM that does
-/// not exist.
-fn unless_left_behind(request: &Request, halt: Halt) -> Option<Halt> {
-    match halt {
-        Halt::Failed(error) => {
-            let clears = is_purge(request) && error.reason() == Reason::VmNotFound;
-            (!clears).then_some(Halt::Failed(error))
-        }
-        halt => Some(halt),
-    }
+/// Whether an operation that fails so removes all that the VM left. Only a purge asks for that, and only of a VM that does not exist.
+fn clears_left_behind(request: &Request, error: &Error) -> bool {
+    is_purge(request) && error.reason() == Reason::VmNotFound
 }
 
 /// Whether one of these images is none of the VM's disks, nor has its UEFI variables.
 fn has_left<'a>(seen: &Observed, mut images: impl Iterator<Item = &'a PathBuf>) -> bool {
     let own: BTreeSet<PathBuf> = seen.vm.disks.iter().map(|disk| resolved(Path::new(&disk.path))).collect();
     images.any(|image| !own.contains(&resolved(image)) && seen.nvram.as_ref() != Some(image))
-}
-
-/// Whether one of the images on record is not among those of the VM any more.
-fn has_lost_images(record: &Record, seen: &Observed) -> bool {
-    record.images.keys().any(|image| !seen.images.contains_key(image))
-}
-
-/// What a step that is done changes of the record. `seen` looks at the VM.
-fn remember_step(
-    owned: &Owned,
-    vm: VmId,
-    step: &Step,
-    seen: impl FnOnce() -> Result<Observed, Halt>,
-) -> Result<(), Halt> {
-    match step {
-        // Gone for everybody who could ask for it; its files may be needed for longer.
-        Step::MarkDeleted { snapshot } => owned.deleted(vm, snapshot),
-        Step::RevertExternal { snapshot, .. } => remember_reverted(owned, &seen()?, snapshot),
-        _ => {}
-    }
-    Ok(())
-}
-
-/// The VM lies on new overlays, which libvirt has named.
-pub(super) fn remember_reverted(owned: &Owned, seen: &Observed, id: &SnapshotId) {
-    if seen.layers.snapshots.contains_key(id) {
-        owned.reverted(seen, id);
-    }
 }
 
 /// Whether all images of the machine are where they may be touched, or read where others lie on them. What is only written
@@ -255,17 +205,28 @@ impl Work<'_> {
     /// One step, or what a purge does instead where it finds that there is no such machine any more. What it changed of our
     /// files is remembered.
     pub(super) fn step_or_clear(&mut self, step: &Step) -> Result<(), Halt> {
-        if let Err(halt) = self.step(step) {
-            return self.fail_or_clear(halt);
+        match self.step(step) {
+            Err(Halt::Failed(error)) if clears_left_behind(&self.entry.request, &error) => {
+                return self.clear_left_behind();
+            }
+            done => done?,
         }
-        let (owned, vm) = (self.shared.machines.owned(), self.entry.vm);
-        owned.map_or(Ok(()), |owned| remember_step(owned, vm, step, || self.seen()))
+        match (self.shared.machines.owned(), step) {
+            // Gone for everybody who could ask for it; its files may be needed for longer.
+            (Some(owned), Step::MarkDeleted { snapshot }) => owned.deleted(self.entry.vm, snapshot),
+            (_, Step::RevertExternal { snapshot, .. }) => {
+                let seen = self.seen()?;
+                self.remember_reverted(&seen, snapshot);
+            }
+            _ => {}
+        }
+        Ok(())
     }
 
-    fn fail_or_clear(&mut self, halt: Halt) -> Result<(), Halt> {
-        match unless_left_behind(&self.entry.request, halt) {
-            Some(halt) => Err(halt),
-            None => self.clear_left_behind(),
+    /// The machine lies on new overlays, which libvirt has named.
+    pub(super) fn remember_reverted(&self, seen: &Observed, id: &SnapshotId) {
+        if let Some(owned) = self.shared.machines.owned().filter(|_| seen.layers.snapshots.contains_key(id)) {
+            owned.reverted(seen, id);
         }
     }
 
@@ -282,8 +243,10 @@ impl Work<'_> {
     /// After the last step of a purge: nothing of ours may be left in an image of the machine, listed or not.
     pub(super) fn clear_purged(&mut self) -> Result<(), Halt> {
         let seen = match self.seen() {
-            Err(halt) => return self.fail_or_clear(halt),
-            Ok(seen) => seen,
+            Err(Halt::Failed(error)) if clears_left_behind(&self.entry.request, &error) => {
+                return self.clear_left_behind();
+            }
+            seen => seen?,
         };
         let record = self.shared.machines.owned().and_then(|owned| owned.get(self.entry.vm));
         let mut ours: Vec<SnapshotId> = self.entry.steps.iter().filter_map(steps::deleted).cloned().collect();
@@ -301,9 +264,10 @@ impl Work<'_> {
                 .map_err(|failure| self.error(&failure, None, "the safety tags of a revert could not be removed"))?;
         }
         // An image that the machine no longer has is out of libvirt's reach.
-        match self.shared.machines.owned().filter(|_| record.is_some_and(|record| has_lost_images(&record, &seen))) {
-            Some(owned) => Ok(owned::clear(&*self.shared.hypervisor, owned, self.entry.vm)?),
-            None => Ok(()),
+        let elsewhere = record.is_some_and(|record| record.images.keys().any(|image| !seen.images.contains_key(image)));
+        match self.shared.machines.owned() {
+            Some(owned) if elsewhere => Ok(owned::clear(&*self.shared.hypervisor, owned, self.entry.vm)?),
+            _ => Ok(()),
         }
     }
 }

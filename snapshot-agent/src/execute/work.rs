@@ -10,7 +10,7 @@ use snapshot_core::{Error, Reason};
 use super::in_place::is_in_place;
 use super::operation::{Operation, Phase, Progress};
 use super::safety::Protection;
-use super::{Order, Shared, vanished};
+use super::{Order, Shared};
 use crate::clock::Moment;
 use crate::hypervisor::{Failure, Observed, Reread};
 use crate::journal::{Before, Ended, Entry, Log, Merging};
@@ -98,9 +98,7 @@ impl<'a> Work<'a> {
         operation.set(Phase::Running { cancellable: entry.cancellable, progress: Progress::default() });
         // What a purge is planned by may be remembered and not seen.
         let stale = matches!(entry.request, Request::Purge { .. });
-        if let Some(owned) = shared.machines.owned() {
-            vanished::expect(owned, &seen, &entry);
-        }
+        shared.expect(&seen, &entry);
         let (seen, merging) = (Some(seen), Vec::new());
         Ok(Self {
             shared,

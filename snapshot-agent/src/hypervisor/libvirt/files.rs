@@ -127,7 +127,11 @@ fn reached(connection: &Connection, domain: &Domain) -> Result<BTreeMap<PathBuf,
         files.extend(xml.media().map(|medium| (medium.path, "raw".to_owned())));
     }
     for snapshot in domain.list_all_snapshots(0)? {
-        let Some(xml) = unless_gone(snapshot.xml_desc(0).map_err(Failure::from))? else { continue };
+        let xml = match snapshot.xml_desc(0) {
+            Ok(xml) => xml,
+            Err(error) if error.code().to_raw() == sys::VIR_ERR_NO_DOMAIN_SNAPSHOT => continue,
+            Err(error) => return Err(error.into()),
+        };
         let place = |pool: &str, volume: &str| volumes::place(connection.connect(), pool, volume);
         let recorded = snapshot_xml::parse_with(&xml, |pool, volume| place(pool, volume).path())?;
         if let Some(unknown) = recorded.unresolved.iter().find(|it| place(&it.pool, &it.volume) == Place::Unknown) {
@@ -139,15 +143,6 @@ fn reached(connection: &Connection, domain: &Domain) -> Result<BTreeMap<PathBuf,
         files.extend(recorded.files.memory.map(|path| (path, "raw".to_owned())));
     }
     Ok(files)
-}
-
-/// What was read of a snapshot; `None` of one that was deleted since it was listed.
-fn unless_gone<T>(read: Result<T, Failure>) -> Result<Option<T>, Failure> {
-    match read {
-        Ok(found) => Ok(Some(found)),
-        Err(Failure::SnapshotGone) => Ok(None),
-        Err(failure) => Err(failure),
-    }
 }
 
 fn unknown_volume(domain: &Domain, pool: &str, volume: &str) -> Failure {
@@ -214,4 +209,4 @@ pub(super) fn is_same(path: &Path, name: &str) -> bool {
 }
 
 #[cfg(test)]
-pub(super) mod tests;
+mod tests;

@@ -4,14 +4,14 @@
 //! Where it has not, `qemu-img` does, and whoever used the top is sent to the base afterwards. What is seen through the top
 //! is the same before, during and after it, so both can be ended and begun again.
 
-use std::ffi::{CString, c_int};
+use std::ffi::CString;
 use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use snapshot_core::layers::{Layer, Layers, Merge, Parts};
+use snapshot_core::layers::{Layers, Merge};
 use snapshot_core::vm::VmFacts;
 use snapshot_core::{Error, Reason};
 use virt::domain::Domain;
@@ -28,8 +28,6 @@ use crate::qemu_img;
 /// How often a merge is asked how far it is: at first, for most are short, and later.
 const ASK_AFTER: Duration = Duration::from_millis(2);
 const ASK_EVERY: Duration = Duration::from_millis(50);
-/// The definition that the next start uses, with the passwords in it, which would be lost.
-const NEXT_START: u32 = sys::VIR_DOMAIN_XML_SECURE | sys::VIR_DOMAIN_XML_INACTIVE;
 /// How long a machine is waited for to go on with the base.
 const PIVOT_WITHIN: Duration = Duration::from_secs(60);
 
@@ -77,7 +75,7 @@ pub(super) fn commit(
     let mut pauses = Pauses::default();
     while let Some((done, of)) = looks.look("block_job", job)? {
         watch.progress(done, of);
-        if is_active_layer && is_copied((done, of)) {
+        if is_active_layer && of > 0 && done == of {
             return actions.act("pivot", |connection| pivot(connection, vm, &merge.disk));
         }
         if watch.is_cancelled() {
@@ -102,12 +100,10 @@ fn begin(connection: &Connection, vm: &VmFacts, disk: &str, base: &str, top: Opt
     let flags = if top.is_none() { sys::VIR_DOMAIN_BLOCK_COMMIT_ACTIVE } else { 0 };
     let top = named.as_ref().map_or(std::ptr::null(), |top| top.as_ptr());
     // SAFETY: the domain is valid as long as the reference, and the strings outlive the call; no top means the active file.
-    answered(unsafe { sys::virDomainBlockCommit(domain.as_ptr(), disk.as_ptr(), base.as_ptr(), top, 0, flags) })
-}
-
-/// The error of a call of libvirt's that failed: one that returns less than 0.
-fn answered(returned: c_int) -> Result<(), Failure> {
-    if returned < 0 { Err(virt::error::Error::last_error().into()) } else { Ok(()) }
+    if unsafe { sys::virDomainBlockCommit(domain.as_ptr(), disk.as_ptr(), base.as_ptr(), top, 0, flags) } < 0 {
+        return Err(virt::error::Error::last_error().into());
+    }
+    Ok(())
 }
 
 /// How far the disk's block job is; `None` when there is none.
@@ -116,38 +112,25 @@ fn job(connection: &Connection, vm: &VmFacts, disk: &str) -> Result<Option<(u64,
     let disk = text(disk)?;
     let mut info = sys::virDomainBlockJobInfo { type_: 0, bandwidth: 0, cur: 0, end: 0 };
     // SAFETY: the domain is valid as long as the reference, and the string and the place outlive the call.
-    let returned = unsafe { sys::virDomainGetBlockJobInfo(domain.as_ptr(), disk.as_ptr(), &mut info, 0) };
-    told(returned, (info.cur, info.end))
-}
-
-/// What libvirt's answer about a block job says: less than 0 is an error, 0 that there is none.
-fn told(returned: c_int, done: (u64, u64)) -> Result<Option<(u64, u64)>, Failure> {
-    answered(returned)?;
-    Ok((returned > 0).then_some(done))
-}
-
-/// Whether a block job of the active file has copied all that there was at its beginning, of so many bytes so many. One that has not
-/// counted them yet has not.
-fn is_copied((done, of): (u64, u64)) -> bool {
-    of > 0 && done == of
+    match unsafe { sys::virDomainGetBlockJobInfo(domain.as_ptr(), disk.as_ptr(), &mut info, 0) } {
+        0 => Ok(None),
+        1 => Ok(Some((info.cur, info.end))),
+        _ => Err(virt::error::Error::last_error().into()),
+    }
 }
 
 /// Has the machine go on with the base. libvirt refuses as long as the two differ.
 fn pivot(connection: &Connection, vm: &VmFacts, disk: &str) -> Result<(), Failure> {
     let (since, mut pauses) = (Instant::now(), Pauses::default());
-    let mut pivoted = abort(connection, vm, disk, sys::VIR_DOMAIN_BLOCK_JOB_ABORT_PIVOT);
-    while may_pivot_later(&pivoted, since.elapsed()) {
-        pauses.pause();
-        pivoted = abort(connection, vm, disk, sys::VIR_DOMAIN_BLOCK_JOB_ABORT_PIVOT);
-    }
-    pivoted
-}
-
-/// Whether libvirt refused to go on with the base because that does not have everything yet, and it was not asked for long.
-fn may_pivot_later(pivoted: &Result<(), Failure>, asked: Duration) -> bool {
-    match pivoted {
-        Err(Failure::Refused { code, .. }) => *code == sys::VIR_ERR_BLOCK_COPY_ACTIVE && asked < PIVOT_WITHIN,
-        _ => false,
+    loop {
+        match abort(connection, vm, disk, sys::VIR_DOMAIN_BLOCK_JOB_ABORT_PIVOT) {
+            Err(Failure::Refused { code, .. })
+                if code == sys::VIR_ERR_BLOCK_COPY_ACTIVE && since.elapsed() < PIVOT_WITHIN =>
+            {
+                pauses.pause();
+            }
+            result => return result,
+        }
     }
 }
 
@@ -155,7 +138,10 @@ fn abort(connection: &Connection, vm: &VmFacts, disk: &str, flags: u32) -> Resul
     let domain = connection.domain(vm.id)?;
     let disk = text(disk)?;
     // SAFETY: the domain is valid as long as the reference, and the string outlives the call.
-    answered(unsafe { sys::virDomainBlockJobAbort(domain.as_ptr(), disk.as_ptr(), flags) })
+    if unsafe { sys::virDomainBlockJobAbort(domain.as_ptr(), disk.as_ptr(), flags) } < 0 {
+        return Err(virt::error::Error::last_error().into());
+    }
+    Ok(())
 }
 
 pub(super) fn commit_files(
@@ -237,62 +223,43 @@ pub(super) fn redirect(
 ) -> Result<(), Failure> {
     let domain = connection.domain(vm.id)?;
     let base = (spelled(layers, &merge.base), format(layers, &merge.base));
-    for (path, layer) in lying_on(layers, &merge.top) {
+    for (path, layer) in layers.files.iter().filter(|(_, layer)| layer.backing.as_ref() == Some(&merge.top)) {
         let mut command = qemu_img::command();
         command.args(["rebase", "-u", "-f", &layer.format, "-F", base.1, "-b", base.0, "--"]).arg(path);
         run(folders, command, (&[path.as_str()], &[]), 0, &Nobody)?;
     }
-    if starts_on_top(vm, layers, merge) {
+    if !vm.is_active() && layers.live.get(&merge.disk) == Some(&merge.top) {
         redefine_disk(connection, &domain, merge, base)?;
     }
-    for (id, _) in layers.snapshots.iter().filter(|(_, parts)| is_rewritten(layers, parts, &merge.top)) {
+    for (id, parts) in &layers.snapshots {
+        let uses_top = parts.frozen.values().any(|path| *path == merge.top);
+        let is_elsewhere = parts.overlays.iter().any(|(target, path)| layers.live.get(target) != Some(path));
+        if parts.is_current && is_elsewhere && !uses_top {
+            // What libvirt keeps of it beside this would be lost; a revert takes care of it.
+            continue;
+        }
+        if parts.deleted && !uses_top && !parts.overlays.values().any(|path| *path == merge.top) {
+            // Nobody goes back to it, so nobody follows the chains that it has.
+            continue;
+        }
         let snapshot = Domain::lookup_snapshot_by_name(&domain, id.as_str(), 0)?;
-        if let Some(xml) = rewritten(&full_xml(&snapshot)?, &merge.top, base)? {
+        let before = full_xml(&snapshot)?;
+        let mut xml = snapshot_write::without_chains(&before)?;
+        for top in spellings(&xml, &merge.top)? {
+            xml = snapshot_write::with_source(&xml, &top, base.0, base.1)?;
+        }
+        if xml != before {
             redefine(&domain, &snapshot, &xml)?;
         }
     }
-    if let Some(xml) = next_start(&domain.xml_desc(NEXT_START)?, vm.persistent)? {
-        connection.connect().define_domain_xml(&xml)?;
+    // The next start would look for the files that were merged.
+    let flags = sys::VIR_DOMAIN_XML_SECURE | sys::VIR_DOMAIN_XML_INACTIVE;
+    let before = domain.xml_desc(flags)?;
+    let after = snapshot_write::without_chains(&before)?;
+    if after != before && vm.persistent {
+        connection.connect().define_domain_xml(&after)?;
     }
     Ok(())
-}
-
-/// The images that lie directly on this file.
-fn lying_on<'a>(layers: &'a Layers, file: &str) -> Vec<(&'a String, &'a Layer)> {
-    layers.files.iter().filter(|(_, layer)| layer.backing.as_deref() == Some(file)).collect()
-}
-
-/// Whether the VM is off, and its next start uses the top of a merge.
-fn starts_on_top(vm: &VmFacts, layers: &Layers, merge: &Merge) -> bool {
-    !vm.is_active() && layers.live.get(&merge.disk) == Some(&merge.top)
-}
-
-/// Whether what libvirt has of a snapshot is written anew after `top` was merged. Of the current snapshot, what libvirt keeps beside that
-/// would be lost where a disk is on another branch; a revert takes care of it. To a deleted one nobody goes back, so nobody follows the
-/// chains that it has.
-fn is_rewritten(layers: &Layers, parts: &Parts, top: &str) -> bool {
-    if parts.frozen.values().any(|path| path == top) {
-        return true;
-    }
-    let is_elsewhere = parts.overlays.iter().any(|(target, path)| layers.live.get(target) != Some(path));
-    let is_kept = parts.is_current && is_elsewhere;
-    let is_followed = !parts.deleted || parts.overlays.values().any(|path| path == top);
-    is_followed && !is_kept
-}
-
-/// A snapshot's XML that names the base in place of the top, and no chains, which are no longer so; `None` where it does already.
-fn rewritten(before: &str, top: &str, (base, format): (&str, &str)) -> Result<Option<String>, Failure> {
-    let mut xml = snapshot_write::without_chains(before)?;
-    for top in spellings(&xml, top)? {
-        xml = snapshot_write::with_source(&xml, &top, base, format)?;
-    }
-    Ok((xml != before).then_some(xml))
-}
-
-/// The definition without chains: the next start would look for the files that were merged. `None` where there is none, or it has none.
-fn next_start(before: &str, is_persistent: bool) -> Result<Option<String>, Failure> {
-    let after = snapshot_write::without_chains(before)?;
-    Ok((after != before && is_persistent).then_some(after))
 }
 
 /// The next start uses the base. A machine that somebody started meanwhile runs on the top, and has to go on so.
@@ -302,27 +269,23 @@ fn redefine_disk(
     merge: &Merge,
     (base, format): (&str, &str),
 ) -> Result<(), Failure> {
-    let before = domain.xml_desc(NEXT_START)?;
+    let flags = sys::VIR_DOMAIN_XML_SECURE | sys::VIR_DOMAIN_XML_INACTIVE;
+    let before = domain.xml_desc(flags)?;
     let mut after = before.clone();
     for top in volumes::parse(domain, &before)?.files().into_iter().filter(|(path, _)| is_same(path, &merge.top)) {
         after = snapshot_write::with_source(&after, &top.0.to_string_lossy(), base, format)?;
     }
-    let started = || Failure::Unintelligible("the machine was started while its files were merged".to_owned());
     if domain.is_active()? {
-        return Err(started());
+        return Err(Failure::Unintelligible("the machine was started while its files were merged".to_owned()));
     }
     connection.connect().define_domain_xml(&after)?;
-    let is_active = domain.is_active()?;
-    if is_started_on(is_active, &volumes::parse(domain, &domain.xml_desc(0)?)?.files(), &merge.top) {
+    if domain.is_active()?
+        && volumes::parse(domain, &domain.xml_desc(0)?)?.files().iter().any(|(path, _)| is_same(path, &merge.top))
+    {
         connection.connect().define_domain_xml(&before)?;
-        return Err(started());
+        return Err(Failure::Unintelligible("the machine was started while its files were merged".to_owned()));
     }
     Ok(())
-}
-
-/// Whether a VM was started on this file while its definition was changed.
-fn is_started_on(is_active: bool, files: &[(PathBuf, String)], top: &str) -> bool {
-    is_active && files.iter().any(|(path, _)| is_same(path, top))
 }
 
 /// How a snapshot spells this file: in its two definitions it may differ.
