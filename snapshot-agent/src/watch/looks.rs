@@ -114,7 +114,10 @@ impl Watch {
                 self.responds(vm);
                 let undisturbed = stamp.is_some() && self.locks.stamp(vm) == stamp;
                 if undisturbed || self.machines.get(vm).is_none() {
-                    self.news.remove(&vm);
+                    // What libvirt told while this look was under way is found by the next one.
+                    if !self.queue.contains(&vm) {
+                        self.news.remove(&vm);
+                    }
                     self.machines.set_denied(vm, seen.denied.clone());
                     self.machines.saw_prepared(&seen.observed, seen.prepared.as_ref());
                     self.clear_leftovers(&seen);
