@@ -3,8 +3,8 @@
 //! 1. The header gives the `kid`; its `alg` only serves to refuse. The payload's `iss`, not trusted yet, selects whose
 //!    key set the `kid` is looked up in, so no issuer's key can speak for another, nor can equal `kid`s collide.
 //! 2. The signature is checked with that key, as EdDSA because the key is an Ed25519 key.
-//! 3. The token must be bound to a secret. The API holds the secret that came with it against the claim, before anything that the
-//!    token says of itself decides what its caller is told; an agent refuses a secret (`docs/adr/0035`).
+//! 3. The token must be bound to a secret. The API compares the secret in the credential with the `cnf` claim before it evaluates any
+//!    other claim; an agent refuses a credential that contains a secret (`docs/adr/0035`).
 //! 4. Audience, identity, lifetime and times are checked against the clock given.
 //! 5. The grants are held against the issuer's ceiling; above it the whole token is refused.
 //!

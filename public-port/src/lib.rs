@@ -6,7 +6,7 @@
 //! request body has a time-out (`received`). A connection without calls, one that has reached the maximum age, and
 //! every connection when the service stops is asked to go: GOAWAY, or `connection: close` (`connection`).
 //!
-//! What h2 0.4.20 limits by itself stays with it: streams that are reset before they were accepted
+//! h2 0.4.20 limits these by itself: streams that are reset before they were accepted
 //! (`max_pending_accept_reset_streams`, 20), stream errors (`max_local_error_reset_streams`, 1024), CONTINUATION frames
 //! (by `max_header_list_size`), and small DATA frames that are buffered (`data_frame_budget`). It does not limit PING,
 //! SETTINGS, WINDOW_UPDATE, PRIORITY, and RST_STREAM of streams that were accepted; the budget here does.

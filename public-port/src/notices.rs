@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 /// How often a line is written for one limit and one address.
 const EVERY: Duration = Duration::from_secs(60);
-/// The most addresses and limits that are told apart; those beyond it are counted by the metric alone.
+/// The maximum number of pairs of address and limit that are logged separately. Further ones only increment the metric.
 const MOST: usize = 256;
 
 /// A limit of a public port.

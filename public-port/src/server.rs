@@ -12,7 +12,6 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use limits::FORGET_EVERY;
 use mtls::server::{Acceptor, TlsIo};
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -111,9 +110,10 @@ impl Port {
         let Some(slot) = self.slots.connect(peer.ip()) else { return };
         let _open = Open::new();
         let connection = Connection::new(peer, slot.over_limit, Arc::clone(&self.settings));
+        let (builder, notices, stopping) = (&self.builder, Arc::clone(&self.notices), &self.stopping);
         match &self.acceptor {
             None => match tcp.set_nodelay(true) {
-                Ok(()) => self.http(tcp, connection, service).await,
+                Ok(()) => connection::run(tcp, connection, builder, service, notices, stopping).await,
                 Err(error) => tracing::debug!(%peer, %error, "a connection was lost at once"),
             },
             Some(acceptor) => {
@@ -128,7 +128,7 @@ impl Port {
                             request.extensions_mut().insert(info.clone());
                             request
                         });
-                        self.http(tls, connection, service).await;
+                        connection::run(tls, connection, builder, service, notices, stopping).await;
                     }
                     Ok(Err(error)) if error.kind() != ErrorKind::TimedOut => {
                         tracing::debug!(%peer, %error, "a TLS handshake failed")
@@ -145,18 +145,6 @@ impl Port {
         tcp.peek(&mut [0]).await?;
         let _slot = self.slots.handshake(peer.ip()).await;
         acceptor.accept_within(tcp, self.settings.handshake).await
-    }
-
-    async fn http<I, S, B>(&self, io: I, connection: Connection, service: S)
-    where
-        I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-        S: Service<Request<Received>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
-        S::Future: Send,
-        B: Body + Send + 'static,
-        B::Data: Send,
-        B::Error: Into<BoxError>,
-    {
-        connection::run(io, connection, &self.builder, service, Arc::clone(&self.notices), &self.stopping).await;
     }
 }
 

@@ -18,7 +18,7 @@ pub(crate) struct Unread {
     since: Mutex<(u64, BTreeMap<u64, Instant>)>,
 }
 
-/// One answer.
+/// The answer to one request. Dropping it ends it.
 #[derive(Debug)]
 pub(crate) struct Answer {
     number: u64,

@@ -148,8 +148,7 @@ fn others(storage: &SharedStorage, subject: String, directory: &Path) -> Vec<Fin
         );
         Finding::warn(SHARED, subject.clone(), seen, remedy)
     });
-    let silent: Vec<Finding> = silent.collect();
-    [Finding::ok(SHARED, subject, seen)].into_iter().chain(silent).collect()
+    [Finding::ok(SHARED, subject.clone(), seen)].into_iter().chain(silent).collect()
 }
 
 /// Files that hold a state and that nothing uses any more: nobody but an administrator deletes one.

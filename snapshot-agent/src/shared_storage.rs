@@ -190,15 +190,8 @@ impl SharedStorage {
 
     /// This came of writing the note in a directory.
     pub(crate) fn wrote(&self, directory: &Path, written: Result<(), io::Error>) {
-        let mut unwritten = self.unwritten.lock().unwrap_or_else(PoisonError::into_inner);
-        match written.map_err(|error| error.to_string()) {
-            Ok(()) => _ = unwritten.remove(directory),
-            Err(why) => {
-                if unwritten.get(directory) != Some(&why) {
-                    tracing::warn!(path = %directory.display(), %why, "the note for other hosts cannot be written");
-                }
-                unwritten.insert(directory.to_owned(), why);
-            }
+        if let Some(why) = new_problem(&self.unwritten, directory, written) {
+            tracing::warn!(path = %directory.display(), %why, "the note for other hosts cannot be written");
         }
     }
 
@@ -305,6 +298,22 @@ impl Stamp {
         use std::os::unix::fs::MetadataExt as _;
         let found = file.metadata()?;
         Ok(Self(found.ino(), found.len(), found.modified().ok()))
+    }
+}
+
+/// Keeps what came of writing something in a directory. Returns why it cannot be written, where that is not known yet.
+fn new_problem(
+    problems: &Mutex<BTreeMap<PathBuf, String>>,
+    directory: &Path,
+    written: Result<(), io::Error>,
+) -> Option<String> {
+    let mut problems = problems.lock().unwrap_or_else(PoisonError::into_inner);
+    match written.map_err(|error| error.to_string()) {
+        Ok(()) => {
+            problems.remove(directory);
+            None
+        }
+        Err(why) => (problems.insert(directory.to_owned(), why.clone()).as_ref() != Some(&why)).then_some(why),
     }
 }
 

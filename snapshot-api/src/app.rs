@@ -22,7 +22,7 @@ use crate::store::Store;
 pub struct App {
     /// The catalogue.
     pub store: Store,
-    /// The hosts.
+    /// The hosts that are configured now.
     pub hosts: Arc<Hosts>,
     /// Checks tokens.
     pub verifier: Arc<Verifier>,

@@ -17,7 +17,7 @@ pub type Agents = BTreeMap<HostId, Agent>;
 pub struct Hosts(RwLock<Arc<Agents>>);
 
 impl Hosts {
-    /// These hosts.
+    /// The hosts with these agents.
     pub fn new(agents: Agents) -> Self {
         Self(RwLock::new(Arc::new(agents)))
     }
@@ -30,6 +30,11 @@ impl Hosts {
     /// The agent of one; `None` where no host of this name is configured.
     pub fn get(&self, host: &HostId) -> Option<Agent> {
         self.all().get(host).cloned()
+    }
+
+    /// Whether one is configured, and its agent is connected and has told its whole state.
+    pub fn is_reachable(&self, host: &HostId) -> bool {
+        self.all().get(host).is_some_and(Agent::is_reachable)
     }
 
     fn replace(&self, agents: Agents) {

@@ -29,7 +29,7 @@ use crate::ports;
 pub struct Received {
     /// `/{service}/{method}`.
     pub path: String,
-    /// All headers.
+    /// The request's headers, `authorization` included.
     pub headers: HeaderMap,
     /// The messages, framed as gRPC does; of a call that goes on, those so far.
     pub body: Vec<u8>,

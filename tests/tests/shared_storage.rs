@@ -82,6 +82,12 @@ impl Site {
         self.client.done(self.client.revert_as(request).await).await.unwrap();
     }
 
+    fn define_on_beta(&self, xml: &str) {
+        let file = self.path("definition.xml");
+        fs::write(&file, xml).unwrap();
+        self.daemon("beta").virsh(&["define", &file.display().to_string()]).unwrap();
+    }
+
     /// A VM of beta that was never started and has this file as its disk; waits until beta has told alpha so.
     fn neighbour(&self, image: &Path) -> String {
         let uuid = "11111111-2222-4333-8444-555555555557";
@@ -91,9 +97,7 @@ impl Site {
              bus='virtio'/></disk></devices></domain>",
             image.display()
         );
-        let file = self.path("neighbour.xml");
-        fs::write(&file, xml).unwrap();
-        self.daemon("beta").virsh(&["define", &file.display().to_string()]).unwrap();
+        self.define_on_beta(&xml);
         let name = image.file_name().unwrap().to_str().unwrap();
         self.told(|note| note.contains(name) && note.contains(uuid));
         uuid.to_owned()
@@ -178,9 +182,7 @@ async fn what_a_host_may_use_whose_agent_does_not_run_is_neither_merged_nor_remo
     site.cluster.host_mut("beta").unwrap().agent().kill().unwrap();
     // The same VM, as Ravada leaves it on the host that it was moved to.
     let xml = site.daemon("alpha").virsh(&["dumpxml", "--inactive", "desk"]).unwrap();
-    let file = site.path("desk.xml");
-    fs::write(&file, xml).unwrap();
-    site.daemon("beta").virsh(&["define", &file.display().to_string()]).unwrap();
+    site.define_on_beta(&xml);
     let before = images::sha256(&overlay).unwrap();
     site.delete(&snapshot).await;
     assert!(site.client.snapshots(&desk.vm()).await.unwrap().is_empty());
@@ -213,9 +215,7 @@ async fn what_a_revert_leaves_stays_while_another_host_may_use_it() {
     let xml = site.daemon("alpha").virsh(&["dumpxml", "--inactive", "desk"]).unwrap();
     let active = PathBuf::from(xml.split("<source file='").nth(1).unwrap().split('\'').next().unwrap());
     site.cluster.host_mut("beta").unwrap().agent().kill().unwrap();
-    let file = site.path("desk.xml");
-    fs::write(&file, xml).unwrap();
-    site.daemon("beta").virsh(&["define", &file.display().to_string()]).unwrap();
+    site.define_on_beta(&xml);
     let before = images::sha256(&active).unwrap();
     site.revert_off(&snapshot).await;
     assert_eq!(images::sha256(&active).unwrap(), before, "the disk of the VM of beta");

@@ -1,5 +1,5 @@
-// Where the bearer token comes from: `<JWT>~<secret>`, which is sent as it came. A token lives for minutes, so whoever uses
-// one asks for it again at each call and is told when there is another.
+// Where the bearer token comes from: `<JWT>~<secret>`, which is sent unchanged. A token expires after minutes, so callers get it
+// anew for each call, and `onChange` notifies them of a new one.
 
 /** A source of tokens. */
 export interface TokenSource {

@@ -60,33 +60,33 @@ pub(crate) struct Readable {
 
 /// The same for one directory, as far as it can be read. Each file is read again only where it has changed.
 pub(crate) fn readable_dependencies(directory: &Path, is_whole: bool) -> Result<Readable, Problem> {
-    let Readable { images: mut found, mut unread, mut unlisted } = Readable::default();
+    let mut found = Readable::default();
     let root = resolved(directory);
     walk(vec![(root.clone(), is_whole)], &mut |file| {
         if let Err((path, error)) = &file
             && error.kind() != ErrorKind::TimedOut
         {
-            unlisted.insert(path.clone(), error.to_string());
+            found.unlisted.insert(path.clone(), error.to_string());
         }
         match file.and_then(|path| actual(&path)) {
             Ok(Some(path)) => {
                 let (below, all) = beyond::depends_on_by(&path, "", &beyond::remembered);
                 if !all {
-                    unread.insert(path.clone());
+                    found.unread.insert(path.clone());
                 }
                 if below.len() > 1 {
-                    found.insert(path, below);
+                    found.images.insert(path, below);
                 }
             }
             Ok(None) => {}
             Err((path, error)) if path == root || error.kind() == ErrorKind::FileTooLarge => {
                 return Err((path, error));
             }
-            Err((path, _)) => _ = unread.insert(path),
+            Err((path, _)) => _ = found.unread.insert(path),
         }
         Ok(())
     })?;
-    Ok(Readable { images: found, unread, unlisted })
+    Ok(found)
 }
 
 /// Goes through the files of directories, and of those in them where they are to be looked through whole. What cannot be listed is told

@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use super::*;
 
-pub(crate) fn vm() -> VmId {
+pub(super) fn vm() -> VmId {
     VmId::from_uuid(Uuid::from_u128(1))
 }
 
@@ -43,13 +43,13 @@ pub(super) fn disk(path: &Path) -> DiskFacts {
     }
 }
 
-pub(crate) struct Fixture {
-    pub(crate) dir: TempDir,
-    pub(crate) owned: Owned,
+pub(super) struct Fixture {
+    pub(super) dir: TempDir,
+    pub(super) owned: Owned,
 }
 
 impl Fixture {
-    pub(crate) fn new() -> Self {
+    pub(super) fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let owned = Owned::open(&dir.path().join("owned")).unwrap();
         Self { dir, owned }

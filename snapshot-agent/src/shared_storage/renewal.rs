@@ -14,7 +14,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use snapshot_core::Error;
 
-use super::{NOTES, SharedStorage, unreadable};
+use super::{NOTES, SharedStorage, new_problem, unreadable};
 use crate::beneath::Beneath;
 use crate::bounded::files;
 
@@ -43,16 +43,8 @@ impl SharedStorage {
             return;
         }
         let path = root.join(NOTES).join(format!("{}.{ALIVE}", self.host));
-        let touched = places.touch_note(&path).map_err(|error| error.to_string());
-        let mut unrenewed = self.unrenewed.lock().unwrap_or_else(PoisonError::into_inner);
-        match touched {
-            Ok(()) => _ = unrenewed.remove(root),
-            Err(why) => {
-                if unrenewed.get(root) != Some(&why) {
-                    tracing::warn!(path = %path.display(), why, "other hosts cannot be told that all this one uses is in its notes");
-                }
-                unrenewed.insert(root.to_owned(), why);
-            }
+        if let Some(why) = new_problem(&self.unrenewed, root, places.touch_note(&path)) {
+            tracing::warn!(path = %path.display(), why, "other hosts cannot be told that all this one uses is in its notes");
         }
     }
 
@@ -71,12 +63,9 @@ impl SharedStorage {
     }
 
     fn silent_in(&self, notes: &Path) -> Result<Option<String>, Error> {
-        let hosts = self.hosts_in(notes)?;
-        let mut renewals = BTreeMap::new();
-        for host in hosts {
-            let renewed = self.renewed(notes, &host)?;
-            renewals.insert(host, (renewed, 0_u32));
-        }
+        let hosts = self.hosts_in(notes)?.into_iter();
+        let mut renewals: BTreeMap<String, (Option<SystemTime>, u32)> =
+            hosts.map(|host| Ok((host.clone(), (self.renewed(notes, &host)?, 0)))).collect::<Result<_, Error>>()?;
         let begun = Instant::now();
         loop {
             for (host, (last, count)) in &mut renewals {

@@ -62,7 +62,7 @@ async fn run(
 }
 
 fn reachability(app: &App, host: &HostId) -> bool {
-    app.hosts.get(host).is_some_and(|agent| agent.is_reachable())
+    app.hosts.is_reachable(host)
 }
 
 fn concerns(change: &Change, vm: VmId, host: &HostId) -> bool {

@@ -29,7 +29,7 @@ pub fn vm(app: &App, row: &VmRow) -> v1::Vm {
         name: names::vm(row.id),
         display_name: facts.name.clone(),
         host: names::host(&row.host),
-        host_reachable: app.hosts.get(&row.host).is_some_and(|agent| agent.is_reachable()),
+        host_reachable: app.hosts.is_reachable(&row.host),
         observe_time: Some(timestamp_millis(row.observe_time)),
         disks: disks.collect(),
         memory_bytes: i64::try_from(facts.memory_bytes).unwrap_or(i64::MAX),
